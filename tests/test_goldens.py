@@ -1,0 +1,217 @@
+"""Every number here came out of the authors' PyTorch code in float64 (tests/goldens/README.md)."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_cyclegan.cyclegan import CycleGAN
+from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
+from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
+from tf_cyclegan.image_pool import ImagePool
+from tf_cyclegan.interop import from_state_dict, to_state_dict
+from tf_cyclegan.schedules import LinearDecay
+
+GOLDENS = Path(__file__).parent / "goldens"
+# The authors call a2b G_A and b2a G_B, and name a discriminator after the generator it trains.
+NETWORKS = {"G_A": "a2b", "G_B": "b2a", "D_A": "d_b", "D_B": "d_a"}
+LOSSES = {
+    "G_A": "g_adv_a2b",
+    "G_B": "g_adv_b2a",
+    "cycle_A": "cycle_a",
+    "cycle_B": "cycle_b",
+    "idt_A": "identity_b",
+    "idt_B": "identity_a",
+    "D_A": "d_b",
+    "D_B": "d_a",
+}
+IMAGES = {
+    "fake_B": "fake_b",
+    "rec_A": "cycle_a",
+    "idt_B": "same_a",
+    "fake_A": "fake_a",
+    "rec_B": "cycle_b",
+    "idt_A": "same_b",
+}
+
+
+def load(name):
+    with np.load(GOLDENS / f"{name}.npz") as data:
+        arrays = dict(data)
+    return arrays, json.loads(str(arrays.pop("meta")))
+
+
+def under(arrays, prefix):
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    ("case", "network"),
+    [
+        ("forward_G_resnet_6blocks", lambda: ResNetGenerator(6, blocks=6)),
+        ("forward_G_resnet_9blocks", lambda: ResNetGenerator(6, blocks=9)),
+        ("forward_G_unet_128", lambda: UNetGenerator(4, depth=7)),
+        ("forward_D_n1", lambda: PatchDiscriminator(4, layers=1)),
+        ("forward_D_n3", lambda: PatchDiscriminator(4, layers=3)),
+        ("forward_D_n5", lambda: PatchDiscriminator(4, layers=5)),
+        ("forward_D_pixel", lambda: PixelDiscriminator(4)),
+    ],
+)
+def test_forward_pass_in_float32(case, network):
+    arrays, _ = load(case)
+    network = network()
+    network.build((None, None, None, 3))
+    from_state_dict(network, under(arrays, "weight/"))
+    np.testing.assert_allclose(network(arrays["x"]), arrays["y"], rtol=0, atol=1e-5)
+
+
+class ScriptedPool(ImagePool):
+    """An image pool that draws what the authors' pool drew; eager only."""
+
+    def __init__(self, size, shape, script):
+        super().__init__(size, shape, seed=0, dtype=tf.float64)
+        self.script = script
+
+    def draw(self):
+        if self.seen < self.size:  # the authors draw nothing while the pool fills
+            return tf.constant(0.0), tf.constant(0)
+        p, index = self.script.pop(0)
+        return tf.constant(p), tf.constant(int(index))
+
+
+class ReferenceAdam(keras.optimizers.Adam):
+    """Adam in PyTorch's form, `lr * m / (sqrt(v) + eps)` of the bias-corrected m and v."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        t = tf.cast(self.iterations + 1, variable.dtype)
+        index = self._get_variable_index(variable)
+        m, v = self._momentums[index], self._velocities[index]
+        m.assign(self.beta_1 * m + (1 - self.beta_1) * gradient)
+        v.assign(self.beta_2 * v + (1 - self.beta_2) * gradient**2)
+        m_hat = m / (1 - self.beta_1**t)
+        v_hat = v / (1 - self.beta_2**t)
+        variable.assign_sub(tf.cast(learning_rate, v_hat.dtype) * m_hat / (tf.sqrt(v_hat) + 1e-8))
+
+
+class Recorder(CycleGAN):
+    """CycleGAN that keeps what a step computed: pictures and gradients."""
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        self.recorded = {}
+
+    def translate_both(self, real_a, real_b, training=False):
+        pictures = super().translate_both(real_a, real_b, training=training)
+        self.recorded["pictures"] = pictures
+        return pictures
+
+    def _update(self, optimizer, tape, loss, variables):
+        class Tape:
+            def gradient(_, loss, variables):
+                gradients = tape.gradient(loss, variables)
+                for variable, gradient in zip(variables, gradients, strict=True):
+                    self.recorded[id(variable)] = gradient
+                return gradients
+
+        super()._update(optimizer, Tape(), loss, variables)
+
+
+@pytest.fixture
+def float64():
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def build(arrays, options, optimizer, script):
+    size = options.get("pool_size", 50)
+    networks = {}
+    for name, ours in NETWORKS.items():
+        network = ResNetGenerator(4, blocks=6) if name[0] == "G" else PatchDiscriminator(4)
+        network.build((None, None, None, 3))
+        from_state_dict(network, under(arrays, f"before/{name}/"))
+        networks[ours] = network
+    pool = [ScriptedPool(size, (64, 64, 3), script)] if size else []
+    pool_2 = [ScriptedPool(size, (64, 64, 3), script)] if size else []
+    model = Recorder(**networks, pool_a=pool, pool_b=pool_2)
+    model.compile(
+        optimizer(2e-4, beta_1=0.5, epsilon=1e-8),
+        optimizer(2e-4, beta_1=0.5, epsilon=1e-8),
+        adversarial={"lsgan": "lsgan", "vanilla": "bce"}[options.get("gan_mode", "lsgan")],
+        lambda_cycle_a=options.get("lambda_A", 10.0),
+        lambda_cycle_b=options.get("lambda_B", 10.0),
+        lambda_identity=options.get("lambda_identity", 0.5),
+        run_eagerly=True,
+    )
+    return model
+
+
+STEPS = ["step_lsgan", "step_vanilla", "step_no_identity", "step_batch2", "step_pool2"]
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_training_steps_in_float64(case, float64):
+    arrays, meta = load(case)
+    script = [tuple(draw) for draw in meta["pool_script"] or []]
+    model = build(arrays, meta["options"], ReferenceAdam, script)
+    networks = {name: getattr(model, ours) for name, ours in NETWORKS.items()}
+    for step in range(meta["steps"]):
+        before = {name: to_state_dict(network) for name, network in networks.items()}
+        batch = [tf.constant(arrays[f"step{step}/in/{d}"], tf.float64) for d in "AB"]
+        losses = model.train_step(batch)
+        losses["G_total"] = sum(v for k, v in losses.items() if k[:2] not in ("d_", "le"))
+        expected = under(arrays, f"step{step}/loss/")
+        assert len(expected) == 9
+        for name, value in expected.items():
+            ours = float(losses.get(LOSSES.get(name, name), 0.0))  # a term of weight 0 is left out
+            # From the second update on, the float32 slope that TensorFlow keeps for LeakyReLU shows.
+            tolerance = 1e-8 if step < 2 else 1e-7
+            assert ours == pytest.approx(float(value), rel=tolerance), (step, name)
+        if step > 0:
+            continue
+        for name, value in under(arrays, "step0/image/").items():
+            image = model.recorded["pictures"][IMAGES[name]]
+            np.testing.assert_allclose(image, value, rtol=0, atol=1e-6, err_msg=name)
+        check_gradients_and_updates(arrays, meta, model, networks, before)
+    assert not script
+
+
+def check_gradients_and_updates(arrays, meta, model, networks, before):
+    for name, network in networks.items():
+        gradients = gradients_by_torch_name(model, network)
+        after = to_state_dict(network)
+        expected = under(arrays, f"step0/grad/{name}/")
+        assert set(expected) == set(gradients)
+        for key, value in expected.items():
+            if key in meta["dead_biases"][name]:
+                continue
+            np.testing.assert_allclose(
+                gradients[key], value, rtol=1e-6, atol=1e-6 * np.abs(value).max(), err_msg=key
+            )
+            delta = arrays[f"step0/delta/{name}/{key}"]
+            # A gradient near zero decides by its last digits which way Adam's first step goes.
+            live = np.abs(value) > 1e-6
+            np.testing.assert_allclose(
+                (after[key] - before[name][key])[live], delta[live], rtol=0, atol=1e-9, err_msg=key
+            )
+
+
+def gradients_by_torch_name(model, network):
+    kept = [variable.numpy() for variable in network.variables]
+    for variable in network.trainable_variables:
+        variable.assign(model.recorded[id(variable)])
+    gradients = to_state_dict(network)
+    for variable, value in zip(network.variables, kept, strict=True):
+        variable.assign(value)
+    return gradients
+
+
+def test_learning_rate_of_every_epoch():
+    for name, expected in json.loads((GOLDENS / "lr_linear.json").read_text()).items():
+        epochs, decay_epochs = (int(n) for n in name.split("_"))
+        schedule = LinearDecay(2e-4, epochs, decay_epochs, steps_per_epoch=7)
+        ours = [float(schedule(7 * e + s)) for e in range(len(expected)) for s in (0, 6)]
+        np.testing.assert_allclose(ours, np.repeat(expected, 2), rtol=1e-6, err_msg=name)

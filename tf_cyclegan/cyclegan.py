@@ -1,0 +1,319 @@
+"""CycleGAN: two generators and two discriminators in one training step.
+
+    real_a --a2b--> fake_b --b2a--> cycle_a ~ real_a        d_b judges real_b and fake_b
+    real_b --b2a--> fake_a --a2b--> cycle_b ~ real_b        d_a judges real_a and fake_a
+    real_a --b2a--> same_a ~ real_a      real_b --a2b--> same_b ~ real_b
+
+Zhu, Park, Isola, Efros 2017, arXiv:1703.10593. The order of a step, what is frozen when, and the
+pools are those of the authors' PyTorch code, which calls a2b `G_A`, b2a `G_B`, d_b `D_A` and
+d_a `D_B`.
+"""
+
+import keras
+import tensorflow as tf
+
+from tf_cyclegan.image_pool import ImagePool
+from tf_cyclegan.losses import (
+    cycle_loss,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    identity_loss,
+)
+
+GRADIENT_PENALTY = 10.0  # Gulrajani et al. 2017, section 4
+
+
+class CycleGAN(keras.Model):
+    """Trains two generators against two discriminators on unpaired batches, through `fit`.
+
+    Create, compile and restore it inside `strategy.scope()`; the pools outside, by `image_pools`.
+    Losses are means over the global batch: N replicas of batch b equal one of batch N * b.
+
+    Args:
+        a2b, b2a: generators, built: `[n, h, w, c] -> [n, h, w, c']`, all in [-1, 1].
+        d_a, d_b: discriminators of domains a and b, built: `[n, h, w, c]` to logits.
+        pool_a, pool_b: pools of `fake_a` and of `fake_b`, one for each local replica; empty for
+            none.
+        seed: of the mixing draws of the gradient penalty.
+
+    Call arguments of `fit` and `evaluate`: a dataset of `(real_a, real_b)`, each
+        `[n, h, w, c]` float32 in [-1, 1], n known where there are pools.
+
+    Attributes:
+        step: training steps done, an int64 variable.
+    """
+
+    def __init__(self, a2b, b2a, d_a, d_b, pool_a=(), pool_b=(), seed=0):
+        super().__init__()
+        self.a2b, self.b2a = a2b, b2a
+        self.d_a, self.d_b = d_a, d_b
+        self.pool_a, self.pool_b = list(pool_a), list(pool_b)
+        self.seed = seed
+        self.step = tf.Variable(
+            0,
+            dtype=tf.int64,
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+    def compile(
+        self,
+        generator_optimizer,
+        discriminator_optimizer,
+        adversarial="lsgan",
+        lambda_adversarial=1.0,
+        lambda_cycle_a=10.0,
+        lambda_cycle_b=10.0,
+        lambda_identity=0.5,
+        run_eagerly=False,
+        jit_compile=False,
+    ):
+        """Sets the objective (section 3.3, equation 3) and both optimizers.
+
+        Args:
+            generator_optimizer: for both generators, in one step.
+            discriminator_optimizer: for both discriminators, in one step.
+            adversarial: "lsgan", "bce", "hinge" or "wgan-gp".
+            lambda_adversarial: weight of the generators' adversarial terms; 0 leaves the
+                discriminators out altogether.
+            lambda_cycle_a: weight of a -> b -> a, the forward cycle.
+            lambda_cycle_b: weight of b -> a -> b, the backward cycle.
+            lambda_identity: weight of the identity terms, as a share of the cycle weight of the
+                same domain (the authors' code; 0.5 in section 5.2).
+            run_eagerly, jit_compile: as in `keras.Model.compile`.
+
+        Raises:
+            ValueError: a network is not built, a weight is negative, or all terms weigh 0.
+        """
+        networks = {"a2b": self.a2b, "b2a": self.b2a, "d_a": self.d_a, "d_b": self.d_b}
+        for name, network in networks.items():
+            if not network.built:
+                raise ValueError(
+                    f"{name} is not built: call {name}.build((None, None, None, channels))."
+                )
+        weights = (lambda_adversarial, lambda_cycle_a, lambda_cycle_b, lambda_identity)
+        if min(weights) < 0 or max(weights[:3]) == 0:
+            raise ValueError(
+                f"The weights of the losses are {weights} (adversarial, cycle a, cycle b, "
+                "identity): use 0 or more, and one of the first three above 0."
+            )
+        # Without optimizer=None Keras would make, and save, an RMSprop over all weights.
+        super().compile(optimizer=None, run_eagerly=run_eagerly, jit_compile=jit_compile)
+        self.generator_optimizer = generator_optimizer
+        self.discriminator_optimizer = discriminator_optimizer
+        self.adversarial = adversarial
+        self.lambda_adversarial = lambda_adversarial
+        self.lambda_cycle_a = lambda_cycle_a
+        self.lambda_cycle_b = lambda_cycle_b
+        self.lambda_identity_a = lambda_identity * lambda_cycle_a
+        self.lambda_identity_b = lambda_identity * lambda_cycle_b
+        generator_optimizer.build(self._generator_variables())
+        discriminator_optimizer.build(self._discriminator_variables())
+        self.trackers = {name: keras.metrics.Mean(name=name) for name in self.log_names()}
+        self.built = True
+
+    def log_names(self):
+        """The names of what a step reports: the losses whose weight is not 0, learning_rate."""
+        weights = {
+            "g_adv_a2b": self.lambda_adversarial,
+            "g_adv_b2a": self.lambda_adversarial,
+            "cycle_a": self.lambda_cycle_a,
+            "cycle_b": self.lambda_cycle_b,
+            "identity_a": self.lambda_identity_a,
+            "identity_b": self.lambda_identity_b,
+            "d_a": self.lambda_adversarial,
+            "d_b": self.lambda_adversarial,
+        }
+        return [*(name for name, weight in weights.items() if weight), "learning_rate"]
+
+    def translate_both(self, real_a, real_b, training=False):
+        """Every picture that a term of the objective needs, by name.
+
+        Args:
+            real_a, real_b: `[n, h, w, c]` in [-1, 1].
+            training: whether dropout and batch norm train.
+
+        Returns:
+            A dict of `fake_b cycle_a fake_a cycle_b same_a same_b`, without those that only a
+            term of weight 0 would need.
+        """
+        pictures = {}
+        if self.lambda_adversarial or self.lambda_cycle_a:
+            pictures["fake_b"] = self.a2b(real_a, training=training)
+        if self.lambda_cycle_a:
+            pictures["cycle_a"] = self.b2a(pictures["fake_b"], training=training)
+        if self.lambda_adversarial or self.lambda_cycle_b:
+            pictures["fake_a"] = self.b2a(real_b, training=training)
+        if self.lambda_cycle_b:
+            pictures["cycle_b"] = self.a2b(pictures["fake_a"], training=training)
+        if self.lambda_identity_b:
+            pictures["same_b"] = self.a2b(real_b, training=training)
+        if self.lambda_identity_a:
+            pictures["same_a"] = self.b2a(real_a, training=training)
+        return pictures
+
+    def generator_losses(self, real_a, real_b, pictures, training=False):
+        """The generators' terms, weighted, by name: each `[n]`."""
+        losses = {}
+        if self.lambda_adversarial:
+            for name, judge, fake in (
+                ("g_adv_a2b", self.d_b, pictures["fake_b"]),
+                ("g_adv_b2a", self.d_a, pictures["fake_a"]),
+            ):
+                loss = generator_loss(self.adversarial, judge(fake, training=training))
+                losses[name] = self.lambda_adversarial * loss
+        if self.lambda_cycle_a:
+            losses["cycle_a"] = self.lambda_cycle_a * cycle_loss(real_a, pictures["cycle_a"])
+        if self.lambda_cycle_b:
+            losses["cycle_b"] = self.lambda_cycle_b * cycle_loss(real_b, pictures["cycle_b"])
+        if self.lambda_identity_a:
+            losses["identity_a"] = self.lambda_identity_a * identity_loss(
+                real_a, pictures["same_a"]
+            )
+        if self.lambda_identity_b:
+            losses["identity_b"] = self.lambda_identity_b * identity_loss(
+                real_b, pictures["same_b"]
+            )
+        return losses
+
+    def discriminator_losses(self, real_a, real_b, fake_a, fake_b, training=False):
+        """The discriminators' terms, `d_b` and `d_a`: each `[n]`."""
+        losses = {}
+        for name, judge, real, fake in (
+            ("d_b", self.d_b, real_b, fake_b),
+            ("d_a", self.d_a, real_a, fake_a),
+        ):
+            # Two calls, not one of both: with batch norm that would mix real with fake.
+            real_logits = judge(real, training=training)
+            fake_logits = judge(fake, training=training)
+            losses[name] = discriminator_loss(self.adversarial, real_logits, fake_logits)
+            if self.adversarial == "wgan-gp" and training:
+                stream = 2 * replica_id() + (name == "d_b")
+                mix = tf.random.stateless_uniform(
+                    [tf.shape(real)[0]], tf.stack([self.seed + (stream << 32), self.step])
+                )
+                losses[name] += GRADIENT_PENALTY * gradient_penalty(judge, real, fake, mix)
+        return losses
+
+    def train_step(self, data):
+        """One update of the generators, then one of the discriminators on the fakes from before."""
+        real_a, real_b = data
+
+        with tf.GradientTape() as tape:
+            pictures = self.translate_both(real_a, real_b, training=True)
+            losses = self.generator_losses(real_a, real_b, pictures, training=True)
+            objective = global_mean(sum(losses.values()))
+            scaled = self.generator_optimizer.scale_loss(objective)
+        # Only the generators' gradients are asked for: that freezes the discriminators.
+        self._update(self.generator_optimizer, tape, scaled, self._generator_variables())
+
+        if self.lambda_adversarial:
+            fake_b, fake_a = pictures["fake_b"], pictures["fake_a"]
+            if self.pool_b:
+                fake_b = self.pool_b[replica_id() % len(self.pool_b)].query(fake_b)
+                fake_a = self.pool_a[replica_id() % len(self.pool_a)].query(fake_a)
+            with tf.GradientTape() as tape:
+                d_losses = self.discriminator_losses(
+                    real_a, real_b, fake_a, fake_b, training=True
+                )
+                objective = global_mean(sum(d_losses.values()))
+                scaled = self.discriminator_optimizer.scale_loss(objective)
+            self._update(
+                self.discriminator_optimizer, tape, scaled, self._discriminator_variables()
+            )
+            losses |= d_losses
+
+        self.step.assign_add(1)
+        return self._report(losses)
+
+    def test_step(self, data):
+        """The same losses without an update and without the pools."""
+        real_a, real_b = data
+        pictures = self.translate_both(real_a, real_b)
+        losses = self.generator_losses(real_a, real_b, pictures)
+        if self.lambda_adversarial:
+            fake_a, fake_b = pictures["fake_a"], pictures["fake_b"]
+            losses |= self.discriminator_losses(real_a, real_b, fake_a, fake_b)
+        self._report(losses)
+        return self.get_metrics_result()
+
+    def _update(self, optimizer, tape, loss, variables):
+        gradients = tape.gradient(loss, variables)
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = share_overflow(gradients)
+        optimizer.apply(gradients, variables)
+
+    def _report(self, losses):
+        """This step's batch means, in `log_names` order; the trackers keep the epoch's means."""
+        rate = tf.cast(self.generator_optimizer.learning_rate, tf.float32)
+        values = losses | {"learning_rate": rate}
+        for name, tracker in self.trackers.items():
+            tracker.update_state(values[name])
+        return {name: tf.reduce_mean(values[name]) for name in self.trackers}
+
+    def _generator_variables(self):
+        return self.a2b.trainable_variables + self.b2a.trainable_variables
+
+    def _discriminator_variables(self):
+        return self.d_a.trainable_variables + self.d_b.trainable_variables
+
+
+def global_mean(per_example):
+    """`[n]` of one replica -> the share of it in the mean over the global batch.
+
+    Optimizers sum gradients over replicas: dividing here, and nowhere else, makes that a mean.
+    """
+    return tf.reduce_mean(per_example) / tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def replica_id():
+    """The number of this replica, a Python integer: every replica is traced by itself."""
+    return int(
+        tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
+    )
+
+
+def share_overflow(gradients):
+    """Makes all gradients NaN where any replica has one that is not finite.
+
+    Keras' LossScaleOptimizer asks the first replica only, before it sums the gradients: an
+    overflow on another replica would be taken for finite and end up in the weights.
+    """
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return gradients
+    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+    bad = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(finite, 0.0, 1.0))
+    return [tf.where(bad > 0, tf.constant(float("nan"), g.dtype), g) for g in gradients]
+
+
+def image_pools(strategy, size, shape_a, shape_b, seed):
+    """The pools of both directions, one for each of this worker's replicas.
+
+    Call it outside `strategy.scope()`, which would mirror the variables: every replica keeps its
+    own fakes.
+
+    Args:
+        strategy: a `tf.distribute` strategy.
+        size: pictures kept by each; 0 for none.
+        shape_a, shape_b: (h, w, c) of `fake_a` and `fake_b`.
+        seed: an integer.
+
+    Returns:
+        `(pool_a, pool_b)`, two lists, empty for size 0.
+    """
+    pools = [], []
+    if size:
+        devices = strategy.extended.worker_devices
+        first = strategy.cluster_resolver.task_id * len(devices) if _is_cluster(strategy) else 0
+        for replica, device in enumerate(devices, start=first):
+            with tf.device(device):
+                for domain, shape in enumerate((shape_a, shape_b)):
+                    stream = 2 * replica + domain
+                    pools[domain].append(ImagePool(size, shape, seed + (stream << 33)))
+    return pools
+
+
+def _is_cluster(strategy):
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)

@@ -1,0 +1,273 @@
+"""Pictures: encoded bytes or files to uint8 arrays and back, by Pillow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import threading
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 8 * MAX_PIXELS  # MAX_PIXELS at 16-bit RGBA, uncompressed
+
+# Which files count as pictures, and the Pillow format that each suffix is written in.
+SUFFIXES = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+# Formats outside this list stay closed: each is one more parser open to untrusted bytes.
+_FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True},
+}
+# EXIF orientation -> what sets the picture upright; 1 and unknown values: nothing.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# `warnings.catch_warnings` swaps global state, and data pipelines read in several threads.
+_WARNINGS_LOCK = threading.Lock()
+
+
+class PictureError(ValueError):
+    """A picture that cannot be read or written: which one, why, and what to do, in one line."""
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be loaded: which one, why, and what to do, in one line."""
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """The pictures of one domain in one split, read on access.
+
+    Attributes:
+        names: one name per picture, in a fixed order.
+        read: index -> uint8 `[h, w, channels]`; raises `PictureError`.
+        size: index -> (height, width) of what `read` gives, without decoding its pixels.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[int], np.ndarray]
+    size: Callable[[int], tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def decode_picture(
+    data: bytes, name: str = "picture", channels: int = 3, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Decodes a JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF, whatever its name says.
+
+    The picture is set upright by its EXIF orientation, alpha is composited on white, and 16-bit
+    gray is divided by 257. Integer gray must lie in [0, 65535] and float gray in [0, 1]: other
+    ranges have no agreed black and white, so they are refused rather than guessed.
+
+    Args:
+        data: the encoded picture.
+        name: what error messages call it.
+        channels: 1 for gray, 3 for RGB.
+        max_pixels: larger pictures are refused by their header, before their pixels are decoded.
+            Pillow's own limit of about 179 million holds above it.
+
+    Returns:
+        uint8 `[height, width, channels]`.
+
+    Raises:
+        PictureError: if the bytes are no whole picture of these kinds, or it is too large.
+        ValueError: if `channels` is neither 1 nor 3.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (gray) or 3 (RGB), not {channels}")
+    with _open(io.BytesIO(data), name) as (image, orientation):
+        width, height = image.size
+        if width * height > max_pixels:
+            raise PictureError(
+                f"{name}: {width} x {height} is more than {max_pixels} pixels: scale it down first"
+            )
+        image = _to_eight_bits(image, name).convert("L" if channels == 1 else "RGB")
+        if orientation in _UPRIGHT:
+            image = image.transpose(_UPRIGHT[orientation])
+        return np.array(image).reshape(image.height, image.width, channels)
+
+
+def encoded_size(data: bytes, name: str = "picture") -> tuple[int, int]:
+    """(height, width) that `decode_picture` would give, from the header alone."""
+    return _upright_size(io.BytesIO(data), name)
+
+
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) that `read_picture` would give, from the header alone.
+
+    Raises:
+        PictureError: if there is no such file or its header is no picture's.
+    """
+    with _open_file(path) as file:
+        return _upright_size(file, str(path))
+
+
+def read_picture(
+    path: str | os.PathLike[str], channels: int = 3, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Reads a picture file of at most `MAX_BYTES`; see `decode_picture`."""
+    with _open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise PictureError(
+                f"{path}: {size} bytes are more than {MAX_BYTES}: scale the picture down first"
+            )
+        data = file.read()
+    return decode_picture(data, str(path), channels, max_pixels)
+
+
+def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
+    """Writes a picture in the format of the path's suffix, whole or not at all.
+
+    PNG, BMP, TIFF and WebP are lossless, JPEG has quality 95, GIF at most 256 colours.
+
+    Args:
+        path: a file in an existing folder; an old file of that name is replaced.
+        picture: uint8 `[h, w, 1]` or `[h, w, 3]`.
+
+    Raises:
+        PictureError: if the suffix is unknown or the file cannot be written.
+        ValueError: if `picture` is of another shape or dtype.
+    """
+    path = Path(path)
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3):
+        raise ValueError(
+            f"a picture to write must be uint8 [h, w, 1 or 3], not {picture.dtype} "
+            f"{list(picture.shape)}: to_uint8 makes one from a float image"
+        )
+    if path.suffix.lower() not in SUFFIXES:
+        raise PictureError(f"{path}: unknown suffix: name it one of {' '.join(SUFFIXES)}")
+    kind = SUFFIXES[path.suffix.lower()]
+    image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+    partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        image.save(partial, kind, **_SAVE_OPTIONS.get(kind, {}))
+        os.replace(partial, path)
+    except (OSError, ValueError) as error:
+        raise PictureError(
+            f"{path}: cannot be written ({_one_line(error)}): check folder, rights and disk space"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # os.replace has moved it, or it was never made
+            partial.unlink()
+
+
+def to_float(picture: np.ndarray) -> np.ndarray:
+    """uint8 [0, 255] of any shape -> float32 [-1, 1]."""
+    if picture.dtype != np.uint8:
+        raise ValueError(f"to_float takes uint8, not {picture.dtype}")
+    return picture.astype(np.float32) / 127.5 - 1
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Float [-1, 1] of any shape -> uint8 [0, 255], rounded and clipped.
+
+    Rounding makes it the inverse of `to_float`; the authors' code truncates, up to one level less.
+    """
+    levels = np.rint((np.asarray(image, np.float32) + 1) * 127.5)
+    return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A regular file, opened to read; its absence is a PictureError."""
+    try:
+        if not Path(path).is_file():
+            raise PictureError(f"{path}: no such file: check the path")
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise PictureError(f"{path}: cannot be read ({_one_line(error)}): check it") from error
+
+
+@contextlib.contextmanager
+def _open(file: BinaryIO, name: str) -> Iterator[tuple[Image.Image, int]]:
+    """The picture with only its header read, and the EXIF orientation still to be applied.
+
+    Whatever Pillow raises inside, now or on decoding the pixels, comes out as a PictureError.
+    """
+    try:
+        if not file.read(1):
+            raise PictureError(f"{name}: the file is empty: remove or replace it")
+        with _WARNINGS_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the decompression bomb's: max_pixels is lower
+            image = Image.open(file, formats=_FORMATS)
+            orientation = _orientation(image)
+        yield image, orientation
+    except PictureError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            f"{name}: no {', '.join(_FORMATS)} picture, or its header is damaged: "
+            "remove it or convert it to PNG"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{name}: too large ({error}): scale it down first") from error
+    except Exception as error:  # Pillow's parsers raise nearly anything on damaged bytes
+        raise PictureError(
+            f"{name}: cannot be decoded ({_one_line(error)}): remove it or save it anew as PNG"
+        ) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        return 1  # Pillow itself sets TIFFs upright as it decodes them, and their size too
+    try:
+        # The base class' method: PNG's own decodes the pixels in search of a late EXIF chunk.
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged metadata of a sound picture
+        return 1
+
+
+def _upright_size(file: BinaryIO, name: str) -> tuple[int, int]:
+    with _open(file, name) as (image, orientation):
+        width, height = image.size
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
+    """Any mode -> opaque L or RGB."""
+    if image.mode.startswith(("I", "F")):  # Pillow's convert would clip these at 255
+        white = 1 if image.mode == "F" else 65535
+        values = np.asarray(image).astype(np.float32)
+        if not (values.min() >= 0 and values.max() <= white):  # NaN fails both
+            raise PictureError(
+                f"{name}: values from {values.min():g} to {values.max():g} are not within "
+                f"0 to {white}: save it anew as 8 or 16 bit"
+            )
+        return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white_page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white_page, image).convert("RGB")
+    return image if image.mode == "L" else image.convert("RGB")
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

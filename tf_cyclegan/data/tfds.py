@@ -1,0 +1,93 @@
+"""The CycleGAN datasets of TensorFlow Datasets (TFDS)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tf_cyclegan.data.pictures import DatasetError, PictureSet, decode_picture, encoded_size
+
+_SPLITS = ("trainA", "trainB", "testA", "testB")
+
+
+def config_of(name: str) -> str:
+    """The TFDS config that "cycle_gan/<config>" names; no network is needed.
+
+    Raises:
+        DatasetError: if the name has another form or TFDS knows no such config.
+    """
+    family, _, config = name.partition("/")
+    if family != "cycle_gan":
+        raise DatasetError(
+            f"unknown dataset '{name}': give synthetic/summer2winter, cycle_gan/<config>, "
+            "or folders by --data_dir or by --data_a and --data_b"
+        )
+    import tensorflow_datasets as tfds  # here: it takes seconds
+
+    known = tfds.builder_cls("cycle_gan").builder_configs
+    if config not in known:
+        raise DatasetError(f"TFDS has no '{name}': give cycle_gan/ and one of {', '.join(known)}")
+    return config
+
+
+def load_tfds(
+    name: str, data_dir: str | os.PathLike[str] | None = None, channels: int = 3
+) -> dict[str, PictureSet]:
+    """A dataset of the CycleGAN paper, downloaded by TFDS on first use.
+
+    The encoded pictures stay in memory (35 MB for facades, 1.5 GB for maps) and are decoded at
+    each access. Their order is TFDS' own: fixed, and not that of the file names, which it drops.
+
+    Args:
+        name: "cycle_gan/<config>", such as "cycle_gan/summer2winter_yosemite".
+        data_dir: where TFDS keeps its data; by default ~/tensorflow_datasets.
+        channels: 1 for gray, 3 for RGB.
+
+    Returns:
+        "trainA", "trainB", "testA" and "testB" -> pictures.
+
+    Raises:
+        DatasetError: if the name is unknown, or the download or preparation fails.
+    """
+    config = config_of(name)
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
+
+    # TFDS' ten retries keep a user without network waiting for three and a half minutes.
+    downloader.MAX_RETRIES = 3
+    builder = tfds.builder(name, data_dir=data_dir)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # requests, zipfile, gfile and TFDS each raise their own kinds
+        url = next(url for url in builder.url_infos if url.endswith(f"/{config}.zip"))
+        cause = (str(error).splitlines() or [""])[0]
+        raise DatasetError(
+            f"{name} could not be downloaded or prepared ({type(error).__name__}: {cause}): "
+            f"check the network, or fetch {url} by other means, put it into "
+            f"{builder.data_dir_root / 'downloads' / 'manual'} and start again"
+        ) from error
+    return {split: _pictures(builder, split, channels) for split in _SPLITS}
+
+
+def _pictures(builder: Any, split: str, channels: int) -> PictureSet:
+    import tensorflow_datasets as tfds
+
+    examples = builder.as_dataset(
+        split=split, decoders={"image": tfds.decode.SkipDecoding()}, shuffle_files=False
+    )
+    encoded, labels = [], set()
+    for example in tfds.as_numpy(examples):
+        encoded.append(example["image"])
+        labels.add(int(example["label"]))
+    label = "AB".index(split[-1])
+    if labels != {label}:
+        raise DatasetError(
+            f"{split} in {builder.data_dir} has labels {sorted(labels)} where {label} is right: "
+            "delete that folder to have it prepared anew"
+        )
+    names = tuple(f"{split}_{index:05d}" for index in range(len(encoded)))
+    return PictureSet(
+        names=names,
+        read=lambda index: decode_picture(encoded[index], names[index], channels),
+        size=lambda index: encoded_size(encoded[index], names[index]),
+    )

@@ -1,0 +1,116 @@
+"""Discriminators: a picture in, raw logits out, high where it looks real."""
+
+import keras
+
+from tf_cyclegan.layers import check_positive, convolution, normalization
+
+
+@keras.saving.register_keras_serializable("tf_cyclegan")
+class PatchDiscriminator(keras.Model):
+    """PatchGAN: one logit for each overlapping patch, 70x70 pixels with three layers.
+
+    Section 7.2 of the paper; the authors' `NLayerDiscriminator`, 2,764,737 weights by default.
+    Every convolution is 4x4 with one zero of padding on every side, so the two of stride 1
+    shrink the map by one each: 256x256 gives 30x30 logits. LeakyReLU 0.2; no norm on the first.
+
+    Args:
+        filters: channels of the first layer; at most 8 times as many further on.
+        layers: layers of stride 2, from 1 to 5: patches of 16, 34, 70, 142 and 286 pixels.
+        norm: "instance", "batch" or "none".
+
+    Call arguments:
+        inputs: `[n, h, w, c]` in [-1, 1], large enough that a logit is left (24x24 for 3 layers).
+
+    Returns:
+        `[n, h', w', 1]` logits, float32 also under mixed precision.
+
+    Raises:
+        ValueError: an argument that cannot work.
+    """
+
+    def __init__(self, filters=64, layers=3, norm="instance", **kwargs):
+        super().__init__(**kwargs)
+        check_positive(filters=filters)
+        if not 1 <= layers <= 5:
+            raise ValueError(f"layers={layers}: a PatchDiscriminator has 1 to 5.")
+        self.filters = filters
+        self.strided_layers = layers  # Keras' Model keeps the name `layers` for itself
+        self.norm = norm
+        dtype = self.dtype_policy
+        stack = padded_convolution(filters, 2, use_bias=True, dtype=dtype)
+        stack += [keras.layers.LeakyReLU(0.2, dtype=dtype)]  # [n, h/2, w/2, filters]
+        for level in range(1, layers + 1):
+            # [n, h/2^(level+1), ...], the last one only one pixel smaller than the one before
+            strides = 2 if level < layers else 1
+            stack += padded_convolution(filters * min(2**level, 8), strides, norm, dtype=dtype)
+            stack += normalization(norm, dtype)
+            stack += [keras.layers.LeakyReLU(0.2, dtype=dtype)]
+        stack += padded_convolution(1, 1, use_bias=True, dtype=dtype)
+        self.stack = keras.Sequential(stack, name="stack")
+
+    def build(self, input_shape):
+        self.stack.build(input_shape)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return keras.ops.cast(self.stack(inputs, training=training), self.variable_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "layers": self.strided_layers,
+            "norm": self.norm,
+        }
+
+
+@keras.saving.register_keras_serializable("tf_cyclegan")
+class PixelDiscriminator(keras.Model):
+    """Judges every pixel by itself, with 1x1 convolutions: the authors' `PixelDiscriminator`.
+
+    Args:
+        filters: channels of the first layer, twice as many in the second.
+        norm: "instance", "batch" or "none", after the second layer.
+
+    Call arguments:
+        inputs: `[n, h, w, c]` in [-1, 1].
+
+    Returns:
+        `[n, h, w, 1]` logits, float32 also under mixed precision.
+    """
+
+    def __init__(self, filters=64, norm="instance", **kwargs):
+        super().__init__(**kwargs)
+        check_positive(filters=filters)
+        self.filters = filters
+        self.norm = norm
+        dtype = self.dtype_policy
+        self.stack = keras.Sequential(
+            [
+                convolution(filters, 1, use_bias=True, dtype=dtype),
+                keras.layers.LeakyReLU(0.2, dtype=dtype),
+                convolution(2 * filters, 1, norm=norm, dtype=dtype),
+                *normalization(norm, dtype),
+                keras.layers.LeakyReLU(0.2, dtype=dtype),
+                convolution(1, 1, norm=norm, dtype=dtype),
+            ],
+            name="stack",
+        )
+
+    def build(self, input_shape):
+        self.stack.build(input_shape)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return keras.ops.cast(self.stack(inputs, training=training), self.variable_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters, "norm": self.norm}
+
+
+def padded_convolution(filters, strides, norm="none", use_bias=None, dtype=None):
+    """A 4x4 convolution after one zero on every side, PyTorch's `padding=1`."""
+    return [
+        keras.layers.ZeroPadding2D(1, dtype=dtype),
+        convolution(filters, 4, strides, norm=norm, use_bias=use_bias, dtype=dtype),
+    ]

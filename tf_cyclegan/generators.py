@@ -1,0 +1,287 @@
+"""Generators: a picture of one domain in, a picture of the other domain and of the same size out.
+
+Pictures are float32 NHWC in [-1, 1]. Height and width are free within each model's multiple.
+"""
+
+import keras
+
+from tf_cyclegan.layers import (
+    CropTopLeft,
+    ReflectionPadding2D,
+    ResidualBlock,
+    check_positive,
+    convolution,
+    initializer,
+    normalization,
+)
+
+
+@keras.saving.register_keras_serializable("tf_cyclegan")
+class ResNetGenerator(keras.Model):
+    """The paper's generator: downsample by 4, residual blocks, upsample by 4 (section 7.2).
+
+    With the defaults it is the authors' `resnet_9blocks` to the number: 11,378,179 weights.
+
+    Args:
+        filters: channels of the first layer; 4 times as many at the bottom.
+        blocks: residual blocks. The paper takes 6 for 128x128 and 9 from 256x256 up.
+        channels: channels of the output, 3 for RGB, 1 for gray.
+        upsampling: "transpose", the paper's transposed convolutions, or "resize", nearest
+            neighbour and a convolution, which leaves no checkerboards (Odena et al. 2016).
+        norm: "instance" (the paper's), "batch" or "none".
+        dropout: rate inside the residual blocks, 0 for none.
+
+    Call arguments:
+        inputs: `[n, h, w, c]` in [-1, 1], h and w multiples of 4 and at least 8.
+
+    Returns:
+        `[n, h, w, channels]` in [-1, 1], float32 also under mixed precision.
+
+    Raises:
+        ValueError: an argument that cannot work, or a height or width that is no multiple of 4.
+    """
+
+    multiple = 4
+
+    def __init__(
+        self,
+        filters=64,
+        blocks=9,
+        channels=3,
+        upsampling="transpose",
+        norm="instance",
+        dropout=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive(filters=filters, channels=channels)
+        if blocks < 0:
+            raise ValueError(f"blocks={blocks}: use 0 or more residual blocks.")
+        self.filters = filters
+        self.blocks = blocks
+        self.channels = channels
+        self.upsampling = upsampling
+        self.norm = norm
+        self.dropout = dropout
+        dtype = self.dtype_policy
+
+        def norm_relu():
+            return [*normalization(norm, dtype), keras.layers.ReLU(dtype=dtype)]
+
+        self.encoder = keras.Sequential(
+            [
+                ReflectionPadding2D(3, dtype=dtype),
+                convolution(filters, 7, norm=norm, dtype=dtype),  # [n, h, w, filters]
+                *norm_relu(),
+                # PyTorch pads one zero on every side; Keras' "same" would pad right and below only.
+                keras.layers.ZeroPadding2D(1, dtype=dtype),
+                convolution(2 * filters, 3, strides=2, norm=norm, dtype=dtype),
+                *norm_relu(),  # [n, h/2, w/2, 2 filters]
+                keras.layers.ZeroPadding2D(1, dtype=dtype),
+                convolution(4 * filters, 3, strides=2, norm=norm, dtype=dtype),
+                *norm_relu(),  # [n, h/4, w/4, 4 filters]
+            ],
+            name="encoder",
+        )
+        self.transformer = keras.Sequential(
+            [ResidualBlock(4 * filters, norm, dropout, dtype=dtype) for _ in range(blocks)],
+            name="transformer",
+        )
+        self.decoder = keras.Sequential(
+            [
+                *upsample(2 * filters, upsampling, norm, dtype),
+                *norm_relu(),  # [n, h/2, w/2, 2 filters]
+                *upsample(filters, upsampling, norm, dtype),
+                *norm_relu(),  # [n, h, w, filters]
+                ReflectionPadding2D(3, dtype=dtype),
+                convolution(channels, 7, use_bias=True, dtype=dtype),  # [n, h, w, channels]
+            ],
+            name="decoder",
+        )
+
+    def build(self, input_shape):
+        n, h, w, _ = input_shape
+        bottom = (n, h and h // 4, w and w // 4, 4 * self.filters)
+        self.encoder.build(input_shape)
+        if self.blocks:
+            self.transformer.build(bottom)
+        self.decoder.build(bottom)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        check_multiple(inputs.shape, self.multiple)
+        x = self.encoder(inputs, training=training)
+        if self.blocks:
+            x = self.transformer(x, training=training)
+        x = self.decoder(x, training=training)
+        # Half precision would leave only 256 or 2048 levels between -1 and 1 at the output.
+        return keras.ops.tanh(keras.ops.cast(x, self.variable_dtype))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "blocks": self.blocks,
+            "channels": self.channels,
+            "upsampling": self.upsampling,
+            "norm": self.norm,
+            "dropout": self.dropout,
+        }
+
+
+@keras.saving.register_keras_serializable("tf_cyclegan")
+class UNetGenerator(keras.Model):
+    """pix2pix's generator: halve `depth` times, double back, skips at every size.
+
+    Isola et al. 2017, arXiv:1611.07004, section 6.1.1; the authors' `unet_256` for `depth=8`,
+    `unet_128` for `depth=7`. Each skip joins as [skip, up].
+
+    Args:
+        filters: channels of the first layer; at most 8 times as many further down.
+        depth: halvings, at least 2; the picture's sides are multiples of `2 ** depth`.
+        channels: channels of the output.
+        norm: "instance", "batch" or "none". The innermost and the outermost layer have none.
+        dropout: rate in the layers of `8 * filters` between the fourth and the innermost.
+
+    Call arguments:
+        inputs: `[n, h, w, c]` in [-1, 1].
+
+    Returns:
+        `[n, h, w, channels]` in [-1, 1], float32 also under mixed precision.
+
+    Raises:
+        ValueError: an argument that cannot work, or a side that is no multiple of `2 ** depth`.
+    """
+
+    def __init__(
+        self, filters=64, depth=8, channels=3, norm="instance", dropout=0.0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        check_positive(filters=filters, channels=channels)
+        if depth < 2:
+            raise ValueError(f"depth={depth}: a U-Net needs 2 halvings or more.")
+        self.filters = filters
+        self.depth = depth
+        self.channels = channels
+        self.norm = norm
+        self.dropout = dropout
+        self.multiple = 2**depth
+        self.down_blocks = [self._down_block(level) for level in range(depth)]
+        self.up_blocks = [self._up_block(level) for level in range(depth)]
+
+    def _width(self, level):
+        return self.filters * min(2**level, 8)
+
+    def _down_block(self, level):
+        dtype = self.dtype_policy
+        plain = level in (0, self.depth - 1)
+        return keras.Sequential(
+            [
+                *([keras.layers.LeakyReLU(0.2, dtype=dtype)] if level > 0 else []),
+                keras.layers.Conv2D(
+                    self._width(level),
+                    4,
+                    strides=2,
+                    padding="same",  # sides are even here, so one zero on every side
+                    use_bias=self.norm == "instance",
+                    kernel_initializer=initializer(),
+                    dtype=dtype,
+                ),
+                *([] if plain else normalization(self.norm, dtype)),
+            ],
+            name=f"down_{level}",
+        )
+
+    def _up_block(self, level):
+        dtype = self.dtype_policy
+        outermost = level == 0
+        middle = 4 <= level < self.depth - 1
+        return keras.Sequential(
+            [
+                keras.layers.ReLU(dtype=dtype),
+                keras.layers.Conv2DTranspose(
+                    self.channels if outermost else self._width(level - 1),
+                    4,
+                    strides=2,
+                    padding="same",
+                    use_bias=outermost or self.norm == "instance",
+                    kernel_initializer=initializer(),
+                    dtype=dtype,
+                ),
+                *([] if outermost else normalization(self.norm, dtype)),
+                *(
+                    [keras.layers.Dropout(self.dropout, dtype=dtype)]
+                    if middle and self.dropout
+                    else []
+                ),
+            ],
+            name=f"up_{level}",
+        )
+
+    def build(self, input_shape):
+        n, h, w, c = input_shape
+        for level, (down, up) in enumerate(zip(self.down_blocks, self.up_blocks, strict=True)):
+            size = (n, h and h // 2**level, w and w // 2**level)
+            below = (n, h and h // 2 ** (level + 1), w and w // 2 ** (level + 1))
+            innermost = level == self.depth - 1
+            down.build((*size, c))
+            c = self._width(level)
+            up.build((*below, c if innermost else 2 * c))
+        self.built = True
+
+    def call(self, inputs, training=None):
+        check_multiple(inputs.shape, self.multiple)
+        x = inputs
+        skips = []
+        for down in self.down_blocks:
+            x = down(x, training=training)
+            skips.append(x)  # level i: [n, h/2^(i+1), w/2^(i+1), width(i)]
+        x = self.up_blocks[-1](skips.pop(), training=training)
+        for up in reversed(self.up_blocks[:-1]):
+            x = keras.ops.concatenate([skips.pop(), x], axis=-1)
+            x = up(x, training=training)
+        return keras.ops.tanh(keras.ops.cast(x, self.variable_dtype))  # [n, h, w, channels]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "depth": self.depth,
+            "channels": self.channels,
+            "norm": self.norm,
+            "dropout": self.dropout,
+        }
+
+
+def upsample(filters, upsampling, norm, dtype):
+    """The layers that double height and width: `[n, h, w, c] -> [n, 2h, 2w, filters]`."""
+    if upsampling == "transpose":
+        return [
+            keras.layers.Conv2DTranspose(
+                filters,
+                3,
+                strides=2,
+                padding="valid",
+                use_bias=norm == "instance",
+                kernel_initializer=initializer(),
+                dtype=dtype,
+            ),
+            CropTopLeft(dtype=dtype),
+        ]
+    if upsampling == "resize":
+        return [
+            keras.layers.UpSampling2D(2, interpolation="nearest", dtype=dtype),
+            ReflectionPadding2D(1, dtype=dtype),
+            convolution(filters, 3, norm=norm, dtype=dtype),
+        ]
+    raise ValueError(f"upsampling={upsampling!r} is not known: use 'transpose' or 'resize'.")
+
+
+def check_multiple(shape, multiple):
+    """Raises a ValueError where a known height or width of `[n, h, w, c]` is no multiple."""
+    for name, size in zip(("height", "width"), shape[1:3], strict=True):
+        if size is not None and (size % multiple or size == 0):
+            raise ValueError(
+                f"{name} {size} is no multiple of {multiple}: pad the picture, "
+                "or use translate.py, which pads for you."
+            )

@@ -1,0 +1,73 @@
+"""The history of fakes that the discriminators are shown: section 4 of the paper."""
+
+import tensorflow as tf
+
+
+class ImagePool(tf.Module):
+    """A buffer of earlier fakes, as variables, so that it runs in a graph and is checkpointed.
+
+    Shrivastava et al. 2017; the authors' `ImagePool`. The pictures of a batch are taken in order.
+    While the pool is not full, each is stored and returned. Once it is full, half of them (by
+    chance) are swapped for a random stored picture, which is returned and replaced; the other half
+    are returned without being stored.
+
+    Draws are a pure function of `seed` and of the pictures seen so far: no random generator has to
+    be saved, and XLA can compile them.
+
+    Args:
+        size: pictures kept; 50 in the paper. Use no pool at all rather than 0.
+        shape: (h, w, c) of a picture, all known.
+        seed: an integer; pools of different directions and replicas take different ones.
+        dtype: of the pictures.
+
+    Attributes:
+        images: `[size, h, w, c]`.
+        seen: pictures queried so far.
+
+    Raises:
+        ValueError: a size under 1, or a shape that is not known.
+    """
+
+    def __init__(self, size, shape, seed, dtype=tf.float32):
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"ImagePool(size={size}): use 1 or more, or no pool.")
+        if None in tuple(shape):
+            raise ValueError(
+                f"An image pool needs pictures of one size, got {tuple(shape)}: crop them, or use "
+                "pool_size 0."
+            )
+        self.size = size
+        self.seed = seed
+        self.images = tf.Variable(tf.zeros([size, *shape], dtype), trainable=False)
+        self.seen = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def draw(self):
+        """One draw: p in [0, 1) and the index of a stored picture."""
+        seed = tf.stack([tf.constant(self.seed, tf.int64), self.seen])
+        p = tf.random.stateless_uniform([], seed)
+        # Its own stream, else index and p would be two views of the same bits.
+        seed += tf.constant([1 << 32, 0], tf.int64)
+        return p, tf.random.stateless_uniform([], seed, maxval=self.size, dtype=tf.int32)
+
+    def query(self, images):
+        """Exchanges a batch of fresh fakes for what the discriminator is to see.
+
+        Args:
+            images: `[n, h, w, c]` with n known.
+
+        Returns:
+            `[n, h, w, c]`, each the fresh picture or an older one.
+        """
+        returned = []
+        for image in tf.unstack(images):
+            full = self.seen >= self.size
+            p, index = self.draw()
+            swap = tf.logical_and(full, p > 0.5)
+            slot = tf.where(full, index, tf.cast(self.seen, tf.int32))
+            stored = self.images[slot]
+            returned.append(tf.where(swap, stored, image))
+            kept = tf.where(tf.logical_and(full, tf.logical_not(swap)), stored, image)
+            self.images.scatter_update(tf.IndexedSlices(kept[tf.newaxis], slot[tf.newaxis]))
+            self.seen.assign_add(1)
+        return tf.stack(returned)

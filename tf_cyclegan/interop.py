@@ -1,0 +1,295 @@
+"""Weights of the authors' PyTorch code (junyanz/pytorch-CycleGAN-and-pix2pix), in and out.
+
+The file is a `state_dict`, such as `latest_net_G_A.pth`; its architecture is recognised from the
+names and shapes of its tensors alone. Kernels move between PyTorch's (out, in, h, w) (transposed
+convolutions: (in, out, h, w)) and Keras' (h, w, in, out) (transposed: (h, w, out, in)). PyTorch
+itself is needed to read and write the files: `pip install "tf_cyclegan[torch]"`.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
+from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
+
+STALE = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def load_generator(path):
+    """Loads a generator: a `.keras` file, or a `.pth` file of the authors' code.
+
+    Args:
+        path: a file.
+
+    Returns:
+        A built `ResNetGenerator` or `UNetGenerator` (or any generator saved as `.keras`).
+
+    Raises:
+        ValueError: the file is missing, is of neither kind, or holds something else.
+    """
+    return _load(path, _generator_of)
+
+
+def load_discriminator(path):
+    """Loads a discriminator: a `.keras` file, or a `.pth` file of the authors' code.
+
+    Args:
+        path: a file.
+
+    Returns:
+        A built `PatchDiscriminator` or `PixelDiscriminator` (or any saved as `.keras`).
+
+    Raises:
+        ValueError: the file is missing, is of neither kind, or holds something else.
+    """
+    return _load(path, _discriminator_of)
+
+
+def save_torch(network, path):
+    """Writes a network as the authors' code saves it, to be loaded by that code.
+
+    Args:
+        network: one of this package's generators or discriminators, built.
+        path: the file to write, `*.pth`; replaced in one move once it is whole.
+
+    Raises:
+        ValueError: the network has no counterpart there (`upsampling="resize"`).
+    """
+    torch = _torch()
+    state = {}
+    for name, array in to_state_dict(network).items():
+        # np.array: a copy in C order, which torch can own
+        state[name] = torch.from_numpy(np.array(array, order="C"))
+    part = Path(f"{path}.part")
+    torch.save(state, part)
+    os.replace(part, path)
+
+
+def from_state_dict(network, state):
+    """Sets the weights of a built network from PyTorch's names and arrays.
+
+    Args:
+        network: one of this package's generators or discriminators, built.
+        state: a dict of name to array.
+
+    Raises:
+        ValueError: a name is missing or left over, or a shape differs; nothing is set then.
+    """
+    state = dict(state)
+    values = []
+    for layer, prefix in torch_layers(network):
+        for variable, suffix, order in _torch_weights(layer):
+            name = f"{prefix}.{suffix}"
+            if name not in state:
+                raise ValueError(f"The file has no {name}: it is not of {type(network).__name__}.")
+            array = np.asarray(state.pop(name))
+            array = array if order is None else array.transpose(order)
+            if array.shape != tuple(variable.shape):
+                raise ValueError(
+                    f"{name} is {array.shape} where the network has {tuple(variable.shape)}."
+                )
+            values.append((variable, array))
+    left = [name for name in state if not name.endswith(STALE)]
+    if left:
+        raise ValueError(f"The file has {left[0]}, which {type(network).__name__} has not.")
+    for variable, array in values:
+        variable.assign(array)
+
+
+def to_state_dict(network):
+    """The weights of a built network by PyTorch's names, in PyTorch's order and layout.
+
+    Args:
+        network: one of this package's generators or discriminators, built.
+
+    Returns:
+        A dict of name to NumPy array.
+
+    Raises:
+        ValueError: the network has no counterpart in the authors' code.
+    """
+    state = {}
+    for layer, prefix in torch_layers(network):
+        for variable, suffix, order in _torch_weights(layer):
+            array = np.asarray(variable)
+            # order swaps two pairs of axes in a way that argsort undoes
+            state[f"{prefix}.{suffix}"] = (
+                array if order is None else array.transpose(np.argsort(order))
+            )
+        if isinstance(layer, keras.layers.BatchNormalization):
+            state[f"{prefix}.num_batches_tracked"] = np.array(0, np.int64)
+    return state
+
+
+def torch_layers(network):
+    """The layers that hold weights, each with its name in the authors' code: (layer, name) pairs.
+
+    Args:
+        network: one of this package's generators or discriminators, built.
+
+    Raises:
+        ValueError: the network has no counterpart in the authors' code.
+    """
+    if isinstance(network, ResNetGenerator):
+        if network.upsampling != "transpose":
+            raise ValueError(
+                f"upsampling={network.upsampling!r} does not exist in the authors' code: only "
+                "generators with upsampling='transpose' can be written for it."
+            )
+        return _resnet_layers(network)
+    if isinstance(network, UNetGenerator):
+        return _unet_layers(network)
+    if isinstance(network, PatchDiscriminator):
+        # conv, LeakyReLU, then conv, norm, LeakyReLU for each level, then conv
+        levels = range(network.strided_layers + 2)
+        return _number(network.stack.layers, "model", [0, *(3 * i - 1 for i in levels[1:])])
+    if isinstance(network, PixelDiscriminator):
+        return _number(network.stack.layers, "net", [0, 2, 5])
+    raise ValueError(f"{type(network).__name__} has no counterpart in the authors' code.")
+
+
+def _resnet_layers(network):
+    pairs = _number(network.encoder.layers, "model", [1, 4, 7])
+    convolutions = (1, 6) if network.dropout else (1, 5)
+    for i, block in enumerate(network.transformer.layers if network.blocks else []):
+        pairs += _number(block.body.layers, f"model.{10 + i}.conv_block", convolutions)
+    first = 10 + network.blocks
+    return pairs + _number(network.decoder.layers, "model", [first, first + 3, first + 7])
+
+
+def _unet_layers(network):
+    # Every level of the authors' U-Net holds the next one inside it, between its two halves.
+    downs, ups = [], []
+    prefix = "model"
+    last = network.depth - 1
+    for level, (down, up) in enumerate(zip(network.down_blocks, network.up_blocks, strict=True)):
+        prefix += ".model"
+        downs += _number(down.layers, prefix, [0 if level == 0 else 1])
+        ups = _number(up.layers, prefix, [3 if level in (0, last) else 5]) + ups
+        prefix += ".1" if level == 0 else ".3"
+    return downs + ups
+
+
+def _number(layers, prefix, numbers):
+    """Names the convolutions among `layers` by `numbers`; a batch norm has the number after."""
+    pairs, numbers, number = [], iter(numbers), 0
+    for layer in layers:
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Conv2DTranspose):
+            number = next(numbers)
+            pairs.append((layer, f"{prefix}.{number}"))
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            pairs.append((layer, f"{prefix}.{number + 1}"))
+    return pairs
+
+
+def _torch_weights(layer):
+    """A layer's variables with PyTorch's suffix and the axes that bring PyTorch's to Keras'."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return [
+            (layer.gamma, "weight", None),
+            (layer.beta, "bias", None),
+            (layer.moving_mean, "running_mean", None),
+            (layer.moving_variance, "running_var", None),
+        ]
+    # (out, in, h, w) -> (h, w, in, out), and (in, out, h, w) -> (h, w, out, in) transposed
+    weights = [(layer.kernel, "weight", (2, 3, 1, 0))]
+    return weights + ([(layer.bias, "bias", None)] if layer.use_bias else [])
+
+
+def _load(path, recognise):
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is not there: give a .keras file or a .pth file.")
+    if path.suffix == ".keras":
+        return keras.saving.load_model(path, compile=False)
+    if path.suffix not in (".pth", ".pt"):
+        raise ValueError(f"{path} is neither a .keras nor a .pth file.")
+    state = _read_state(path)
+    try:
+        network, channels = recognise(state)
+        network.build((None, None, None, channels))
+        from_state_dict(network, state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return network
+
+
+def _read_state(path):
+    torch = _torch()
+    try:
+        # weights_only: nothing but tensors is unpickled, so a stranger's file runs no code
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different kind for every way a file can be bad
+        reason = str(error).split("\n")[0][:120]
+        raise ValueError(f"{path} cannot be read as PyTorch weights: {reason}") from None
+    if not isinstance(state, dict) or not all(hasattr(v, "numpy") for v in state.values()):
+        raise ValueError(f"{path} holds no state_dict: save the network's own weights.")
+    # a network that trained on several GPUs may have each name behind "module."
+    return {re.sub(r"^module\.", "", k): v.float().numpy() for k, v in state.items()}
+
+
+def _generator_of(state):
+    """An unbuilt generator that fits the state_dict, and the channels of its input."""
+    if "model.1.weight" in state and "model.4.weight" in state:
+        filters, channels = state["model.1.weight"].shape[:2]
+        blocks = len([k for k in state if re.fullmatch(r"model\.\d+\.conv_block\.1\.weight", k)])
+        last = state.get(f"model.{17 + blocks}.weight")
+        dropout = any(".conv_block.6.weight" in name for name in state)
+        if last is not None:
+            return (
+                ResNetGenerator(
+                    filters,
+                    blocks,
+                    channels=last.shape[0],
+                    norm=_norm_of(state, "model.1", "model.2"),
+                    dropout=0.5 if dropout else 0.0,
+                ),
+                channels,
+            )
+    if "model.model.0.weight" in state:
+        filters, channels = state["model.model.0.weight"].shape[:2]
+        second = "model.model.1.model"
+        return (
+            UNetGenerator(
+                filters,
+                depth=1 + len({k for k in state if re.fullmatch(r"model\.model(\.[13]\.model)+\.1\.weight", k)}),
+                channels=state["model.model.3.weight"].shape[1],
+                norm=_norm_of(state, f"{second}.1", f"{second}.2"),
+            ),
+            channels,
+        )
+    raise ValueError("the names of its tensors are those of no generator of the authors' code.")
+
+
+def _discriminator_of(state):
+    """An unbuilt discriminator that fits the state_dict, and the channels of its input."""
+    if "net.0.weight" in state:
+        filters, channels = state["net.0.weight"].shape[:2]
+        return PixelDiscriminator(filters, norm=_norm_of(state, "net.2", "net.3")), channels
+    if "model.0.weight" in state:
+        filters, channels = state["model.0.weight"].shape[:2]
+        convolutions = [k for k in state if k.endswith(".weight") and state[k].ndim == 4]
+        norm = _norm_of(state, "model.2", "model.3")
+        return PatchDiscriminator(filters, layers=len(convolutions) - 2, norm=norm), channels
+    raise ValueError("the names of its tensors are those of no discriminator of the authors' code.")
+
+
+def _norm_of(state, convolution, norm):
+    """Which norm follows a convolution: batch norm has weights; a bias stands before instance."""
+    if f"{norm}.weight" in state:
+        return "batch"
+    return "instance" if f"{convolution}.bias" in state else "none"
+
+
+def _torch():
+    try:
+        import torch
+    except ImportError:
+        raise ValueError(
+            'The authors\' .pth files need PyTorch: pip install "tf_cyclegan[torch]"'
+        ) from None
+    return torch

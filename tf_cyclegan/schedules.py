@@ -1,0 +1,54 @@
+"""The learning rate over a training."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("tf_cyclegan")
+class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Constant for `epochs`, then linear towards zero over `decay_epochs`, in steps of an epoch.
+
+    In epoch e, counted from 1: `rate * (1 - max(0, e - epochs) / (decay_epochs + 1))`, the authors'
+    `linear` policy (section 7.1 of the paper: 100 + 100 epochs). It is never 0 within
+    `epochs + decay_epochs`, and stays 0 after it.
+
+    Args:
+        rate: the initial learning rate.
+        epochs: epochs at that rate.
+        decay_epochs: epochs of decay.
+        steps_per_epoch: optimizer steps in one epoch.
+
+    Call arguments:
+        step: optimizer steps done, from 0.
+
+    Returns:
+        The learning rate, a float32 scalar.
+
+    Raises:
+        ValueError: an argument is negative, or `steps_per_epoch` is 0.
+    """
+
+    def __init__(self, rate, epochs, decay_epochs, steps_per_epoch):
+        if min(rate, epochs, decay_epochs) < 0 or steps_per_epoch < 1:
+            raise ValueError(
+                f"LinearDecay({rate}, {epochs}, {decay_epochs}, {steps_per_epoch}): use a rate and "
+                "epochs of 0 or more, and 1 or more steps per epoch."
+            )
+        self.rate = rate
+        self.epochs = epochs
+        self.decay_epochs = decay_epochs
+        self.steps_per_epoch = steps_per_epoch
+
+    def __call__(self, step):
+        # Whole numbers as long as possible: float32 cannot count the steps of a long training.
+        epoch = tf.cast(step, tf.int64) // self.steps_per_epoch + 1
+        late = tf.cast(tf.maximum(epoch - self.epochs, 0), tf.float32)
+        return tf.maximum(self.rate * (1.0 - late / (self.decay_epochs + 1)), 0.0)
+
+    def get_config(self):
+        return {
+            "rate": self.rate,
+            "epochs": self.epochs,
+            "decay_epochs": self.decay_epochs,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
