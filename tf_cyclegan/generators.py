@@ -100,7 +100,7 @@ class ResNetGenerator(keras.Model):
         )
 
     def build(self, input_shape):
-        n, h, w, _ = input_shape
+        n, h, w, self.input_channels = input_shape
         bottom = (n, h and h // 4, w and w // 4, 4 * self.filters)
         self.encoder.build(input_shape)
         if self.blocks:
@@ -220,6 +220,7 @@ class UNetGenerator(keras.Model):
 
     def build(self, input_shape):
         n, h, w, c = input_shape
+        self.input_channels = c
         for level, (down, up) in enumerate(zip(self.down_blocks, self.up_blocks, strict=True)):
             size = (n, h and h // 2**level, w and w // 2**level)
             below = (n, h and h // 2 ** (level + 1), w and w // 2 ** (level + 1))

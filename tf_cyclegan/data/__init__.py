@@ -1,0 +1,175 @@
+"""From a data set's name or folder to batches `(real_a, real_b)`: float32 NHWC in [-1, 1].
+
+A picture is chosen, cropped and flipped by a pure function of the seed and of its place in the
+training, so a training that resumes at any step sees exactly what it would have seen.
+"""
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from tf_cyclegan.config import Config
+from tf_cyclegan.data.augment import ResizedPictures, augment, resize
+from tf_cyclegan.data.folders import load_folders
+from tf_cyclegan.data.pictures import DatasetError, PictureSet
+from tf_cyclegan.data.synthetic import SEASONS, landscape
+from tf_cyclegan.data.tfds import load_tfds
+
+SYNTHETIC_TRAIN = 400  # pictures of each season
+SYNTHETIC_TEST = 24
+
+
+def load_dataset(config: Config) -> dict[str, PictureSet]:
+    """Finds the pictures that the config names; they are read later, one by one.
+
+    Returns:
+        "trainA" and "trainB"; "testA" and "testB" where the data has them; and "truthA" and
+        "truthB", the true counterparts of the test pictures of that letter, where they are known
+        (the embedded data set).
+
+    Raises:
+        DatasetError: the data set is unknown, missing, empty or cannot be downloaded.
+    """
+    if config.synthetic:
+        return _synthetic(config.load_size)
+    if config.dataset:
+        if config.data_a or config.data_b:
+            raise DatasetError("dataset excludes data_a and data_b: give the one or the others")
+        sets = load_tfds(config.dataset, config.data_dir)
+    else:
+        sets = load_folders(config.data_dir, config.data_a, config.data_b)
+    channels = {"A": config.channels_a, "B": config.channels_b}
+    return {name: in_gray(s) if channels[name[-1]] == 1 else s for name, s in sets.items()}
+
+
+def in_gray(pictures: PictureSet) -> PictureSet:
+    """The same pictures with one channel, by the luma of ITU-R 601 as Pillow rounds it."""
+
+    def read(index):
+        gray = Image.fromarray(pictures.read(index)).convert("L")
+        return np.asarray(gray)[:, :, np.newaxis]
+
+    return PictureSet(pictures.names, read, pictures.size)
+
+
+def _synthetic(side):
+    """The embedded data set, drawn at `side` pixels; its training seasons show other scenes."""
+
+    def pictures(first, count, season):
+        return PictureSet(
+            names=tuple(f"landscape_{first + i:04d}.png" for i in range(count)),
+            read=lambda i: landscape(first + i, season, side, side),
+            size=lambda i: (side, side),
+        )
+
+    test = 2 * SYNTHETIC_TRAIN
+    return {
+        "trainA": pictures(0, SYNTHETIC_TRAIN, SEASONS["a"]),
+        "trainB": pictures(SYNTHETIC_TRAIN, SYNTHETIC_TRAIN, SEASONS["b"]),
+        "testA": pictures(test, SYNTHETIC_TEST, SEASONS["a"]),
+        "truthA": pictures(test, SYNTHETIC_TEST, SEASONS["b"]),
+        "testB": pictures(test + SYNTHETIC_TEST, SYNTHETIC_TEST, SEASONS["b"]),
+        "truthB": pictures(test + SYNTHETIC_TEST, SYNTHETIC_TEST, SEASONS["a"]),
+    }
+
+
+class TrainingData:
+    """The two training domains, ready to be drawn from at any step.
+
+    An epoch has as many pictures as the larger domain, in each domain's own random order. (The
+    authors draw b with replacement; here each domain runs through all its pictures before any
+    comes again.) The last batch of an epoch is filled up from the next round.
+
+    Args:
+        sets: from `load_dataset`.
+        config: a `Config`.
+        replicas: replicas in all, each with a batch of `config.batch_size`.
+
+    Attributes:
+        steps_per_epoch: steps that an epoch takes.
+        shape_a, shape_b: (h, w, c) of what is trained on; h and w None where they vary.
+
+    Raises:
+        DatasetError: a domain's pictures cannot be cropped, or vary in size where they must not.
+    """
+
+    def __init__(self, sets: dict[str, PictureSet], config: Config, replicas: int = 1):
+        self.a = ResizedPictures(sets["trainA"], config)
+        self.b = ResizedPictures(sets["trainB"], config)
+        self.config = config
+        self.global_batch = config.batch_size * replicas
+        self.steps_per_epoch = -(-max(len(self.a), len(self.b)) // self.global_batch)
+        self.shape_a = (*(self.a.shape or (None, None)), config.channels_a)
+        self.shape_b = (*(self.b.shape or (None, None)), config.channels_b)
+        if (config.batch_size > 1 or config.pool_size) and None in (self.a.shape, self.b.shape):
+            raise DatasetError(
+                f"--preprocess={config.preprocess} leaves these pictures in different sizes, which "
+                "cannot share a batch or a pool: use a preprocess with crop, or --batch_size=1 "
+                "--pool_size=0"
+            )
+
+    def batches(self, start: int, stop: int, replica: int = 0, replicas: int = 1):
+        """Batches for the steps from `start` to before `stop`.
+
+        Args:
+            start, stop: steps of the whole training, from 0.
+            replica, replicas: the first replica that is fed from here, and how many are: each
+                step gives one batch for each of them, in order.
+
+        Returns:
+            A `tf.data.Dataset` of `(real_a, real_b)`, float32 `[batch_size, h, w, c]` in [-1, 1].
+        """
+        batch = self.config.batch_size
+
+        def places(step):  # of this step's pictures in the whole training
+            first = step * self.global_batch + replica * batch
+            return tf.data.Dataset.range(first, first + replicas * batch)
+
+        def pair(place):
+            return (
+                self._picture(self.a, self.shape_a, place, stream=0),
+                self._picture(self.b, self.shape_b, place, stream=1),
+            )
+
+        dataset = tf.data.Dataset.range(start, stop).flat_map(places)
+        dataset = dataset.map(pair, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        dataset = dataset.batch(batch, drop_remainder=True)
+        return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def distributed(self, strategy: tf.distribute.Strategy, start: int, stop: int):
+        """`batches` for every replica of a strategy, whichever worker it is on."""
+
+        def worker(context):
+            replicas = context.num_replicas_in_sync // context.num_input_pipelines
+            first = context.input_pipeline_id * replicas
+            return self.batches(start, stop, first, replicas)
+
+        return strategy.distribute_datasets_from_function(worker)
+
+    def examples(self, sets, count: int = 4):
+        """A few pictures of each domain for sample sheets, of one size, uint8 `[h, w, c]`.
+
+        Args:
+            sets: from `load_dataset`; test pictures are taken where there are any.
+            count: at most so many.
+
+        Returns:
+            `(pictures_a, pictures_b)`, two lists of one length.
+        """
+        shown = [sets.get(f"test{d}", sets[f"train{d}"]) for d in "AB"]
+        count = min(count, *(len(pictures) for pictures in shown))
+        height, width = self.shape_a[:2] if None not in self.shape_a else (256, 256)
+        return [[resize(s.read(i), (height, width)) for i in range(count)] for s in shown]
+
+    def _picture(self, pictures, shape, place, stream):
+        """The picture of one domain at a place in the training, augmented."""
+        seed, count = 2 * self.config.seed + stream, len(pictures)
+        index = tf.random.experimental.index_shuffle(
+            place % count, seed=tf.stack([seed, place // count]), max_index=count - 1
+        )
+        picture = tf.numpy_function(pictures.__getitem__, [index], tf.uint8, stateful=False)
+        picture = tf.ensure_shape(picture, (None, None, shape[-1]))
+        # Another key than the order's, else one picture would always be cropped in one place.
+        key = tf.stack([tf.constant(seed + (1 << 32), tf.int64), place])
+        picture = augment(picture, pictures.crop, self.config.flip, key)
+        return tf.ensure_shape(picture, shape)

@@ -56,10 +56,10 @@ def load_tfds(
     # TFDS' ten retries keep a user without network waiting for three and a half minutes.
     downloader.MAX_RETRIES = 3
     builder = tfds.builder(name, data_dir=data_dir)
+    url = next(url for url in builder.url_infos if url.endswith(f"/{config}.zip"))
     try:
         builder.download_and_prepare()
     except Exception as error:  # requests, zipfile, gfile and TFDS each raise their own kinds
-        url = next(url for url in builder.url_infos if url.endswith(f"/{config}.zip"))
         cause = (str(error).splitlines() or [""])[0]
         raise DatasetError(
             f"{name} could not be downloaded or prepared ({type(error).__name__}: {cause}): "

@@ -1,0 +1,79 @@
+"""Train a CycleGAN.
+
+    python scripts/train.py                                   # embedded landscapes, minutes on a CPU
+    python scripts/train.py --dataset=cycle_gan/summer2winter_yosemite
+    python scripts/train.py --data_dir=my_photos              # with trainA/ and trainB/ in it
+    python scripts/train.py --data_a=photos --data_b=paintings --run_dir=runs/mine
+
+The same command again continues where the last checkpoint ends. Ctrl-C and SIGTERM save first.
+"""
+
+import sys
+
+import tyro
+
+from tf_cyclegan.config import DEMO, Config
+
+
+def main(config: Config) -> int:
+    import tensorflow as tf  # after --help, which needs none of it
+
+    from tf_cyclegan.build import make_cyclegan, make_strategy
+    from tf_cyclegan.callbacks import Checkpoints, LossLog, Samples, StopOnNonFinite
+    from tf_cyclegan.checkpoints import RunFolder
+    from tf_cyclegan.data import TrainingData, load_dataset
+
+    # === Data: everything is read, and so checked, before anything is written ===
+    config.check()
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = make_strategy(config.strategy)
+    sets = load_dataset(config)
+    print(f"Reading {len(sets['trainA'])} + {len(sets['trainB'])} pictures ...", flush=True)
+    data = TrainingData(sets, config, strategy.num_replicas_in_sync)
+    total = (config.epochs + config.decay_epochs) * data.steps_per_epoch
+    total = min(total, config.max_steps or total)
+
+    # === Model, and what an earlier process left of it ===
+    run = RunFolder(config.run_folder, config)
+    model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
+    with strategy.scope():
+        step = run.attach(model)
+    print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} an epoch", flush=True)
+
+    # === Training: whole epochs but for the first, if resumed in the middle, and the last ===
+    checkpoints = Checkpoints(run, config.save_every, config.save_minutes)
+    samples = Samples(run.path, *data.examples(sets), config.sample_every)
+    callbacks = [StopOnNonFinite(), LossLog(run.path, step), samples, checkpoints]
+    while step < total and not checkpoints.stopped_by:
+        epoch, done = divmod(step, data.steps_per_epoch)
+        steps = min(data.steps_per_epoch - done, total - step)
+        epochs = 1 if done else max((total - step) // data.steps_per_epoch, 1)
+        model.fit(
+            data.distributed(strategy, step, step + epochs * steps),
+            initial_epoch=epoch,
+            epochs=epoch + epochs,
+            steps_per_epoch=steps,
+            shuffle=False,  # the data set has its own order
+            callbacks=callbacks,
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+        step = int(model.step)
+    run.save()
+    if checkpoints.stopped_by:
+        print(f"Stopped at step {step} of {total}; the same command continues.")
+        return 128 + checkpoints.stopped_by
+
+    # === What came of it ===
+    print(f"Done. Samples: {samples.draw()}   Generators: {run.path}/a2b.keras, b2a.keras")
+    return 0
+
+
+if __name__ == "__main__":
+    config = tyro.cli(Config, description=__doc__, use_underscores=True)
+    if config.synthetic:
+        config = tyro.cli(Config, default=DEMO, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(config))
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")

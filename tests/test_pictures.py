@@ -1,0 +1,359 @@
+import io
+import os
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_cyclegan.data import pictures
+from tf_cyclegan.data.pictures import (
+    PictureError,
+    PictureSet,
+    decode_picture,
+    encoded_size,
+    picture_size,
+    read_picture,
+    to_float,
+    to_uint8,
+    write_picture,
+)
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+NAMES = ["été.jpg", "夏.png", "зима 1.JPG", "a.jpeg", "a.webp", "a.bmp", "a.gif", "a.tif", "a.TIFF"]
+
+
+@pytest.fixture
+def noise():
+    return np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def encode(image, kind, **options):
+    """The bytes of a Pillow image, or of an array, in one of Pillow's formats."""
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def ramp():
+    """uint16 [4, 5] from black to white, with values that truncation would round down."""
+    return np.array([0, 128, 129, 256, 257, 30000, 65400, 65535] * 2 + [1, 2, 3, 4], ">u2").reshape(
+        4, 5
+    )
+
+
+def assert_one_line(error):
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lossless_kinds_decode_exactly(noise, kind, channels):
+    picture = noise if channels == 3 else noise[:, :, :1]
+    data = encode(picture if channels == 3 else picture[:, :, 0], kind)
+    np.testing.assert_array_equal(decode_picture(data, channels=channels), picture)
+
+
+def test_webp_and_gif_decode(noise):
+    np.testing.assert_array_equal(decode_picture(encode(noise, "WEBP", lossless=True)), noise)
+    frames = [Image.new("RGB", (3, 2), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode_picture(data), np.full((2, 3, 3), RED, np.uint8))
+
+
+def test_contents_count_and_not_the_name(tmp_path, noise):
+    path = tmp_path / "png inside.jpg"
+    path.write_bytes(encode(noise, "PNG"))
+    np.testing.assert_array_equal(read_picture(path), noise)
+
+
+def test_gray_and_rgb_convert_into_each_other(noise):
+    gray = np.array(Image.fromarray(noise).convert("L"))
+    np.testing.assert_array_equal(
+        decode_picture(encode(noise, "PNG"), channels=1), gray[:, :, np.newaxis]
+    )
+    np.testing.assert_array_equal(
+        decode_picture(encode(gray, "PNG")), np.repeat(gray[:, :, np.newaxis], 3, axis=2)
+    )
+    with pytest.raises(ValueError, match="channels must be 1 .* or 3"):
+        decode_picture(encode(noise, "PNG"), channels=4)
+
+
+# Where row 0, column 0 of the stored 2 x 3 picture lies in the upright one: (shape, marker).
+UPRIGHT = {
+    1: ((2, 3), (0, 0)),
+    2: ((2, 3), (0, 2)),
+    3: ((2, 3), (1, 2)),
+    4: ((2, 3), (1, 0)),
+    5: ((3, 2), (0, 0)),
+    6: ((3, 2), (0, 1)),
+    7: ((3, 2), (2, 1)),
+    8: ((3, 2), (2, 0)),
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_honoured(tmp_path, kind, orientation):
+    shape, marker = UPRIGHT[orientation]
+    stored = np.zeros((32, 48), np.uint8)  # blocks of 16 keep the marker clear of JPEG's losses
+    stored[:16, :16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "picture"
+    path.write_bytes(encode(stored, kind, exif=exif))
+
+    blocks = read_picture(path, channels=1)[8::16, 8::16, 0]
+    assert blocks.shape == shape
+    assert [tuple(place) for place in np.argwhere(blocks > 128)] == [marker]
+    assert picture_size(path) == encoded_size(path.read_bytes()) == (shape[0] * 16, shape[1] * 16)
+
+
+def test_orientation_is_applied_to_16_bit_gray_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(ramp().astype("<u2"), "PNG", exif=exif)
+    upright = np.rot90(np.rint(ramp() / 257).astype(np.uint8), -1)
+    np.testing.assert_array_equal(decode_picture(data, channels=1)[:, :, 0], upright)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0no exif at all", b"Exif\0\0MM\0*\0\0\0\x08\0\x10cut"])
+def test_damaged_exif_does_not_cost_the_picture(noise, exif):
+    assert decode_picture(encode(noise, "JPEG", exif=exif)).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_16_bit_gray_is_scaled_not_clipped(kind, order):
+    values = np.arange(65536, dtype=order).reshape(256, 256)
+    decoded = decode_picture(encode(values, kind), channels=1)[:, :, 0]
+    np.testing.assert_array_equal(decoded, (values.astype(int) + 128) // 257)
+
+
+def test_32_bit_gray_within_16_bits_is_scaled_and_beyond_is_refused():
+    data = encode(ramp().astype(np.int32), "TIFF")
+    assert Image.open(io.BytesIO(data)).mode == "I"
+    np.testing.assert_array_equal(
+        decode_picture(data, channels=1)[:, :, 0], np.rint(ramp() / 257).astype(np.uint8)
+    )
+    for outside in (-1, 65536):
+        with pytest.raises(PictureError, match="not within 0 to 65535"):
+            decode_picture(encode(np.array([[0, outside]], np.int32), "TIFF"))
+
+
+def test_float_gray_from_0_to_1_is_scaled_and_beyond_is_refused():
+    values = np.array([[0, 0.2, 0.5019, 1]], np.float32)
+    np.testing.assert_array_equal(
+        decode_picture(encode(values, "TIFF"), channels=1)[:, :, 0], [[0, 51, 128, 255]]
+    )
+    for outside in (-0.1, 1.1, np.nan):
+        with pytest.raises(PictureError, match="not within 0 to 1"):
+            decode_picture(encode(np.array([[0, outside]], np.float32), "TIFF"))
+
+
+def test_alpha_is_composited_on_white():
+    pixels = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)
+    expected = [[RED, WHITE, (204, 204, 204)]]
+    np.testing.assert_array_equal(decode_picture(encode(pixels, "PNG")), expected)
+    gray = Image.fromarray(pixels[:, :, [1, 3]])
+    assert gray.mode == "LA"
+    np.testing.assert_array_equal(
+        decode_picture(encode(gray, "PNG"), channels=1)[:, :, 0], [[0, 255, 204]]
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+@pytest.mark.parametrize("transparency", [None, 1])
+def test_palette(kind, transparency):
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([*RED, 0, 0, 255])
+    options = {} if transparency is None else {"transparency": transparency}
+    second = (0, 0, 255) if transparency is None else WHITE
+    np.testing.assert_array_equal(decode_picture(encode(image, kind, **options)), [[RED, second]])
+
+
+def test_palette_with_graded_transparency_gives_no_warning():
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([*RED, 0, 0, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decoded = decode_picture(encode(image, "PNG", transparency=bytes([255, 51])))
+    np.testing.assert_array_equal(decoded, [[RED, (204, 204, 204)]])
+
+
+def test_transparent_colour_of_rgb_and_gray():
+    rgb = Image.fromarray(np.array([[RED, (0, 0, 255)]], np.uint8))
+    np.testing.assert_array_equal(
+        decode_picture(encode(rgb, "PNG", transparency=(0, 0, 255))), [[RED, WHITE]]
+    )
+    gray = Image.fromarray(np.array([[10, 20]], np.uint8))
+    np.testing.assert_array_equal(
+        decode_picture(encode(gray, "PNG", transparency=20), channels=1)[:, :, 0], [[10, 255]]
+    )
+
+
+def test_1_bit():
+    image = Image.fromarray(np.array([[0, 255, 0]], np.uint8)).convert("1")
+    for kind in ("PNG", "BMP", "TIFF"):
+        decoded = decode_picture(encode(image, kind), channels=1)
+        np.testing.assert_array_equal(decoded[:, :, 0], [[0, 255, 0]])
+
+
+def test_cmyk_jpeg():
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    decoded = decode_picture(encode(cyan, "JPEG", quality=100)).astype(int)
+    np.testing.assert_allclose(decoded, np.full((16, 16, 3), (0, 255, 255)), atol=3)
+
+
+def test_1x1(tmp_path):
+    write_picture(tmp_path / "a.png", np.full((1, 1, 3), 7, np.uint8))
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), [[[7, 7, 7]]])
+    assert picture_size(tmp_path / "a.png") == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_truncated_files_are_errors(noise, kind):
+    data = encode(noise, kind)
+    for length in (len(data) // 2, len(data) * 9 // 10):
+        with pytest.raises(PictureError, match="cut short: ") as error:
+            decode_picture(data[:length], "cut short")
+        assert_one_line(error)
+
+
+def test_damaged_bytes_are_errors(noise):
+    data = bytearray(encode(noise, "PNG"))
+    data[len(data) // 2] ^= 255
+    with pytest.raises(PictureError, match="cannot be decoded .*remove it"):
+        decode_picture(bytes(data))
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture, but text", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
+def test_files_that_are_no_pictures_are_errors(tmp_path, data):
+    path = tmp_path / "text.jpg"
+    path.write_bytes(data)
+    for read in (read_picture, picture_size):
+        with pytest.raises(PictureError, match=r"text\.jpg: .*remove") as error:
+            read(path)
+        assert_one_line(error)
+
+
+def test_other_formats_are_not_opened(noise):
+    for kind in ("PPM", "ICO", "EPS"):
+        with pytest.raises(PictureError, match="no JPEG, PNG"):
+            decode_picture(encode(noise, kind))
+
+
+def test_missing_files_and_folders_are_errors(tmp_path):
+    for path in (tmp_path / "missing.jpg", tmp_path, tmp_path / ("long" * 100 + ".jpg")):
+        for read in (read_picture, picture_size):
+            with pytest.raises(PictureError, match="no such file|cannot be read") as error:
+                read(path)
+            assert_one_line(error)
+
+
+@pytest.mark.parametrize("size", [(10000, 6000), (12000, 9000), (20000, 10000)])
+def test_too_many_pixels_are_refused_by_the_header(monkeypatch, size):
+    """60 megapixels, 108 (where Pillow warns), and 200 (where Pillow raises)."""
+    data = encode(Image.new("1", size), "PNG")
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("pixels were decoded"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(PictureError, match="huge: .*pixels.*scale it down") as error:
+            decode_picture(data, "huge")
+    assert_one_line(error)
+
+
+def test_max_pixels_is_inclusive(noise):
+    data = encode(noise, "PNG")
+    assert decode_picture(data, max_pixels=600).shape == (20, 30, 3)
+    with pytest.raises(PictureError, match="30 x 20 is more than 599 pixels"):
+        decode_picture(data, max_pixels=599)
+
+
+def test_size_decodes_no_pixels(tmp_path, noise):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(noise, "PNG")[:60])  # header and the beginning of the pixels
+    assert picture_size(path) == (20, 30)
+
+
+def test_too_many_bytes_are_refused_before_reading(tmp_path):
+    path = tmp_path / "large.bmp"
+    path.touch()
+    os.truncate(path, pictures.MAX_BYTES + 1)  # sparse: takes no space
+    with pytest.raises(PictureError, match="large.bmp: .* bytes are more than"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_write_then_read(tmp_path, name, channels):
+    picture = np.full((20, 30, channels), 200, np.uint8)
+    picture[5:] = 40
+    write_picture(tmp_path / name, picture)
+    read = read_picture(tmp_path / name, channels)
+    tolerance = 2 if "j" in name.lower() else 0
+    np.testing.assert_allclose(read.astype(int), picture.astype(int), atol=tolerance)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert Image.open(tmp_path / name).format == pictures.SUFFIXES[os.path.splitext(name)[1].lower()]
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tif"])
+def test_lossless_suffixes(tmp_path, noise, suffix):
+    write_picture(tmp_path / f"a.{suffix}", noise)
+    np.testing.assert_array_equal(read_picture(tmp_path / f"a.{suffix}"), noise)
+
+
+def test_jpeg_keeps_colour_detail(tmp_path, noise):
+    write_picture(tmp_path / "a.jpg", noise)
+    assert np.abs(read_picture(tmp_path / "a.jpg").astype(int) - noise).mean() < 4
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, noise, monkeypatch):
+    write_picture(tmp_path / "a.png", noise)
+
+    def save_half(image, path, kind):
+        path.write_bytes(b"half")
+        raise OSError("disk\nfull")
+
+    monkeypatch.setattr(Image.Image, "save", save_half)
+    with pytest.raises(PictureError, match="cannot be written .*disk full") as error:
+        write_picture(tmp_path / "a.png", noise[::-1])
+    assert_one_line(error)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), noise)
+
+
+def test_what_cannot_be_written_is_an_error(tmp_path, noise):
+    for path in (tmp_path / "missing" / "a.png", tmp_path / "a.xyz", tmp_path / "a"):
+        with pytest.raises(PictureError, match="cannot be written|unknown suffix"):
+            write_picture(path, noise)
+    (tmp_path / "file").touch()
+    with pytest.raises(PictureError, match="cannot be written"):
+        write_picture(tmp_path / "file" / "a.png", noise)
+    for picture in (noise / 255, noise[:, :, 0], noise[:, :, :2], noise[:0]):
+        with pytest.raises(ValueError, match="must be uint8"):
+            write_picture(tmp_path / "a.png", picture)
+
+
+def test_float_round_trip_is_exact():
+    levels = np.arange(256, dtype=np.uint8)
+    floats = to_float(levels)
+    assert floats.dtype == np.float32
+    assert floats[0] == -1 and floats[255] == 1
+    np.testing.assert_array_equal(to_uint8(floats), levels)
+    with pytest.raises(ValueError, match="uint8"):
+        to_float(floats)
+
+
+def test_to_uint8_rounds_and_clips():
+    levels = np.array([-3, 0.4, 0.6, 99.4, 99.6, 254.6, 300])
+    converted = to_uint8((levels / 127.5 - 1).reshape(1, 7, 1))
+    assert converted.dtype == np.uint8 and converted.shape == (1, 7, 1)
+    np.testing.assert_array_equal(converted.ravel(), [0, 0, 1, 99, 100, 255, 255])
+
+
+def test_picture_set_has_a_length():
+    assert len(PictureSet(names=("a", "b"), read=lambda i: i, size=lambda i: (i, i))) == 2

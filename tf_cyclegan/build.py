@@ -1,0 +1,111 @@
+"""The one place where the config becomes networks, optimizers and pools."""
+
+import keras
+import tensorflow as tf
+
+from tf_cyclegan.config import Config
+from tf_cyclegan.cyclegan import CycleGAN, image_pools
+from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
+from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
+from tf_cyclegan.schedules import LinearDecay
+
+
+def make_strategy(name: str) -> tf.distribute.Strategy:
+    """The strategy of a name in `Config.strategy`.
+
+    "auto" takes every visible GPU, else the CPU; "one" the first GPU, else the CPU; "mirrored" all
+    GPUs, else all logical CPUs; "multiworker" the cluster that TF_CONFIG describes.
+    """
+    gpus = len(tf.config.list_logical_devices("GPU"))
+    if name == "multiworker":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "mirrored" or (name == "auto" and gpus > 1):
+        kind = "GPU" if gpus else "CPU"
+        return tf.distribute.MirroredStrategy(
+            [device.name for device in tf.config.list_logical_devices(kind)]
+        )
+    return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
+
+
+def make_generator(config: Config, channels_in: int, channels_out: int) -> keras.Model:
+    """A built generator, in the config's precision."""
+    if config.generator == "unet":
+        network = UNetGenerator(
+            config.filters,
+            config.depth,
+            channels_out,
+            config.norm,
+            config.dropout,
+            dtype=config.precision,
+        )
+    else:
+        network = ResNetGenerator(
+            config.filters,
+            config.blocks,
+            channels_out,
+            config.upsampling,
+            config.norm,
+            config.dropout,
+            dtype=config.precision,
+        )
+    network.build((None, None, None, channels_in))
+    return network
+
+
+def make_discriminator(config: Config, channels: int) -> keras.Model:
+    """A built discriminator, in the config's precision."""
+    if config.discriminator == "pixel":
+        network = PixelDiscriminator(config.d_filters, config.norm, dtype=config.precision)
+    else:
+        network = PatchDiscriminator(
+            config.d_filters, config.d_layers, config.norm, dtype=config.precision
+        )
+    network.build((None, None, None, channels))
+    return network
+
+
+def make_cyclegan(
+    config: Config, strategy: tf.distribute.Strategy, shape_a, shape_b, steps_per_epoch: int
+) -> CycleGAN:
+    """A compiled CycleGAN whose weights follow from the config's seed.
+
+    Args:
+        config: a `Config`.
+        strategy: that it will train under.
+        shape_a, shape_b: (h, w, c) of what is trained on; known where there is a pool.
+        steps_per_epoch: for the learning rate's schedule.
+    """
+
+    def optimizer():
+        rate = LinearDecay(
+            config.learning_rate, config.epochs, config.decay_epochs, steps_per_epoch
+        )
+        # Keras' epsilon of 1e-7 is not the authors' 1e-8.
+        adam = keras.optimizers.Adam(rate, beta_1=config.beta_1, beta_2=0.999, epsilon=1e-8)
+        if config.precision == "mixed_float16":
+            return keras.optimizers.LossScaleOptimizer(adam)
+        return adam
+
+    keras.utils.set_random_seed(config.seed)
+    pool_a, pool_b = image_pools(strategy, config.pool_size, shape_a, shape_b, config.seed)
+    with strategy.scope():
+        model = CycleGAN(
+            a2b=make_generator(config, config.channels_a, config.channels_b),
+            b2a=make_generator(config, config.channels_b, config.channels_a),
+            d_a=make_discriminator(config, config.channels_a),
+            d_b=make_discriminator(config, config.channels_b),
+            pool_a=pool_a,
+            pool_b=pool_b,
+            seed=config.seed,
+        )
+        model.compile(
+            optimizer(),
+            optimizer(),
+            adversarial=config.adversarial,
+            lambda_adversarial=config.lambda_adversarial,
+            lambda_cycle_a=config.lambda_cycle_a,
+            lambda_cycle_b=config.lambda_cycle_b,
+            lambda_identity=config.lambda_identity,
+            jit_compile=config.jit_compile,
+        )
+    return model

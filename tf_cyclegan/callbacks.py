@@ -1,0 +1,190 @@
+"""What happens beside the training steps: logs, sample sheets, checkpoints, and stopping."""
+
+import csv
+import math
+import os
+import signal
+import time
+from pathlib import Path
+
+import keras
+import matplotlib
+import numpy as np
+import tensorflow as tf
+
+from tf_cyclegan.checkpoints import RunFolder
+from tf_cyclegan.data.pictures import to_float, to_uint8, write_picture
+from tf_cyclegan.sheets import COLUMNS, picture_sheet
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402  (the line above decides what this opens)
+
+BOARD_EVERY = 10  # steps between the scalars that TensorBoard gets; the CSV has every step
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Ends the training at the first loss that is NaN or infinite, naming it and the step.
+
+    Raises:
+        FloatingPointError: from `fit`; the last checkpoint is from before it.
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        for name, value in logs.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} at step {int(self.model.step)}: try a lower "
+                    "--learning_rate, or --precision=float32; the last checkpoint is from before."
+                )
+
+
+class LossLog(keras.callbacks.Callback):
+    """Every step's losses to losses.csv, some to TensorBoard, and a plot of them.
+
+    Args:
+        run_dir: the run folder.
+        step: steps done so far; rows after it, of a training that was killed, are dropped.
+    """
+
+    def __init__(self, run_dir: Path, step: int):
+        super().__init__()
+        self.path = Path(run_dir) / "losses.csv"
+        self.plot_path = Path(run_dir) / "losses.png"
+        self.board = tf.summary.create_file_writer(str(Path(run_dir) / "logs"))
+        rows = read_losses(self.path) if self.path.exists() else []
+        self.rows_before = [row for row in rows if row["step"] <= step]
+        self.file = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(self.model.step)
+        if self.file is None:
+            self.file = open(self.path, "w", newline="")
+            self.writer = csv.DictWriter(self.file, ["step", *logs])
+            self.writer.writeheader()
+            self.writer.writerows(self.rows_before)
+        self.writer.writerow({"step": step} | {k: f"{float(v):.6g}" for k, v in logs.items()})
+        if step % BOARD_EVERY == 0:
+            self.file.flush()
+            with self.board.as_default(step=step):
+                for name, value in logs.items():
+                    tf.summary.scalar(name, value)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.file.flush()
+        self.board.flush()
+        plot_losses(read_losses(self.path), self.plot_path)
+
+
+def read_losses(path) -> list[dict[str, float]]:
+    """The rows of a losses.csv; a last row that a killed process left half-written is dropped."""
+    with open(path, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    return [{k: float(v) for k, v in row.items()} | {"step": int(row["step"])} for row in rows]
+
+
+def plot_losses(rows, path):
+    """Draws every loss over the steps, as means over a hundredth of the training each.
+
+    Args:
+        rows: from `read_losses`.
+        path: the PNG to write.
+    """
+    names = [name for name in rows[0] if name not in ("step", "learning_rate")]
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    parts = [part for part in np.array_split(np.arange(len(rows)), 100) if len(part)]
+    steps = [rows[part[-1]]["step"] for part in parts]
+    for name in names:
+        axes.plot(steps, [np.mean([rows[i][name] for i in part]) for part in parts], label=name)
+    axes.set(xlabel="step", ylabel="loss, weighted", yscale="log")
+    axes.legend(ncols=2)
+    part = Path(path).with_suffix(".part.png")
+    figure.savefig(part, dpi=100)
+    pyplot.close(figure)
+    os.replace(part, path)
+
+
+class Samples(keras.callbacks.Callback):
+    """Draws the same few pictures every `every` steps: translated, cycled, identity, both ways.
+
+    Args:
+        run_dir: the run folder; sheets go to samples/, and to TensorBoard.
+        pictures_a, pictures_b: uint8 `[h, w, c]`, as many of each, all of one size.
+        every: steps between sheets; 0 for none but the one at the end of the training.
+    """
+
+    def __init__(self, run_dir: Path, pictures_a, pictures_b, every: int):
+        super().__init__()
+        self.folder = Path(run_dir) / "samples"
+        self.folder.mkdir(exist_ok=True)
+        self.board = tf.summary.create_file_writer(str(Path(run_dir) / "logs"))
+        self.pictures_a, self.pictures_b = pictures_a, pictures_b
+        self.every = every
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.every and int(self.model.step) % self.every == 0:
+            self.draw()
+
+    def draw(self) -> Path:
+        """Writes the sheet of this step, and returns its path."""
+        step = int(self.model.step)
+        columns: dict[str, list] = {name: [] for name in COLUMNS}
+        for a, b in zip(self.pictures_a, self.pictures_b, strict=True):
+            for name, picture in both_ways(self.model, a, b).items():
+                columns[name].append(picture)
+        columns = {name: column for name, column in columns.items() if column}
+        side = max(self.pictures_a[0].shape[:2])
+        sheet = picture_sheet(columns, scale=max(1, 128 // side))
+        path = self.folder / f"step_{step:07d}.png"
+        write_picture(path, sheet)
+        with self.board.as_default(step=step):
+            tf.summary.image("samples", sheet[np.newaxis])
+        self.board.flush()
+        return path
+
+
+def both_ways(model, real_a, real_b) -> dict[str, np.ndarray]:
+    """Two pictures, uint8 `[h, w, c]`, and all that the generators make of them, by name."""
+    a, b = to_float(real_a)[np.newaxis], to_float(real_b)[np.newaxis]
+    fake_b, fake_a = model.a2b(a), model.b2a(b)
+    made = {"fake_b": fake_b, "cycle_a": model.b2a(fake_b)}
+    made |= {"fake_a": fake_a, "cycle_b": model.a2b(fake_a)}
+    if a.shape[-1] == b.shape[-1]:
+        made |= {"same_a": model.b2a(a), "same_b": model.a2b(b)}
+    pictures = {name: to_uint8(image.numpy()[0]) for name, image in made.items()}
+    return {"real_a": real_a, "real_b": real_b} | pictures
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Saves every so many steps or minutes, and after a signal to stop.
+
+    SIGTERM and Ctrl-C let the step end; `stopped_by` then holds the signal's number. A second one
+    ends the process at once.
+
+    Args:
+        run: the `RunFolder`, attached to the model.
+        every: steps between checkpoints, 0 for none by steps.
+        minutes: minutes after which one is due, 0 for none by time.
+    """
+
+    def __init__(self, run: RunFolder, every: int, minutes: float):
+        super().__init__()
+        self.run = run
+        self.every = every
+        self.minutes = minutes
+        self.last = time.monotonic()
+        self.stopped_by = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number, frame):
+        self.stopped_by = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def on_train_batch_end(self, batch, logs=None):
+        by_steps = self.every and int(self.model.step) % self.every == 0
+        by_time = self.minutes and time.monotonic() - self.last > 60 * self.minutes
+        if by_steps or by_time:
+            self.run.save()
+            self.last = time.monotonic()
+        if self.stopped_by:
+            self.model.stop_training = True

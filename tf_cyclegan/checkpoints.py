@@ -1,0 +1,154 @@
+"""The run folder: what a training leaves behind, and how it continues.
+
+    config.json              every setting
+    checkpoints/             the last few, of everything that a step reads or changes
+    logs/  losses.csv  losses.png  samples/
+    a2b.keras  b2a.keras     the generators as of the last checkpoint, float32
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import tensorflow as tf
+
+from tf_cyclegan.config import Config
+
+# What may differ between a training and its continuation: the rest would make it another one.
+MAY_CHANGE = {
+    "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "cache", "run_dir",
+    "resume", "sample_every", "save_every", "save_minutes", "keep_checkpoints",
+}  # fmt: skip
+
+
+class RunFolder:
+    """A training's folder, new or continued.
+
+    Args:
+        path: the folder; made if it is not there.
+        config: of this training.
+        chief: whether this process writes what is not its own checkpoint.
+        task: this worker's number; each keeps checkpoints of its own, since pools differ.
+
+    Raises:
+        ValueError: the folder belongs to a training with other settings, holds one while
+            `config.resume` is off, or cannot be written.
+    """
+
+    def __init__(self, path: Path, config: Config, chief: bool = True, task: int = 0):
+        self.path = Path(path)
+        self.chief = chief
+        self.keep = config.keep_checkpoints
+        self.checkpoints = self.path / "checkpoints" / (f"worker_{task}" if task else "chief")
+        saved = self.path / "config.json"
+        if saved.exists():
+            self._check_same(config, read_config(self.path))
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            if chief:
+                write_text(saved, config.to_json())
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be written: {error.strerror}.") from None
+
+    def _check_same(self, config, before):
+        old, new = dataclasses.asdict(before), dataclasses.asdict(config)
+        changed = [k for k in old if old[k] != new[k] and k not in MAY_CHANGE]
+        if changed:
+            was = ", ".join(f"--{k}={old[k]}, now {new[k]}" for k in changed)
+            raise ValueError(
+                f"{self.path} holds a training with other settings ({was}): use another --run_dir, "
+                "or the settings it has."
+            )
+        if not config.resume and tf.train.latest_checkpoint(self.checkpoints):
+            raise ValueError(
+                f"{self.path} holds a training already: leave --no_resume out to continue it, or "
+                "use another --run_dir."
+            )
+
+    def attach(self, model) -> int:
+        """Names what is saved, and restores the last checkpoint if there is one.
+
+        Args:
+            model: a compiled `CycleGAN`, in the scope of its strategy.
+
+        Returns:
+            The steps done so far.
+
+        Raises:
+            ValueError: the checkpoint does not fit the model.
+        """
+        self.model = model
+        checkpoint = tf.train.Checkpoint(
+            a2b=model.a2b,
+            b2a=model.b2a,
+            d_a=model.d_a,
+            d_b=model.d_b,
+            generator_optimizer=model.generator_optimizer,
+            discriminator_optimizer=model.discriminator_optimizer,
+            pool_a=tf.train.Checkpoint(**_by_replica(model.pool_a)),
+            pool_b=tf.train.Checkpoint(**_by_replica(model.pool_b)),
+            step=model.step,
+        )
+        self.manager = tf.train.CheckpointManager(checkpoint, self.checkpoints, self.keep)
+        if self.manager.latest_checkpoint:
+            try:
+                status = checkpoint.restore(self.manager.latest_checkpoint)
+                status.assert_existing_objects_matched()
+            except (AssertionError, ValueError, tf.errors.OpError) as error:
+                reason = str(error).split("\n")[0][:200]
+                raise ValueError(
+                    f"{self.manager.latest_checkpoint} does not fit this training ({reason}): use "
+                    "another --run_dir."
+                ) from None
+        return int(model.step)
+
+    def save(self):
+        """Saves everything; a process killed meanwhile leaves the checkpoint before it whole."""
+        step = int(self.model.step)
+        if self.manager.latest_checkpoint and self.manager.latest_checkpoint.endswith(f"-{step}"):
+            return
+        self.manager.save(checkpoint_number=step)
+        if self.chief:
+            save_generator(self.model.a2b, self.path / "a2b.keras")
+            save_generator(self.model.b2a, self.path / "b2a.keras")
+
+
+def _by_replica(pools):
+    return {f"replica_{number}": pool for number, pool in enumerate(pools)}
+
+
+def read_config(run_dir) -> Config:
+    """The settings of a run folder.
+
+    Raises:
+        ValueError: it is no run folder, or its config.json is damaged.
+    """
+    path = Path(run_dir) / "config.json"
+    try:
+        return Config.from_json(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{run_dir} is no run folder: it has no config.json.") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def save_generator(generator, path):
+    """Saves a generator as a float32 `.keras` file, which any later use can load as it is.
+
+    Args:
+        generator: built; of any dtype policy.
+        path: the file, replaced in one move once it is whole.
+    """
+    single = type(generator).from_config(generator.get_config() | {"dtype": "float32"})
+    single.build_from_config(generator.get_build_config())
+    single.set_weights(generator.get_weights())
+    part = Path(path).with_suffix(".part.keras")
+    single.save(part)
+    os.replace(part, path)
+
+
+def write_text(path, text):
+    """Writes a text file whole or not at all."""
+    part = Path(f"{path}.part")
+    part.write_text(text)
+    os.replace(part, path)
