@@ -1,8 +1,8 @@
 """Train a CycleGAN.
 
-    python scripts/train.py                                   # embedded landscapes, minutes on a CPU
+    python scripts/train.py                       # embedded landscapes, minutes on a CPU
     python scripts/train.py --dataset=cycle_gan/summer2winter_yosemite
-    python scripts/train.py --data_dir=my_photos              # with trainA/ and trainB/ in it
+    python scripts/train.py --data_dir=my_photos  # with trainA/ and trainB/ in it
     python scripts/train.py --data_a=photos --data_b=paintings --run_dir=runs/mine
 
 The same command again continues where the last checkpoint ends. Ctrl-C and SIGTERM save first.
@@ -22,6 +22,8 @@ def main(config: Config) -> int:
     from tf_cyclegan.callbacks import Checkpoints, LossLog, Samples, StopOnNonFinite
     from tf_cyclegan.checkpoints import RunFolder
     from tf_cyclegan.data import TrainingData, load_dataset
+    from tf_cyclegan.metrics import score_translations
+    from tf_cyclegan.translate import translator
 
     # === Data: everything is read, and so checked, before anything is written ===
     config.check()
@@ -35,8 +37,8 @@ def main(config: Config) -> int:
     total = min(total, config.max_steps or total)
 
     # === Model, and what an earlier process left of it ===
-    run = RunFolder(config.run_folder, config)
     model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
+    run = RunFolder(config.run_folder, config)
     with strategy.scope():
         step = run.attach(model)
     print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} an epoch", flush=True)
@@ -65,6 +67,13 @@ def main(config: Config) -> int:
         return 128 + checkpoints.stopped_by
 
     # === What came of it ===
+    for direction, domain in (("a2b", "A"), ("b2a", "B")):
+        if f"truth{domain}" in sets:
+            translate = translator(getattr(model, direction))
+            real, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
+            after, before = score_translations(translate, real, truth)
+            print(f"{direction}: distance to the truth, {len(real)} test pictures (untranslated):")
+            print("   ", "   ".join(f"{k} {after[k]:.3f} ({before[k]:.3f})" for k in after))
     print(f"Done. Samples: {samples.draw()}   Generators: {run.path}/a2b.keras, b2a.keras")
     return 0
 

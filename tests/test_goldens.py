@@ -166,8 +166,9 @@ def test_training_steps_in_float64(case, float64):
         expected = under(arrays, f"step{step}/loss/")
         assert len(expected) == 9
         for name, value in expected.items():
-            ours = float(losses.get(LOSSES.get(name, name), 0.0))  # a term of weight 0 is left out
-            # From the second update on, the float32 slope that TensorFlow keeps for LeakyReLU shows.
+            # A term of weight 0 is left out.
+            ours = float(losses.get(LOSSES.get(name, name), 0.0))
+            # After two updates the float32 slope that TensorFlow keeps for LeakyReLU shows.
             tolerance = 1e-8 if step < 2 else 1e-7
             assert ours == pytest.approx(float(value), rel=tolerance), (step, name)
         if step > 0:

@@ -120,8 +120,11 @@ def test_orientation_is_applied_to_16_bit_gray_too():
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0no exif at all", b"Exif\0\0MM\0*\0\0\0\x08\0\x10cut"])
-def test_damaged_exif_does_not_cost_the_picture(noise, exif):
-    assert decode_picture(encode(noise, "JPEG", exif=exif)).shape == (20, 30, 3)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_does_not_cost_the_picture(noise, kind, exif):
+    data = encode(noise, kind, exif=exif)
+    assert decode_picture(data).shape == (20, 30, 3)
+    assert encoded_size(data) == (20, 30)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -229,7 +232,9 @@ def test_damaged_bytes_are_errors(noise):
         decode_picture(bytes(data))
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture, but text", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"no picture, but text", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]
+)
 def test_files_that_are_no_pictures_are_errors(tmp_path, data):
     path = tmp_path / "text.jpg"
     path.write_bytes(data)
@@ -296,7 +301,8 @@ def test_write_then_read(tmp_path, name, channels):
     tolerance = 2 if "j" in name.lower() else 0
     np.testing.assert_allclose(read.astype(int), picture.astype(int), atol=tolerance)
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert Image.open(tmp_path / name).format == pictures.SUFFIXES[os.path.splitext(name)[1].lower()]
+    with Image.open(tmp_path / name) as image:
+        assert image.format == pictures.SUFFIXES[os.path.splitext(name)[1].lower()]
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tif"])

@@ -58,27 +58,26 @@ class LossLog(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         step = int(self.model.step)
         if self.file is None:
-            self.file = open(self.path, "w", newline="")
+            # Line by line: a row is on the disk before a checkpoint of its step is.
+            self.file = open(self.path, "w", newline="", buffering=1)
             self.writer = csv.DictWriter(self.file, ["step", *logs])
             self.writer.writeheader()
             self.writer.writerows(self.rows_before)
         self.writer.writerow({"step": step} | {k: f"{float(v):.6g}" for k, v in logs.items()})
         if step % BOARD_EVERY == 0:
-            self.file.flush()
             with self.board.as_default(step=step):
                 for name, value in logs.items():
                     tf.summary.scalar(name, value)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.file.flush()
         self.board.flush()
         plot_losses(read_losses(self.path), self.plot_path)
 
 
 def read_losses(path) -> list[dict[str, float]]:
     """The rows of a losses.csv; a last row that a killed process left half-written is dropped."""
-    with open(path, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    lines = Path(path).read_text().splitlines(keepends=True)
+    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
     return [{k: float(v) for k, v in row.items()} | {"step": int(row["step"])} for row in rows]
 
 
@@ -93,9 +92,12 @@ def plot_losses(rows, path):
     figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
     parts = [part for part in np.array_split(np.arange(len(rows)), 100) if len(part)]
     steps = [rows[part[-1]]["step"] for part in parts]
-    for name in names:
-        axes.plot(steps, [np.mean([rows[i][name] for i in part]) for part in parts], label=name)
-    axes.set(xlabel="step", ylabel="loss, weighted", yscale="log")
+    curves = {name: [np.mean([rows[i][name] for i in part]) for part in parts] for name in names}
+    for name, curve in curves.items():
+        axes.plot(steps, curve, label=name)
+    # hinge and wgan-gp have losses below 0
+    positive = all(min(curve) > 0 for curve in curves.values())
+    axes.set(xlabel="step", ylabel="loss, weighted", yscale="log" if positive else "linear")
     axes.legend(ncols=2)
     part = Path(path).with_suffix(".part.png")
     figure.savefig(part, dpi=100)

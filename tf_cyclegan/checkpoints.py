@@ -1,9 +1,9 @@
 """The run folder: what a training leaves behind, and how it continues.
 
-    config.json              every setting
-    checkpoints/             the last few, of everything that a step reads or changes
-    logs/  losses.csv  losses.png  samples/
-    a2b.keras  b2a.keras     the generators as of the last checkpoint, float32
+config.json              every setting
+checkpoints/             the last few, of everything that a step reads or changes
+logs/  losses.csv  losses.png  samples/
+a2b.keras  b2a.keras     the generators as of the last checkpoint, float32
 """
 
 import dataclasses
@@ -126,9 +126,9 @@ def read_config(run_dir) -> Config:
     path = Path(run_dir) / "config.json"
     try:
         return Config.from_json(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run_dir} is no run folder: it has no config.json.") from None
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
@@ -148,7 +148,7 @@ def save_generator(generator, path):
 
 
 def write_text(path, text):
-    """Writes a text file whole or not at all."""
+    """Writes a UTF-8 text file whole or not at all; what has no UTF-8 becomes "?"."""
     part = Path(f"{path}.part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8", errors="replace")
     os.replace(part, path)

@@ -157,6 +157,12 @@ class Config:
                     f"crop_size {self.crop_size} is larger than load_size {self.load_size}: "
                     f"use --load_size={self.crop_size} or more."
                 )
+            smallest = max(8, 3 * 2**self.d_layers if self.discriminator == "patch" else 0)
+            if self.crop_size < smallest:
+                raise ValueError(
+                    f"crop_size {self.crop_size} is too small for the networks: use "
+                    f"--crop_size={smallest} or more, or a smaller --d_layers."
+                )
             if self.crop_size % self.multiple:
                 below = max(self.crop_size // self.multiple, 1) * self.multiple
                 raise ValueError(
@@ -182,6 +188,8 @@ class Config:
             ValueError: the text is no JSON object, or has a setting that this version has not.
         """
         values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("it holds no JSON object.")
         known = {field.name for field in dataclasses.fields(Config)}
         unknown = sorted(set(values) - known)
         if unknown:

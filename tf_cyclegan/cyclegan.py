@@ -113,6 +113,11 @@ class CycleGAN(keras.Model):
         self.trackers = {name: keras.metrics.Mean(name=name) for name in self.log_names()}
         self.built = True
 
+    @property
+    def metrics(self):
+        """The trackers alone: Keras would add one for a `loss` that this model does not have."""
+        return list(self.trackers.values())
+
     def log_names(self):
         """The names of what a step reports: the losses whose weight is not 0, learning_rate."""
         weights = {
@@ -199,6 +204,7 @@ class CycleGAN(keras.Model):
     def train_step(self, data):
         """One update of the generators, then one of the discriminators on the fakes from before."""
         real_a, real_b = data
+        rate = self.generator_optimizer.learning_rate  # of this step: an update counts it on
 
         with tf.GradientTape() as tape:
             pictures = self.translate_both(real_a, real_b, training=True)
@@ -214,9 +220,7 @@ class CycleGAN(keras.Model):
                 fake_b = self.pool_b[replica_id() % len(self.pool_b)].query(fake_b)
                 fake_a = self.pool_a[replica_id() % len(self.pool_a)].query(fake_a)
             with tf.GradientTape() as tape:
-                d_losses = self.discriminator_losses(
-                    real_a, real_b, fake_a, fake_b, training=True
-                )
+                d_losses = self.discriminator_losses(real_a, real_b, fake_a, fake_b, training=True)
                 objective = global_mean(sum(d_losses.values()))
                 scaled = self.discriminator_optimizer.scale_loss(objective)
             self._update(
@@ -225,7 +229,7 @@ class CycleGAN(keras.Model):
             losses |= d_losses
 
         self.step.assign_add(1)
-        return self._report(losses)
+        return self._report(losses | {"learning_rate": tf.cast(rate, tf.float32)})
 
     def test_step(self, data):
         """The same losses without an update and without the pools."""
@@ -235,7 +239,8 @@ class CycleGAN(keras.Model):
         if self.lambda_adversarial:
             fake_a, fake_b = pictures["fake_a"], pictures["fake_b"]
             losses |= self.discriminator_losses(real_a, real_b, fake_a, fake_b)
-        self._report(losses)
+        rate = self.generator_optimizer.learning_rate
+        self._report(losses | {"learning_rate": tf.cast(rate, tf.float32)})
         return self.get_metrics_result()
 
     def _update(self, optimizer, tape, loss, variables):
@@ -244,10 +249,8 @@ class CycleGAN(keras.Model):
             gradients = share_overflow(gradients)
         optimizer.apply(gradients, variables)
 
-    def _report(self, losses):
+    def _report(self, values):
         """This step's batch means, in `log_names` order; the trackers keep the epoch's means."""
-        rate = tf.cast(self.generator_optimizer.learning_rate, tf.float32)
-        values = losses | {"learning_rate": rate}
         for name, tracker in self.trackers.items():
             tracker.update_state(values[name])
         return {name: tf.reduce_mean(values[name]) for name in self.trackers}
@@ -269,9 +272,7 @@ def global_mean(per_example):
 
 def replica_id():
     """The number of this replica, a Python integer: every replica is traced by itself."""
-    return int(
-        tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
-    )
+    return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
 
 
 def share_overflow(gradients):

@@ -25,7 +25,7 @@ class PatchDiscriminator(keras.Model):
         `[n, h', w', 1]` logits, float32 also under mixed precision.
 
     Raises:
-        ValueError: an argument that cannot work.
+        ValueError: an argument that cannot work, or a picture too small for a logit.
     """
 
     def __init__(self, filters=64, layers=3, norm="instance", **kwargs):
@@ -53,6 +53,13 @@ class PatchDiscriminator(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
+        smallest = 3 * 2**self.strided_layers  # the last two convolutions take a pixel each
+        for size in inputs.shape[1:3]:
+            if size is not None and size < smallest:  # TensorFlow would return another layer's map
+                raise ValueError(
+                    f"A picture of {inputs.shape[1]}x{inputs.shape[2]} leaves no logit: with "
+                    f"layers={self.strided_layers} use {smallest}x{smallest} or more."
+                )
         return keras.ops.cast(self.stack(inputs, training=training), self.variable_dtype)
 
     def get_config(self):

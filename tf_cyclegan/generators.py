@@ -153,9 +153,7 @@ class UNetGenerator(keras.Model):
         ValueError: an argument that cannot work, or a side that is no multiple of `2 ** depth`.
     """
 
-    def __init__(
-        self, filters=64, depth=8, channels=3, norm="instance", dropout=0.0, **kwargs
-    ):
+    def __init__(self, filters=64, depth=8, channels=3, norm="instance", dropout=0.0, **kwargs):
         super().__init__(**kwargs)
         check_positive(filters=filters, channels=channels)
         if depth < 2:

@@ -45,7 +45,9 @@ class ImagePool(tf.Module):
     def draw(self):
         """One draw: p in [0, 1) and the index of a stored picture."""
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.seen])
-        p = tf.random.stateless_uniform([], seed)
+        # Of a whole number, since XLA makes other floats of the same bits.
+        whole = tf.random.stateless_uniform([], seed, maxval=1 << 24, dtype=tf.int32)
+        p = tf.cast(whole, tf.float32) / (1 << 24)
         # Its own stream, else index and p would be two views of the same bits.
         seed += tf.constant([1 << 32, 0], tf.int64)
         return p, tf.random.stateless_uniform([], seed, maxval=self.size, dtype=tf.int32)

@@ -31,7 +31,7 @@ def load_generator(path):
     Raises:
         ValueError: the file is missing, is of neither kind, or holds something else.
     """
-    return _load(path, _generator_of)
+    return _load(path, _generator_of, (PatchDiscriminator, PixelDiscriminator))
 
 
 def load_discriminator(path):
@@ -46,7 +46,7 @@ def load_discriminator(path):
     Raises:
         ValueError: the file is missing, is of neither kind, or holds something else.
     """
-    return _load(path, _discriminator_of)
+    return _load(path, _discriminator_of, (ResNetGenerator, UNetGenerator))
 
 
 def save_torch(network, path):
@@ -200,12 +200,15 @@ def _torch_weights(layer):
     return weights + ([(layer.bias, "bias", None)] if layer.use_bias else [])
 
 
-def _load(path, recognise):
+def _load(path, recognise, strangers):
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} is not there: give a .keras file or a .pth file.")
     if path.suffix == ".keras":
-        return keras.saving.load_model(path, compile=False)
+        network = _read_keras(path)
+        if isinstance(network, strangers):
+            raise ValueError(f"{path} holds a {type(network).__name__}: give the other kind.")
+        return network
     if path.suffix not in (".pth", ".pt"):
         raise ValueError(f"{path} is neither a .keras nor a .pth file.")
     state = _read_state(path)
@@ -218,71 +221,84 @@ def _load(path, recognise):
     return network
 
 
+def _read_keras(path):
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras raises a different kind for every way a file can be bad
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ValueError(f"{path} cannot be read as a Keras model: {reason}") from None
+
+
 def _read_state(path):
     torch = _torch()
     try:
         # weights_only: nothing but tensors is unpickled, so a stranger's file runs no code
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different kind for every way a file can be bad
-        reason = str(error).split("\n")[0][:120]
-        raise ValueError(f"{path} cannot be read as PyTorch weights: {reason}") from None
-    if not isinstance(state, dict) or not all(hasattr(v, "numpy") for v in state.values()):
+    except Exception:  # torch's own words advise to load it without that guard
+        raise ValueError(
+            f"{path} cannot be read as PyTorch weights: it is damaged, or holds more than tensors, "
+            "which is refused because it could run code."
+        ) from None
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
+    ):
         raise ValueError(f"{path} holds no state_dict: save the network's own weights.")
     # a network that trained on several GPUs may have each name behind "module."
-    return {re.sub(r"^module\.", "", k): v.float().numpy() for k, v in state.items()}
+    return {k.removeprefix("module."): v.detach().float().numpy() for k, v in state.items()}
 
 
 def _generator_of(state):
     """An unbuilt generator that fits the state_dict, and the channels of its input."""
-    if "model.1.weight" in state and "model.4.weight" in state:
-        filters, channels = state["model.1.weight"].shape[:2]
-        blocks = len([k for k in state if re.fullmatch(r"model\.\d+\.conv_block\.1\.weight", k)])
-        last = state.get(f"model.{17 + blocks}.weight")
-        dropout = any(".conv_block.6.weight" in name for name in state)
-        if last is not None:
-            return (
-                ResNetGenerator(
-                    filters,
-                    blocks,
-                    channels=last.shape[0],
-                    norm=_norm_of(state, "model.1", "model.2"),
-                    dropout=0.5 if dropout else 0.0,
-                ),
-                channels,
-            )
-    if "model.model.0.weight" in state:
-        filters, channels = state["model.model.0.weight"].shape[:2]
-        second = "model.model.1.model"
-        return (
-            UNetGenerator(
+    kernels = _kernel_shapes(state)
+    if "model.1.weight" in kernels and "model.4.weight" in kernels:
+        filters, channels = kernels["model.1.weight"][:2]
+        blocks = sum(bool(re.fullmatch(r"model\.\d+\.conv_block\.1\.weight", k)) for k in kernels)
+        last = f"model.{17 + blocks}.weight"
+        if last in kernels:
+            generator = ResNetGenerator(
                 filters,
-                depth=1 + len({k for k in state if re.fullmatch(r"model\.model(\.[13]\.model)+\.1\.weight", k)}),
-                channels=state["model.model.3.weight"].shape[1],
-                norm=_norm_of(state, f"{second}.1", f"{second}.2"),
-            ),
-            channels,
+                blocks,
+                channels=kernels[last][0],
+                norm=_norm_of(state, "model.1"),
+                dropout=0.5 if "model.10.conv_block.6.weight" in kernels else 0.0,
+            )
+            return generator, channels
+    if "model.model.0.weight" in kernels and "model.model.3.weight" in kernels:
+        filters, channels = kernels["model.model.0.weight"][:2]
+        halving = r"model\.model(\.[13]\.model)+\.1\.weight"  # all but the first
+        generator = UNetGenerator(
+            filters,
+            depth=1 + sum(bool(re.fullmatch(halving, k)) for k in kernels),
+            channels=kernels["model.model.3.weight"][1],
+            norm=_norm_of(state, "model.model.1.model.1"),
         )
+        return generator, channels
     raise ValueError("the names of its tensors are those of no generator of the authors' code.")
 
 
 def _discriminator_of(state):
     """An unbuilt discriminator that fits the state_dict, and the channels of its input."""
-    if "net.0.weight" in state:
-        filters, channels = state["net.0.weight"].shape[:2]
-        return PixelDiscriminator(filters, norm=_norm_of(state, "net.2", "net.3")), channels
-    if "model.0.weight" in state:
-        filters, channels = state["model.0.weight"].shape[:2]
-        convolutions = [k for k in state if k.endswith(".weight") and state[k].ndim == 4]
-        norm = _norm_of(state, "model.2", "model.3")
-        return PatchDiscriminator(filters, layers=len(convolutions) - 2, norm=norm), channels
+    kernels = _kernel_shapes(state)
+    if "net.0.weight" in kernels:
+        filters, channels = kernels["net.0.weight"][:2]
+        return PixelDiscriminator(filters, norm=_norm_of(state, "net.2")), channels
+    if "model.0.weight" in kernels:
+        filters, channels = kernels["model.0.weight"][:2]
+        layers = len(kernels) - 2
+        return PatchDiscriminator(filters, layers, norm=_norm_of(state, "model.2")), channels
     raise ValueError("the names of its tensors are those of no discriminator of the authors' code.")
 
 
-def _norm_of(state, convolution, norm):
-    """Which norm follows a convolution: batch norm has weights; a bias stands before instance."""
-    if f"{norm}.weight" in state:
+def _kernel_shapes(state):
+    """The shapes of the convolutions' kernels by name: batch norm's weights have one axis."""
+    return {name: array.shape for name, array in state.items() if array.ndim == 4}
+
+
+def _norm_of(state, hidden):
+    """The norm: batch norm has weights of its own; a hidden layer has a bias before instance."""
+    if any(name.endswith(".weight") and array.ndim == 1 for name, array in state.items()):
         return "batch"
-    return "instance" if f"{convolution}.bias" in state else "none"
+    return "instance" if f"{hidden}.bias" in state else "none"
 
 
 def _torch():

@@ -10,7 +10,7 @@ class InstanceNormalization(keras.layers.Layer):
 
     `y = (x - mean) / sqrt(var + epsilon) * gamma + beta`, with the mean and the biased variance
     of one channel of one example (Ulyanov et al. 2016, arXiv:1607.08022). Training and inference
-    are the same. Statistics are float32 under mixed precision.
+    are the same. Statistics of half floats are taken in float32.
 
     The arguments, their order and the weight names `gamma` and `beta` are those of
     `tfa.layers.InstanceNormalization`, so code, configs and weights written for TensorFlow Addons
@@ -35,7 +35,7 @@ class InstanceNormalization(keras.layers.Layer):
         A tensor of the shape and dtype of the inputs.
 
     Raises:
-        ValueError: the rank is under 3, or the channel count is not known.
+        ValueError: the axis is 0, the rank is under 3, or the channel count is not known.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class InstanceNormalization(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if axis == 0:
+            raise ValueError("InstanceNormalization: axis 0 is the batch; name the channel axis.")
         del groups  # one group per channel is what makes this instance normalisation
         self.axis = axis
         self.epsilon = epsilon
@@ -105,8 +107,8 @@ class InstanceNormalization(keras.layers.Layer):
         weight_shape = [1] * rank
         weight_shape[channel_axis] = inputs.shape[channel_axis]
 
-        # The variable dtype is float32 under mixed precision: half floats lose the variance.
-        x = tf.cast(inputs, self.variable_dtype)
+        # Half floats lose the variance, and float16 sums overflow.
+        x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         # Mean first, then squares of the differences: E[x^2] - E[x]^2 cancels in short floats.
         centred = x - tf.reduce_mean(x, spatial_axes, keepdims=True)
         variance = tf.reduce_mean(tf.square(centred), spatial_axes, keepdims=True)

@@ -24,7 +24,8 @@ def generator_loss(adversarial, fake_logits):
       in the authors' code.
     - "bce": `m(softplus(-d)) = m(-log sigmoid(d))`. Goodfellow et al. 2014, section 3, in the form
       that does not saturate; equation 1 of the CycleGAN paper.
-    - "hinge" and "wgan-gp": `-m(d)`. Lim and Ye 2017, equation 8; Gulrajani et al. 2017, equation 3.
+    - "hinge" and "wgan-gp": `-m(d)`. Lim and Ye 2017, equation 8; Gulrajani et al. 2017,
+      equation 3.
 
     Args:
         adversarial: one of `ADVERSARIAL`.

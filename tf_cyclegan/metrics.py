@@ -1,7 +1,28 @@
 """How near pictures come to the truth, where it is known."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
+
+from tf_cyclegan.data.pictures import PictureSet, to_channels
+
+
+def score_translations(translate: Callable, real: PictureSet, truth: PictureSet):
+    """`truth_scores` of a set's translations, and of the untranslated pictures for comparison.
+
+    Args:
+        translate: a function of picture to picture, from `translator`.
+        real: the pictures to translate.
+        truth: their true counterparts, in the same order.
+
+    Returns:
+        `(scores of the translations, scores of the inputs)`.
+    """
+    inputs = [real.read(i) for i in range(len(real))]
+    true = [truth.read(i) for i in range(len(truth))]
+    before = [to_channels(p, t.shape[2]) for p, t in zip(inputs, true, strict=True)]
+    return truth_scores(map(translate, inputs), true), truth_scores(before, true)
 
 
 def truth_scores(pictures, truth) -> dict[str, float]:

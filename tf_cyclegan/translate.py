@@ -6,7 +6,19 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.data.pictures import to_float, to_uint8
+from tf_cyclegan.checkpoints import read_config
+from tf_cyclegan.data import load_dataset
+from tf_cyclegan.data.folders import list_pictures
+from tf_cyclegan.data.pictures import (
+    SUFFIXES,
+    PictureError,
+    PictureSet,
+    picture_size,
+    read_picture,
+    to_channels,
+    to_float,
+    to_uint8,
+)
 from tf_cyclegan.interop import load_generator
 
 SMALLEST = 8  # pixels a side, below which the ResNet's deepest map cannot be mirrored
@@ -28,12 +40,15 @@ def load_translator(run_dir_or_file, direction: str) -> Callable[[np.ndarray], n
     path = Path(run_dir_or_file)
     if path.is_dir():
         path = path / f"{direction}.keras"
-        if not path.is_file():
-            raise ValueError(
-                f"{path} is not there: name a run folder that has saved once, or one written by "
-                "import_weights.py."
-            )
-    return translator(load_generator(path))
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is not there: name a run folder that has saved once, one written by "
+            "import_weights.py, or a .keras or .pth file."
+        )
+    generator = load_generator(path)
+    if not hasattr(generator, "input_channels"):
+        raise ValueError(f"{path} holds a {type(generator).__name__}: use a generator's file.")
+    return translator(generator)
 
 
 def translator(generator) -> Callable[[np.ndarray], np.ndarray]:
@@ -43,13 +58,13 @@ def translator(generator) -> Callable[[np.ndarray], np.ndarray]:
     generator needs, and the translation is cropped back.
 
     Args:
-        generator: `[n, h, w, c]` to `[n, h, w, c']` in [-1, 1], with an attribute `multiple`.
+        generator: `[n, h, w, c]` to `[n, h, w, c']` in [-1, 1], one of this package.
 
     Returns:
-        A function of uint8 `[h, w, c]` to uint8 `[h, w, c']`.
+        A function of uint8 `[h, w, 1 or 3]` to uint8 `[h, w, c']`; gray and RGB are exchanged
+        where the generator takes the other. It raises a `PictureError` where memory runs out.
     """
-    multiple = getattr(generator, "multiple", 1)
-    channels = generator.input_channels
+    multiple, channels = generator.multiple, generator.input_channels
     run = tf.function(
         lambda image: generator(image, training=False),
         input_signature=[tf.TensorSpec([1, None, None, channels])],
@@ -57,9 +72,16 @@ def translator(generator) -> Callable[[np.ndarray], np.ndarray]:
 
     def translate(picture):
         height, width = picture.shape[:2]
+        picture = to_channels(picture, channels)
         pad = [(0, padded(side, multiple) - side) for side in (height, width)]
         image = np.pad(to_float(picture), [*pad, (0, 0)], mode="symmetric")
-        return to_uint8(run(image[np.newaxis]).numpy()[0, :height, :width])
+        try:
+            fake = run(image[np.newaxis])
+        except tf.errors.ResourceExhaustedError:
+            raise PictureError(
+                f"{width} x {height} pixels need more memory than there is: use --resize"
+            ) from None
+        return to_uint8(fake.numpy()[0, :height, :width])
 
     return translate
 
@@ -67,3 +89,55 @@ def translator(generator) -> Callable[[np.ndarray], np.ndarray]:
 def padded(side: int, multiple: int) -> int:
     """The next multiple, at least SMALLEST, that a side is padded to."""
     return -(-max(side, SMALLEST) // multiple) * multiple
+
+
+def find_pictures(inputs, run_dir, direction: str, output) -> PictureSet:
+    """The pictures to translate in one direction.
+
+    Args:
+        inputs: paths of pictures and of folders of pictures. Of a folder that holds testA and
+            testB, the one of the direction's own domain is taken. Empty for the test pictures of
+            the run's data set.
+        run_dir: the run folder, for the latter.
+        direction: "a2b" or "b2a".
+        output: the folder that translations will go to.
+
+    Returns:
+        A `PictureSet` whose names are file names, no two alike.
+
+    Raises:
+        ValueError: nothing is there, two pictures have one name, or a translation would replace
+            its own original.
+    """
+    split = "testA" if direction == "a2b" else "testB"
+    if not inputs:
+        try:
+            config = read_config(run_dir)
+        except ValueError as error:
+            raise ValueError(f"{error} Name pictures by --input.") from None
+        originals = Path(config.data_dir or "") / split
+        if config.data_dir and originals.resolve() == Path(output).resolve():
+            raise ValueError(f"{output} holds the originals: use another --output.")
+        sets = load_dataset(config)
+        if split not in sets:
+            raise ValueError(f"{run_dir} was trained without {split}: name pictures by --input.")
+        pictures = sets[split]
+        names = [n if Path(n).suffix.lower() in SUFFIXES else f"{n}.png" for n in pictures.names]
+        return PictureSet(tuple(names), pictures.read, pictures.size)
+    paths: list[Path] = []
+    for path in map(Path, inputs):
+        folder = path / split if (path / split).is_dir() else path
+        paths += [path] if path.is_file() else list_pictures(folder)
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if path.name in seen:
+            raise ValueError(
+                f"{seen[path.name]} and {path} would both become {path.name}: translate them into "
+                "different folders."
+            )
+        if path.resolve() == (Path(output) / path.name).resolve():
+            raise ValueError(f"{path} would be replaced by its translation: use another --output.")
+        seen[path.name] = path
+    return PictureSet(
+        tuple(seen), lambda i: read_picture(paths[i]), lambda i: picture_size(paths[i])
+    )

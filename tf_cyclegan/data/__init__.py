@@ -4,14 +4,12 @@ A picture is chosen, cropped and flipped by a pure function of the seed and of i
 training, so a training that resumes at any step sees exactly what it would have seen.
 """
 
-import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from tf_cyclegan.config import Config
 from tf_cyclegan.data.augment import ResizedPictures, augment, resize
 from tf_cyclegan.data.folders import load_folders
-from tf_cyclegan.data.pictures import DatasetError, PictureSet
+from tf_cyclegan.data.pictures import DatasetError, PictureSet, to_channels
 from tf_cyclegan.data.synthetic import SEASONS, landscape
 from tf_cyclegan.data.tfds import load_tfds
 
@@ -31,25 +29,22 @@ def load_dataset(config: Config) -> dict[str, PictureSet]:
         DatasetError: the data set is unknown, missing, empty or cannot be downloaded.
     """
     if config.synthetic:
-        return _synthetic(config.load_size)
-    if config.dataset:
+        sets = _synthetic(config.load_size)
+    elif config.dataset:
         if config.data_a or config.data_b:
             raise DatasetError("dataset excludes data_a and data_b: give the one or the others")
         sets = load_tfds(config.dataset, config.data_dir)
     else:
         sets = load_folders(config.data_dir, config.data_a, config.data_b)
-    channels = {"A": config.channels_a, "B": config.channels_b}
-    return {name: in_gray(s) if channels[name[-1]] == 1 else s for name, s in sets.items()}
+    gray_a, gray_b = config.channels_a == 1, config.channels_b == 1
+    gray = {"trainA": gray_a, "testA": gray_a, "truthB": gray_a}
+    gray |= {"trainB": gray_b, "testB": gray_b, "truthA": gray_b}
+    return {name: in_gray(s) if gray[name] else s for name, s in sets.items()}
 
 
 def in_gray(pictures: PictureSet) -> PictureSet:
-    """The same pictures with one channel, by the luma of ITU-R 601 as Pillow rounds it."""
-
-    def read(index):
-        gray = Image.fromarray(pictures.read(index)).convert("L")
-        return np.asarray(gray)[:, :, np.newaxis]
-
-    return PictureSet(pictures.names, read, pictures.size)
+    """The same pictures with one channel, uint8 `[h, w, 1]`."""
+    return PictureSet(pictures.names, lambda i: to_channels(pictures.read(i), 1), pictures.size)
 
 
 def _synthetic(side):

@@ -94,9 +94,7 @@ class ResizedPictures:
     def _read(self, index):
         picture = self.pictures.read(index)
         c = self.config
-        size = resized_size(
-            *picture.shape[:2], c.preprocess, c.load_size, c.crop_size, c.multiple
-        )
+        size = resized_size(*picture.shape[:2], c.preprocess, c.load_size, c.crop_size, c.multiple)
         return resize(picture, size)
 
 

@@ -26,11 +26,16 @@ def list_pictures(folder: Folder) -> list[Path]:
     if not folder.is_dir():
         cause = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DatasetError(f"{folder} {cause}: name a folder that holds pictures")
-    paths = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
+    try:
+        paths = [
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        ]
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} cannot be read ({error.strerror}): check its rights"
+        ) from error
     if not paths:
         raise DatasetError(
             f"{folder} holds no pictures ({' '.join(SUFFIXES)}): put some right into it, "
@@ -76,7 +81,7 @@ def load_folders(
     if data_dir is None:
         if data_a is None or data_b is None:
             raise DatasetError(
-                "no pictures named: give data_a and data_b, or data_dir with trainA and trainB in it"
+                "no pictures named: give data_a and data_b, or data_dir with trainA and trainB"
             )
         return {
             "trainA": folder_pictures(data_a, channels),

@@ -156,15 +156,16 @@ def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
         ValueError: if `picture` is of another shape or dtype.
     """
     path = Path(path)
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3):
+    shape = picture.shape
+    if picture.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
         raise ValueError(
-            f"a picture to write must be uint8 [h, w, 1 or 3], not {picture.dtype} "
-            f"{list(picture.shape)}: to_uint8 makes one from a float image"
+            f"a picture to write must be uint8 [h, w, 1 or 3], not {picture.dtype} {list(shape)}: "
+            "to_uint8 makes one from a float image"
         )
     if path.suffix.lower() not in SUFFIXES:
         raise PictureError(f"{path}: unknown suffix: name it one of {' '.join(SUFFIXES)}")
     kind = SUFFIXES[path.suffix.lower()]
-    image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+    image = Image.fromarray(picture[:, :, 0] if shape[2] == 1 else picture)
     partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         image.save(partial, kind, **_SAVE_OPTIONS.get(kind, {}))
@@ -192,6 +193,13 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     """
     levels = np.rint((np.asarray(image, np.float32) + 1) * 127.5)
     return np.clip(levels, 0, 255).astype(np.uint8)
+
+
+def to_channels(picture: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 `[h, w, 1 or 3]` -> uint8 `[h, w, channels]`; RGB turns gray by ITU-R 601's luma."""
+    if channels == 1 and picture.shape[2] == 3:
+        return np.asarray(Image.fromarray(picture).convert("L"))[:, :, np.newaxis]
+    return np.broadcast_to(picture, (*picture.shape[:2], channels))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,90 @@
+"""Translate pictures with a trained generator, each in its own size.
+
+    python scripts/translate.py --run_dir=runs/mine --direction=a2b --input=photos --output=out
+    python scripts/translate.py --run_dir=runs/mine --direction=both --output=out  # its test set
+    python scripts/translate.py --run_dir=a2b.keras --input holiday.jpg more/ --output=out
+
+Writes the translations under the pictures' own names, and index.html with real beside fake. A
+picture that cannot be read is named and left out; the exit code is then 1.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    run_dir: str
+    """A run folder, a folder that import_weights.py wrote, or a generator: .keras or .pth."""
+    output: str
+    """Folder for the translations; for both directions, its folders a2b and b2a."""
+    direction: Literal["a2b", "b2a", "both"] = "a2b"
+    """Which generator of the folder, or both, one after the other."""
+    input: tuple[str, ...] = ()
+    """Pictures, or folders of pictures; of a folder that holds testA and testB, the one that fits
+    the direction. If not given: the run's own test pictures."""
+    resize: int | None = None
+    """Scale the pictures first so that their longer side has this many pixels."""
+
+
+def main(options: Options) -> int:
+    from tqdm import tqdm  # after --help, which needs none of it
+
+    from tf_cyclegan.checkpoints import write_text
+    from tf_cyclegan.data.augment import resize
+    from tf_cyclegan.data.pictures import PictureError, write_picture
+    from tf_cyclegan.sheets import Page
+    from tf_cyclegan.translate import find_pictures, load_translator
+
+    # === Everything that can be wrong with the flags, before any work ===
+    both = options.direction == "both"
+    if options.resize is not None and options.resize < 1:
+        raise ValueError(f"resize is {options.resize}: use 1 or more.")
+    if both and Path(options.run_dir).is_file():
+        raise ValueError(f"{options.run_dir} is one generator: use --direction=a2b or b2a.")
+    jobs = []
+    for direction in ("a2b", "b2a") if both else (options.direction,):
+        output = Path(options.output) / direction if both else Path(options.output)
+        translate = load_translator(options.run_dir, direction)
+        pictures = find_pictures(options.input, options.run_dir, direction, output)
+        jobs.append((direction, output, translate, pictures))
+
+    # === Picture by picture ===
+    failed = 0
+    for direction, output, translate, pictures in jobs:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"{output} cannot be made ({error.strerror}): use another --output."
+            ) from None
+        page = Page(f"{direction}: {options.run_dir}")
+        for index, name in enumerate(tqdm(pictures.names, desc=direction, unit="picture")):
+            try:
+                real = pictures.read(index)
+                if options.resize:
+                    scale = options.resize / max(real.shape[:2])
+                    real = resize(real, [max(round(scale * side), 1) for side in real.shape[:2]])
+                fake = translate(real)
+                write_picture(output / name, fake)
+                page.add(name, real, fake)
+            except PictureError as error:
+                tqdm.write(f"left out {name}: {error}", file=sys.stderr)
+                failed += 1
+        write_text(output / "index.html", page.text())
+        print(f"{direction}: {len(page.figures)} pictures in {output}, see {output}/index.html")
+    if failed:
+        print(f"{failed} pictures could not be translated", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

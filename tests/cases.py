@@ -1,0 +1,74 @@
+"""One line for each public layer and model; test_properties.py puts each through every property."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
+from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
+from tf_cyclegan.layers import (
+    CropTopLeft,
+    InstanceNormalization,
+    ReflectionPadding2D,
+    ResidualBlock,
+)
+
+
+class Case(NamedTuple):
+    kind: type  # of layer or model
+    arguments: dict
+    shape: tuple  # of one example
+
+
+CASES = {
+    "instance_norm": Case(InstanceNormalization, {}, (6, 5, 3)),
+    "instance_norm_plain": Case(
+        InstanceNormalization, {"center": False, "scale": False}, (6, 5, 3)
+    ),
+    "reflection_padding": Case(ReflectionPadding2D, {"padding": 3}, (5, 4, 3)),
+    "crop_top_left": Case(CropTopLeft, {}, (5, 4, 3)),
+    "residual_block": Case(ResidualBlock, {"filters": 3}, (6, 5, 3)),
+    "residual_block_batch": Case(
+        ResidualBlock, {"filters": 3, "norm": "batch", "dropout": 0.5}, (6, 5, 3)
+    ),
+    "resnet": Case(ResNetGenerator, {"filters": 2, "blocks": 2}, (12, 16, 3)),
+    "resnet_resize": Case(
+        ResNetGenerator, {"filters": 2, "blocks": 1, "upsampling": "resize"}, (8, 12, 3)
+    ),
+    "resnet_gray": Case(ResNetGenerator, {"filters": 2, "blocks": 0, "channels": 1}, (8, 12, 3)),
+    "resnet_batch": Case(ResNetGenerator, {"filters": 2, "blocks": 1, "norm": "batch"}, (8, 8, 3)),
+    "resnet_dropout": Case(
+        ResNetGenerator, {"filters": 2, "blocks": 1, "norm": "none", "dropout": 0.5}, (8, 8, 1)
+    ),
+    "unet": Case(UNetGenerator, {"filters": 2, "depth": 3}, (8, 16, 3)),
+    "unet_batch": Case(
+        UNetGenerator, {"filters": 2, "depth": 2, "channels": 1, "norm": "batch"}, (8, 12, 3)
+    ),
+    "patch_1": Case(PatchDiscriminator, {"filters": 2, "layers": 1}, (12, 16, 3)),
+    "patch_3": Case(PatchDiscriminator, {"filters": 2, "layers": 3, "norm": "batch"}, (32, 40, 3)),
+    "patch_5": Case(PatchDiscriminator, {"filters": 1, "layers": 5, "norm": "none"}, (96, 128, 1)),
+    "pixel": Case(PixelDiscriminator, {"filters": 2}, (6, 5, 3)),
+}
+
+
+def make(case, dtype="float32"):
+    """A built model of the case, always with the same weights, none of them 0 or 1."""
+    network = case.kind(**case.arguments, dtype=dtype)
+    if isinstance(network, keras.Model):
+        network.build((None, None, None, case.shape[-1]))
+    else:
+        network = keras.Sequential([keras.Input((None, None, case.shape[-1])), network])
+    rng = np.random.default_rng(0)
+    for variable in network.variables:
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif variable.name != "seed_generator_state":
+            fan_in = max(np.prod(variable.shape[:-1]), 24)
+            variable.assign(rng.uniform(-1, 1, variable.shape) * np.sqrt(6 / fan_in))
+    return network
+
+
+def picture(case, n=2):
+    """Float32 `[n, h, w, c]` in [-1, 1], always the same."""
+    return np.random.default_rng(1).uniform(-1, 1, (n, *case.shape)).astype(np.float32)

@@ -1,0 +1,20 @@
+"""Two logical CPUs, so that every test process can hold two replicas."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is loaded
+
+import pytest
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+@pytest.fixture(autouse=True)
+def own_collective_keys():
+    """Every MirroredStrategy numbers its collectives from the same start, but TensorFlow keeps the
+    shape of each number until the process ends: the strategies of two tests would clash."""
+    yield
+    tf.distribute.MirroredStrategy._collective_key_base += 1000

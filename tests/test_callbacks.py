@@ -1,0 +1,229 @@
+import csv
+import math
+import os
+import signal
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tf_cyclegan.callbacks import (
+    Checkpoints,
+    LossLog,
+    Samples,
+    StopOnNonFinite,
+    both_ways,
+    plot_losses,
+    pyplot,
+    read_losses,
+)
+from tf_cyclegan.data.pictures import to_float, to_uint8
+from tf_cyclegan.sheets import COLUMNS, GAP
+
+LOGS = {"cycle_a": 1.25, "d_a": 0.5, "learning_rate": 2e-4}
+
+
+def train(callback, steps, logs=LOGS, first=1, model=None):
+    """What `fit` does to a callback, without the training."""
+    model = model or SimpleNamespace(step=0, stop_training=False)
+    callback.set_model(model)
+    for step in range(first, first + steps):
+        model.step = step
+        callback.on_train_batch_end(step, logs(step) if callable(logs) else logs)
+        if model.stop_training:
+            break
+    callback.on_epoch_end(0)
+    return model
+
+
+# === StopOnNonFinite ===
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_ends_the_training(value):
+    with pytest.raises(FloatingPointError, match=f"d_a is {value} at step 3: .*--learning_rate"):
+        train(StopOnNonFinite(), 5, lambda step: LOGS | {"d_a": value if step == 3 else 1})
+
+
+def test_finite_losses_go_on():
+    assert train(StopOnNonFinite(), 5).step == 5
+
+
+# === LossLog ===
+
+
+def losses(step):
+    return {"cycle_a": 10 / step, "d_a": 0.123456789, "learning_rate": 2e-4 / step}
+
+
+def test_every_step_is_logged(tmp_path):
+    train(LossLog(tmp_path, 0), 25, losses)
+    rows = read_losses(tmp_path / "losses.csv")
+    assert [row["step"] for row in rows] == list(range(1, 26))
+    for row in rows:
+        assert row == pytest.approx({"step": row["step"]} | losses(row["step"]), rel=1e-5)
+    with open(tmp_path / "losses.csv", newline="") as file:
+        assert next(csv.reader(file)) == ["step", *LOGS]
+
+
+def test_a_row_is_on_the_disk_before_the_next_step(tmp_path):
+    log = LossLog(tmp_path, 0)
+    log.set_model(SimpleNamespace(step=1))
+    log.on_train_batch_end(0, LOGS)
+    assert len(read_losses(tmp_path / "losses.csv")) == 1
+
+
+def test_a_resumed_training_drops_what_came_after_its_checkpoint(tmp_path):
+    train(LossLog(tmp_path, 0), 7, losses)
+    train(LossLog(tmp_path, 4), 2, lambda step: LOGS, first=5)
+    rows = read_losses(tmp_path / "losses.csv")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[3]["cycle_a"] == 2.5
+    assert rows[4]["cycle_a"] == LOGS["cycle_a"]
+
+
+def test_nothing_is_lost_before_the_first_resumed_step(tmp_path):
+    train(LossLog(tmp_path, 0), 3, losses)
+    before = (tmp_path / "losses.csv").read_bytes()
+    LossLog(tmp_path, 3)
+    assert (tmp_path / "losses.csv").read_bytes() == before
+
+
+def test_a_half_written_last_row_is_dropped_wherever_it_ends(tmp_path):
+    path = tmp_path / "losses.csv"
+    train(LossLog(tmp_path, 0), 3, losses)
+    whole, rows = path.read_bytes(), read_losses(path)
+    second = whole.rstrip().rfind(b"\n") + 1  # where the third row begins
+    for end in range(second, len(whole) - 1):  # its "\r" already ends a row
+        path.write_bytes(whole[:end])
+        assert [row["step"] for row in read_losses(path)] == [1, 2], whole[:end]
+    train(LossLog(tmp_path, 2), 1, losses, first=3)
+    assert read_losses(path) == rows
+
+
+def test_the_plot_is_a_png(tmp_path):
+    train(LossLog(tmp_path, 0), 150, losses)
+    with Image.open(tmp_path / "losses.png") as image:
+        assert image.format == "PNG"
+        assert len(np.unique(np.asarray(image.convert("L")))) > 10
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def test_losses_below_zero_are_drawn_too(tmp_path, monkeypatch):
+    scales = []
+    monkeypatch.setattr(pyplot, "close", lambda figure: scales.append(figure.axes[0].get_yscale()))
+    for loss in (-1.0, 1.0):
+        plot_losses([{"step": 1, "d_a": loss, "learning_rate": 0.0}], tmp_path / "x.png")
+    assert scales == ["linear", "log"]
+
+
+# === Samples ===
+
+
+def fake(add, channels=3):
+    """A generator that adds to a picture, and gives it the channels it is made for."""
+    return lambda image: tf.repeat(image[..., :1] + add, channels, axis=-1)
+
+
+def pictures(count, channels=3, side=16):
+    shape = (count, side, side, 1)
+    levels = np.random.default_rng(channels).integers(60, 200, shape, np.uint8)
+    return list(levels.repeat(channels, axis=-1))
+
+
+def test_both_ways_names_what_the_generators_make():
+    model = SimpleNamespace(a2b=fake(0.2), b2a=fake(-0.1))
+    (a,), (b,) = pictures(1), pictures(1, side=8)
+    made = both_ways(model, a, b)
+    assert sorted(made) == sorted(COLUMNS)
+    changes = {
+        "real_a": (a, 0), "fake_b": (a, 0.2), "cycle_a": (a, 0.1), "same_a": (a, -0.1),
+        "real_b": (b, 0), "fake_a": (b, -0.1), "cycle_b": (b, 0.1), "same_b": (b, 0.2),
+    }  # fmt: skip
+    for name, (real, change) in changes.items():
+        expected = to_uint8(to_float(real) + change).astype(int)
+        assert np.abs(made[name] - expected).max() <= 1, name
+        assert made[name].dtype == np.uint8
+
+
+@pytest.mark.parametrize("channels_b, columns", [(3, 8), (1, 6)])
+def test_a_sheet_has_every_column_that_there_is(tmp_path, channels_b, columns):
+    samples = Samples(tmp_path, pictures(2), pictures(2, channels_b), every=0)
+    model = SimpleNamespace(step=12, a2b=fake(0.1, channels_b), b2a=fake(0.1))
+    samples.set_model(model)
+    path = samples.draw()
+    assert path == tmp_path / "samples" / "step_0000012.png"
+    with Image.open(path) as image:
+        width, height = image.size
+    assert width == GAP + columns * (128 + GAP)  # 16 pixels, enlarged by 8
+    assert height > 2 * (128 + GAP)
+    assert list((tmp_path / "logs").glob("events*"))
+
+
+def test_sheets_come_every_so_many_steps(tmp_path):
+    for every, sheets in ((0, []), (2, ["step_0000002.png", "step_0000004.png"])):
+        samples = Samples(tmp_path, pictures(1), pictures(1), every)
+        train(samples, 5, model=SimpleNamespace(a2b=fake(0), b2a=fake(0), stop_training=False))
+        assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == sheets
+
+
+# === Checkpoints ===
+
+
+class FakeRun:
+    """Notes the step of each save."""
+
+    def __init__(self):
+        self.model = SimpleNamespace(step=0, stop_training=False)
+        self.saved = []
+
+    def save(self):
+        self.saved.append(self.model.step)
+
+
+@pytest.fixture
+def run():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield FakeRun()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_saves_by_steps(run):
+    train(Checkpoints(run, every=3, minutes=0), 10, model=run.model)
+    assert run.saved == [3, 6, 9]
+
+
+def test_saves_by_time(run, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def half_a_minute(step):
+        now[0] += 30
+        return LOGS
+
+    train(Checkpoints(run, every=0, minutes=1.6), 10, half_a_minute, model=run.model)
+    assert run.saved == [4, 8]  # after 120 s each, the first step past 96 s
+
+
+def test_neither_saves_nothing(run):
+    train(Checkpoints(run, every=0, minutes=0), 10, model=run.model)
+    assert run.saved == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_step_end_and_stops(run, number):
+    checkpoints = Checkpoints(run, every=0, minutes=0)
+
+    def steps(step):
+        if step == 3:
+            os.kill(os.getpid(), number)
+        return LOGS
+
+    assert checkpoints.stopped_by == 0
+    model = train(checkpoints, 10, steps, model=run.model)
+    assert model.step == 3 and model.stop_training
+    assert checkpoints.stopped_by == number
+    assert signal.getsignal(number) is signal.SIG_DFL  # a second one ends the process

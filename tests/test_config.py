@@ -1,0 +1,137 @@
+import ast
+import dataclasses
+import inspect
+import re
+
+import pytest
+
+from tf_cyclegan import config as module
+from tf_cyclegan.config import DEMO, SYNTHETIC, Config
+
+FIELDS = [field.name for field in dataclasses.fields(Config)]
+
+
+def test_defaults_and_demo_pass():
+    Config().check()
+    DEMO.check()
+    assert Config().synthetic and DEMO.synthetic
+
+
+@pytest.mark.parametrize("config", [Config(), DEMO, Config(data_dir="été 夏", max_steps=3)])
+def test_json_round_trip(config):
+    text = config.to_json()
+    assert Config.from_json(text) == config
+    assert len(text.splitlines()) == len(FIELDS) + 2
+
+
+def test_json_of_another_version_or_of_something_else():
+    with pytest.raises(ValueError, match=r"unknown settings colour, size: another version"):
+        Config.from_json('{"size": 1, "crop_size": 64, "colour": 2}')
+    for text in ("[]", "3", "not json", ""):
+        with pytest.raises(ValueError):
+            Config.from_json(text)
+    assert Config.from_json('{"crop_size": 64}') == Config(crop_size=64)
+
+
+# Settings that cannot work -> what the one line must say: the cause, and a flag that mends it.
+REFUSED = {
+    "batch_size is 0: use 1 or more": {"batch_size": 0},
+    "load_size is -1: use 1 or more": {"load_size": -1},
+    "crop_size is 0: use 1 or more": {"crop_size": 0},
+    "keep_checkpoints is 0: use 1 or more": {"keep_checkpoints": 0},
+    "epochs and decay_epochs are both 0": {"epochs": 0, "decay_epochs": 0},
+    "max_steps is 0: use 1 or more": {"max_steps": 0},
+    "crop_size 512 is larger than load_size 286: use --load_size=512": {"crop_size": 512},
+    "crop_size 254 is no multiple of 4, .*use --crop_size=252": {"crop_size": 254},
+    "crop_size 192 is no multiple of 128, .*use --crop_size=128": {
+        "crop_size": 192,
+        "generator": "unet",
+        "depth": 7,
+    },
+    "crop_size 20 is too small .*use --crop_size=24 or more, or a smaller --d_layers": {
+        "crop_size": 20
+    },
+    "crop_size 4 is too small .*use --crop_size=8 or more": {
+        "crop_size": 4,
+        "discriminator": "pixel",
+    },
+    "Identity .*use --lambda_identity=0": {"channels_b": 1},
+    "dropout is 1.0: use .* less than 1": {"dropout": 1.0},
+    "dropout is -0.1: use 0 or more": {"dropout": -0.1},
+} | {
+    f"{name} is -1: use 0 or more": {name: -1}
+    for name in (
+        "pool_size epochs decay_epochs seed sample_every save_every save_minutes learning_rate "
+        "lambda_adversarial lambda_cycle_a lambda_cycle_b lambda_identity"
+    ).split()
+}
+
+
+@pytest.mark.parametrize("message, settings", REFUSED.items())
+def test_refused_settings_name_flag_and_remedy(message, settings):
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        Config(**settings).check()
+    text = str(error.value)
+    assert "\n" not in text
+    assert any(name in text for name in [*settings, "--lambda_identity"])
+    for flag, value in re.findall(r"--(\w+)=(\d+)", text):  # the remedy is a flag, and works
+        Config(**settings | {flag: int(value)}).check()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"crop_size": 512, "preprocess": "crop"},
+        {"crop_size": 510, "preprocess": "none"},
+        {"crop_size": 510, "preprocess": "scale_width", "load_size": 300},
+        {"crop_size": 128, "generator": "unet", "depth": 7},
+        {"crop_size": 24},
+        {"crop_size": 12, "d_layers": 2},
+        {"channels_b": 1, "lambda_identity": 0},
+        {"pool_size": 0, "save_every": 0, "sample_every": 0, "save_minutes": 0},
+        {"epochs": 0},
+        {"decay_epochs": 0},
+    ],
+)
+def test_accepted_settings(settings):
+    Config(**settings).check()
+
+
+@pytest.mark.parametrize(
+    "settings, name",
+    [
+        ({}, "runs/summer2winter"),
+        ({"dataset": SYNTHETIC}, "runs/summer2winter"),
+        ({"dataset": "cycle_gan/maps"}, "runs/maps"),
+        ({"dataset": "cycle_gan/maps", "data_dir": "somewhere/tfds"}, "runs/maps"),
+        ({"data_dir": "my data/photos/"}, "runs/photos"),
+        ({"data_a": "夏", "data_b": "冬"}, "runs/夏"),
+        ({"dataset": "cycle_gan/maps", "run_dir": "elsewhere/x"}, "elsewhere/x"),
+    ],
+)
+def test_run_folder(settings, name):
+    assert Config(**settings).run_folder.as_posix() == name
+
+
+def test_run_folder_of_the_current_folder_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Config(data_dir=".").run_folder.as_posix() == f"runs/{tmp_path.name}"
+
+
+def test_multiple_is_what_the_generators_need():
+    assert Config().multiple == 4
+    assert Config(generator="unet", depth=5).multiple == 32
+
+
+def test_every_setting_says_what_it_is():
+    (definition,) = [
+        node
+        for node in ast.parse(inspect.getsource(module)).body
+        if isinstance(node, ast.ClassDef) and node.name == "Config"
+    ]
+    described = {}
+    for before, after in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr):
+            described[before.target.id] = ast.literal_eval(after.value)
+    assert list(described) == FIELDS
+    assert all(text.strip().endswith(".") for text in described.values())

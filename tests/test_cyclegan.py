@@ -1,0 +1,357 @@
+"""The training step: what it costs, what it freezes, and that it does not depend on how it runs."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_cyclegan.build import make_cyclegan, make_strategy
+from tf_cyclegan.config import Config
+from tf_cyclegan.cyclegan import CycleGAN, share_overflow
+from tf_cyclegan.data import TrainingData, load_dataset
+
+TINY = Config(
+    dataset="synthetic/summer2winter",
+    load_size=20,
+    crop_size=16,
+    filters=4,
+    blocks=1,
+    d_filters=4,
+    d_layers=1,
+    pool_size=3,
+)
+SHAPE = (16, 16, 3)
+LOSSES = "g_adv_a2b g_adv_b2a cycle_a cycle_b identity_a identity_b d_a d_b".split()
+
+
+def tiny(strategy="one", **changes):
+    strategy = make_strategy(strategy)
+    config = dataclasses.replace(TINY, **changes)
+    return strategy, make_cyclegan(config, strategy, SHAPE, SHAPE, steps_per_epoch=10)
+
+
+def batch(seed=0, size=1):
+    rng = np.random.default_rng(seed)
+    return tuple(
+        tf.constant(rng.uniform(-1, 1, (size, *SHAPE)), keras.config.floatx()) for _ in "ab"
+    )
+
+
+def weights(model):
+    return [
+        np.concatenate([w.ravel() for w in network.get_weights()])
+        for network in (model.a2b, model.b2a, model.d_a, model.d_b)
+    ]
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return load_dataset(TINY)
+
+
+def train(sets, strategy, steps, **changes):
+    """Trains by fit, as scripts/train.py does; returns the model and each step's losses."""
+    config = dataclasses.replace(TINY, **changes)
+    strategy = make_strategy(strategy)
+    data = TrainingData(sets, config, strategy.num_replicas_in_sync)
+    model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
+    rows = []
+    keep = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda step, logs: rows.append({k: float(v) for k, v in logs.items()})
+    )
+    batches = data.distributed(strategy, 0, steps)
+    model.fit(batches, steps_per_epoch=steps, callbacks=[keep], verbose=0, shuffle=False)
+    return model, rows
+
+
+def test_the_same_seed_gives_the_same_training(sets):
+    first, rows = train(sets, "one", 4)
+    second, again = train(sets, "one", 4)
+    other, _ = train(sets, "one", 4, seed=1)
+    assert rows == again
+    for a, b, c in zip(*map(weights, (first, second, other)), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert not np.allclose(a, c)
+
+
+def test_every_loss_is_reported_by_name_and_averaged_over_the_epoch(sets):
+    config = dataclasses.replace(TINY, epochs=1, decay_epochs=1)
+    strategy = make_strategy("one")
+    data = TrainingData(sets, config)
+    model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, 3)
+    rows = []
+    keep = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda step, logs: rows.append({k: float(v) for k, v in logs.items()})
+    )
+    history = model.fit(
+        data.distributed(strategy, 0, 6), steps_per_epoch=3, epochs=2, callbacks=[keep], verbose=0
+    ).history
+    assert set(rows[0]) == set(history) == {*LOSSES, "learning_rate"}
+    for name in LOSSES:
+        means = [np.mean([row[name] for row in part]) for part in (rows[:3], rows[3:])]
+        np.testing.assert_allclose(history[name], means, rtol=1e-5)
+    np.testing.assert_allclose(history["learning_rate"], [2e-4, 1e-4], rtol=1e-6)
+    assert int(model.step) == 6
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_two_replicas_equal_one_with_both_batches(optimizer):
+    """In float64, where only a wrong scale or order can make a difference."""
+    keras.config.set_dtype_policy("float64")
+    keras.config.set_floatx("float64")
+    try:
+        results = []
+        for name, replicas in (("one", 1), ("mirrored", 2)):
+            strategy, model = tiny(name, pool_size=0, precision="float64")
+            assert strategy.num_replicas_in_sync == replicas
+            make = {
+                "sgd": lambda: keras.optimizers.SGD(0.05),
+                "adam": lambda: keras.optimizers.Adam(1e-3, beta_1=0.5, epsilon=1e-8),
+            }[optimizer]
+            with strategy.scope():
+                model.compile(make(), make(), lambda_cycle_b=5.0)
+            data = tf.data.Dataset.range(3).map(lambda i: batch_of_step(i, 4))
+            rows = []
+            for real in strategy.experimental_distribute_dataset(data):
+                losses = tf.function(strategy.run)(model.train_step, args=(real,))
+                mean = tf.distribute.ReduceOp.MEAN
+                rows.append({k: float(strategy.reduce(mean, v, None)) for k, v in losses.items()})
+            results.append((rows, weights(model)))
+        (rows_1, weights_1), (rows_2, weights_2) = results
+        for one, two in zip(rows_1, rows_2, strict=True):
+            assert one == pytest.approx(two, rel=1e-5)
+        for one, two in zip(weights_1, weights_2, strict=True):
+            np.testing.assert_allclose(one, two, rtol=0, atol=1e-9)
+    finally:
+        keras.config.set_dtype_policy("float32")
+        keras.config.set_floatx("float32")
+
+
+def batch_of_step(step, size):
+    seed = tf.stack([step, 7])
+    return tuple(
+        tf.random.stateless_uniform((size, *SHAPE), seed + i, -1, 1, tf.float64) for i in range(2)
+    )
+
+
+def test_two_replicas_through_fit_see_what_one_sees(sets):
+    _, one = train(sets, "one", 3, batch_size=2, pool_size=0)
+    _, two = train(sets, "mirrored", 3, batch_size=1, pool_size=0)
+    for first, second in zip(one, two, strict=True):
+        assert first == pytest.approx(second, rel=1e-4)
+
+
+def test_each_replica_keeps_a_pool_of_its_own(sets):
+    model, _ = train(sets, "mirrored", 2, pool_size=4)
+    for pools in (model.pool_a, model.pool_b):
+        assert [int(pool.seen) for pool in pools] == [2, 2]
+        first, second = (pool.images.numpy()[:2] for pool in pools)
+        assert np.abs(first).max() > 0 and not np.array_equal(first, second)
+        assert pools[0].seed != pools[1].seed
+
+
+def test_graph_equals_eager():
+    results = []
+    for eager in (True, False):
+        strategy, model = tiny(pool_size=2)
+        step = model.train_step if eager else tf.function(model.train_step)
+        with strategy.scope():
+            losses = [strategy.run(step, args=(batch(i),)) for i in range(4)]
+        results.append((losses, weights(model)))
+    for a, b in zip(results[0][0], results[1][0], strict=True):
+        assert {k: float(v) for k, v in a.items()} == pytest.approx(
+            {k: float(v) for k, v in b.items()}, rel=1e-4
+        )
+    assert all(np.isfinite(w).all() for w in results[1][1])
+
+
+@pytest.mark.parametrize("adversarial", ["lsgan", "wgan-gp"])
+def test_the_whole_step_compiles_under_xla(adversarial):
+    results = []
+    for jit in (False, True):
+        strategy, model = tiny(adversarial=adversarial, pool_size=2)
+        step = tf.function(model.train_step, jit_compile=jit)
+        losses = [strategy.run(step, args=(batch(i),)) for i in range(3)]
+        results.append([{k: float(v) for k, v in row.items()} for row in losses])
+    for plain, compiled in zip(*results, strict=True):
+        assert plain == pytest.approx(compiled, rel=2e-3, abs=1e-4)
+
+
+class Counting(CycleGAN):
+    """Counts the passes of each generator and discriminator in one step."""
+
+    def count(self):
+        self.passes = dict.fromkeys(("a2b", "b2a", "d_a", "d_b"), 0)
+        for name in self.passes:
+            network = getattr(self, name)
+            call = network.call
+
+            def counted(*args, name=name, call=call, **kwargs):
+                self.passes[name] += 1
+                return call(*args, **kwargs)
+
+            network.call = counted
+
+
+@pytest.mark.parametrize(
+    ("weights", "passes", "names"),
+    [
+        ({}, (3, 3, 3, 3), {*LOSSES}),
+        ({"lambda_identity": 0}, (2, 2, 3, 3), {*LOSSES} - {"identity_a", "identity_b"}),
+        (
+            {"lambda_adversarial": 0},
+            (3, 3, 0, 0),
+            {"cycle_a", "cycle_b", "identity_a", "identity_b"},
+        ),
+        (
+            {"lambda_cycle_b": 0},
+            (1, 3, 3, 3),
+            {*LOSSES} - {"cycle_b", "identity_b"},
+        ),
+        (
+            {"lambda_cycle_a": 0, "lambda_identity": 0},
+            (2, 1, 3, 3),
+            {*LOSSES} - {"cycle_a", "identity_a", "identity_b"},
+        ),
+        (
+            {"lambda_cycle_a": 0, "lambda_cycle_b": 0},
+            (1, 1, 3, 3),
+            {"g_adv_a2b", "g_adv_b2a", "d_a", "d_b"},
+        ),
+        (
+            {"lambda_adversarial": 0, "lambda_cycle_b": 0, "lambda_identity": 0},
+            (1, 1, 0, 0),
+            {"cycle_a"},
+        ),
+    ],
+)
+def test_a_term_of_weight_0_costs_no_pass(weights, passes, names):
+    _, model = tiny()
+    counting = Counting(model.a2b, model.b2a, model.d_a, model.d_b)
+    counting.compile(keras.optimizers.SGD(1e-3), keras.optimizers.SGD(1e-3), **weights)
+    counting.count()
+    losses = counting.train_step(batch())
+    assert tuple(counting.passes.values()) == passes
+    assert set(losses) == names | {"learning_rate"}
+
+
+def test_forward_cycle_alone_is_its_own_weight():
+    """lambda_cycle_a weighs a -> b -> a, and nothing of the other cycle."""
+    _, model = tiny()
+    model.compile(
+        keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0), lambda_cycle_a=3.0, lambda_cycle_b=7.0
+    )
+    real_a, real_b = batch()
+    losses = model.train_step((real_a, real_b))
+    cycle_a = np.abs(model.b2a(model.a2b(real_a)) - real_a).mean()
+    cycle_b = np.abs(model.a2b(model.b2a(real_b)) - real_b).mean()
+    same_a = np.abs(model.b2a(real_a) - real_a).mean()
+    assert float(losses["cycle_a"]) == pytest.approx(3 * cycle_a, rel=1e-5)
+    assert float(losses["cycle_b"]) == pytest.approx(7 * cycle_b, rel=1e-5)
+    assert float(losses["identity_a"]) == pytest.approx(0.5 * 3 * same_a, rel=1e-5)
+
+
+def test_generators_move_against_frozen_discriminators_and_the_other_way_round():
+    for still, moving in (
+        ("generator_optimizer", "discriminator_optimizer"),
+        ("discriminator_optimizer", "generator_optimizer"),
+    ):
+        _, model = tiny()
+        model.compile(
+            **{still: keras.optimizers.SGD(0.0), moving: keras.optimizers.SGD(0.1)}
+        )
+        before = weights(model)
+        model.train_step(batch())
+        moved = [not np.array_equal(a, b) for a, b in zip(before, weights(model), strict=True)]
+        assert moved == ([True] * 2 + [False] * 2)[:: 1 if moving[0] == "g" else -1]
+
+
+def test_evaluate_gives_means_over_the_set_and_changes_nothing():
+    _, model = tiny()
+    data = [batch(i) for i in range(3)]
+    before = weights(model)
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(data), output_signature=(tf.TensorSpec((1, *SHAPE)),) * 2
+    )
+    result = model.evaluate(dataset, verbose=0, return_dict=True)
+    cycle_a = np.mean([np.abs(model.b2a(model.a2b(a)) - a).mean() for a, _ in data])
+    assert result["cycle_a"] == pytest.approx(10 * cycle_a, rel=1e-5)
+    assert int(model.pool_a[0].seen) == int(model.step) == 0
+    for a, b in zip(before, weights(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("adversarial", ["bce", "hinge", "wgan-gp"])
+def test_every_adversarial_loss_trains(sets, adversarial):
+    model, rows = train(sets, "one", 3, adversarial=adversarial, learning_rate=1e-3)
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    assert rows[0]["cycle_a"] > rows[-1]["cycle_a"] or rows[0]["cycle_b"] > rows[-1]["cycle_b"]
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_takes_the_steps_of_float32(sets, precision):
+    _, exact = train(sets, "one", 3)
+    model, rows = train(sets, "one", 3, precision=precision)
+    assert model.a2b.trainable_variables[0].dtype == "float32"
+    for row, expected in zip(rows, exact, strict=True):
+        assert row == pytest.approx(expected, rel=0.1, abs=0.02)
+
+
+def test_loss_scaling_does_not_change_the_gradients():
+    """With SGD, a wrong scale in either optimizer would move the weights 32768 times too far."""
+    results = []
+    for wrap in (lambda o: o, keras.optimizers.LossScaleOptimizer):
+        _, model = tiny()
+        model.compile(wrap(keras.optimizers.SGD(0.01)), wrap(keras.optimizers.SGD(0.01)))
+        before = weights(model)
+        model.train_step(batch())
+        results.append([a - b for a, b in zip(weights(model), before, strict=True)])
+    for plain, scaled in zip(*results, strict=True):
+        assert np.abs(plain).max() > 1e-6
+        np.testing.assert_allclose(plain, scaled, rtol=1e-3, atol=1e-7)
+
+
+def test_an_overflow_on_the_second_replica_stops_the_update_on_both():
+    strategy = make_strategy("mirrored")
+    with strategy.scope():
+        variable = tf.Variable(1.0)
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0))
+        optimizer.build([variable])
+
+    @tf.function
+    def step(gradient):
+        optimizer.apply(share_overflow([gradient]), [variable])
+
+    def run(values):
+        strategy.run(
+            step,
+            args=(
+                strategy.experimental_distribute_values_from_function(
+                    lambda context: tf.constant(values[context.replica_id_in_sync_group])
+                ),
+            ),
+        )
+
+    run([32768.0, np.inf])
+    assert float(variable) == 1.0
+    assert float(optimizer.dynamic_scale) == 32768.0 / 2
+    run([16384.0, 16384.0])
+    assert float(variable) == 1.0 - 2.0
+
+
+def test_errors_name_the_remedy():
+    _, model = tiny()
+    sgd = keras.optimizers.SGD
+    with pytest.raises(ValueError, match="one of the first three above 0"):
+        model.compile(sgd(), sgd(), lambda_adversarial=0, lambda_cycle_a=0, lambda_cycle_b=0)
+    with pytest.raises(ValueError, match="use 0 or more"):
+        model.compile(sgd(), sgd(), lambda_cycle_a=-1)
+    from tf_cyclegan.generators import ResNetGenerator
+
+    fresh = CycleGAN(ResNetGenerator(4, 1), model.b2a, model.d_a, model.d_b)
+    with pytest.raises(ValueError, match="a2b is not built: call a2b.build"):
+        fresh.compile(sgd(), sgd())
+    with pytest.raises(ValueError, match="pool_size 0"):
+        make_cyclegan(TINY, make_strategy("one"), (None, None, 3), SHAPE, 10)

@@ -1,0 +1,410 @@
+"""load_dataset, TrainingData and augment: what the training sees, and when."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tf_cyclegan.config import Config
+from tf_cyclegan.data import (
+    SYNTHETIC_TEST,
+    SYNTHETIC_TRAIN,
+    TrainingData,
+    load_dataset,
+)
+from tf_cyclegan.data.augment import ResizedPictures, augment, resize, resized_size
+from tf_cyclegan.data.pictures import (
+    DatasetError,
+    PictureError,
+    PictureSet,
+    to_channels,
+    to_uint8,
+    write_picture,
+)
+from tf_cyclegan.data.synthetic import landscape
+
+# As they are, so that a picture can be told from any pixel of it.
+PLAIN = Config(preprocess="none", flip=False, batch_size=1)
+CROPPED = Config(preprocess="resize_and_crop", load_size=14, crop_size=8, flip=True)
+
+
+def as_set(pictures):
+    return PictureSet(
+        names=tuple(f"{i}.png" for i in range(len(pictures))),
+        read=lambda i: pictures[i],
+        size=lambda i: pictures[i].shape[:2],
+    )
+
+
+def levels(first, count, shape=(4, 4, 3)):
+    """A domain whose pictures each have one level, from `first` on."""
+    return as_set([np.full(shape, first + i, np.uint8) for i in range(count)])
+
+
+def noise(count, height=20, width=20, seed=0, channels=3):
+    shape = (count, height, width, channels)
+    return as_set(list(np.random.default_rng(seed).integers(0, 256, shape, np.uint8)))
+
+
+def data_of(a, b, config, replicas=1, **changes):
+    return TrainingData(
+        {"trainA": a, "trainB": b}, dataclasses.replace(config, **changes), replicas
+    )
+
+
+def take(data, start, stop, *replica):
+    """All batches of some steps: [steps, n, h, w, c] of each domain."""
+    pairs = list(data.batches(start, stop, *replica).as_numpy_iterator())
+    return tuple(np.stack(domain) for domain in zip(*pairs, strict=True))
+
+
+def orders(data, start, stop):
+    """Which picture of each domain comes at each place, by its level."""
+    return [to_uint8(images[..., 0, 0, 0]).ravel().tolist() for images in take(data, start, stop)]
+
+
+# === Batches ===
+
+
+def test_batches_are_float32_nhwc_from_minus_one_to_one():
+    black_and_white = as_set([np.zeros((14, 14, 3), np.uint8), np.full((14, 14, 3), 255, np.uint8)])
+    a, b = take(data_of(black_and_white, noise(2), CROPPED, batch_size=2), 0, 1)
+    assert a.dtype == b.dtype == np.float32
+    assert a.shape == b.shape == (1, 2, 8, 8, 3)
+    assert sorted(a[0, :, 0, 0, 0]) == [-1, 1]
+    assert -1 <= b.min() < -0.7 and 0.7 < b.max() <= 1
+    spec = data_of(noise(1), noise(1), CROPPED, batch_size=2).batches(0, 1).element_spec
+    assert [s.shape for s in spec] == [(2, 8, 8, 3)] * 2  # known, as XLA and the pools need
+
+
+def test_same_seed_same_batches_another_seed_others():
+    a, b = noise(5), noise(4, seed=1)
+    first, again, other = (take(data_of(a, b, CROPPED, seed=seed), 0, 6) for seed in (3, 3, 4))
+    for domain in range(2):
+        np.testing.assert_array_equal(first[domain], again[domain])
+        assert not np.array_equal(first[domain], other[domain])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_starting_anywhere_gives_what_would_have_come(batch_size):
+    data = data_of(noise(5), noise(4, seed=1), CROPPED, batch_size=batch_size)
+    whole = take(data, 0, 9)
+    for start in (1, 4, 8):  # in the middle of an epoch, and in a later one
+        rest = take(data, start, 9)
+        for domain in range(2):
+            np.testing.assert_array_equal(rest[domain], whole[domain][start:])
+
+
+def test_each_domain_runs_through_all_its_pictures_in_its_own_order():
+    data = data_of(levels(0, 7), levels(100, 5), PLAIN)
+    assert data.steps_per_epoch == 7
+    a, b = orders(data, 0, 35)
+    a, b = np.reshape(a, (5, 7)), np.reshape(b, (7, 5))
+    np.testing.assert_array_equal(np.sort(a), [range(7)] * 5)
+    np.testing.assert_array_equal(np.sort(b), [range(100, 105)] * 7)
+    assert len({tuple(order) for order in a}) == 5
+    assert len({tuple(order) for order in b}) > 4
+
+
+def test_orders_of_the_domains_are_independent():
+    a, b = orders(data_of(levels(0, 6), levels(0, 6), PLAIN), 0, 600)
+    assert a != b
+    pairs = np.zeros((6, 6), int)
+    np.add.at(pairs, (a, b), 1)
+    assert pairs.min() >= 4  # 600 / 36 would be even
+    firsts = np.bincount(a[::6], minlength=6)
+    assert firsts.min() >= 5  # 100 / 6 would be even
+
+
+def test_one_picture_is_a_data_set():
+    a, b = orders(data_of(levels(5, 1), levels(7, 1), PLAIN), 0, 3)
+    assert a == [5] * 3 and b == [7] * 3
+
+
+@pytest.mark.parametrize(
+    "count_a, count_b, batch_size, replicas, steps",
+    [(7, 5, 1, 1, 7), (5, 7, 2, 1, 4), (8, 1, 2, 2, 2), (9, 1, 2, 2, 3), (1, 1, 4, 2, 1)],
+)
+def test_steps_per_epoch(count_a, count_b, batch_size, replicas, steps):
+    a, b = levels(0, count_a), levels(0, count_b)
+    assert data_of(a, b, PLAIN, replicas, batch_size=batch_size).steps_per_epoch == steps
+
+
+def test_the_last_batch_is_filled_from_the_next_round():
+    data = data_of(levels(0, 3), levels(0, 3), PLAIN, batch_size=2)
+    a, _ = orders(data, 0, 3)
+    assert data.steps_per_epoch == 2
+    assert sorted(a[:3]) == sorted(a[3:]) == [0, 1, 2]
+
+
+def test_replicas_share_the_batch_of_one():
+    a, b = noise(5), noise(4, seed=1)
+    alone = take(data_of(a, b, CROPPED, batch_size=6), 0, 4)
+    shared = data_of(a, b, CROPPED, replicas=3, batch_size=2)
+    replicas = [take(shared, 0, 4, replica, 1) for replica in range(3)]
+    for domain in range(2):
+        together = np.concatenate([batches[domain] for batches in replicas], axis=1)
+        np.testing.assert_array_equal(together, alone[domain])
+    # One pipeline that feeds several replicas gives each its batch in turn.
+    last_two = take(shared, 0, 4, 1, 2)
+    for domain in range(2):
+        in_turn = np.stack([replicas[r][domain] for r in (1, 2)], axis=1).reshape(8, 2, 8, 8, 3)
+        np.testing.assert_array_equal(last_two[domain], in_turn)
+
+
+def test_distributed_gives_every_replica_its_batch():
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
+    strategy = tf.distribute.MirroredStrategy(devices)
+    count = strategy.num_replicas_in_sync
+    data = data_of(noise(5), noise(4, seed=1), CROPPED, count, batch_size=2)
+    steps = [
+        np.concatenate([x.numpy() for x in strategy.experimental_local_results(real_a)])
+        for real_a, _ in data.distributed(strategy, 3, 6)
+    ]
+    alone = data_of(noise(5), noise(4, seed=1), CROPPED, batch_size=2 * count)
+    np.testing.assert_array_equal(np.stack(steps), take(alone, 3, 6)[0])
+
+
+# === Cache, crops and flips ===
+
+
+@pytest.mark.parametrize("cache, reads", [(True, 3), (False, 3 + 9)])
+def test_cached_pictures_are_read_once(cache, reads):
+    pictures = noise(3)
+    read = []
+    counting = PictureSet(
+        pictures.names, lambda i: (read.append(i), pictures.read(i))[1], pictures.size
+    )
+    data = data_of(counting, noise(3), CROPPED, cache=cache)
+    list(data.batches(0, 9))
+    assert len(read) == reads
+
+
+def test_without_cache_the_same_comes():
+    kept, fresh = (
+        take(data_of(noise(3), noise(4, seed=1), CROPPED, cache=cache), 0, 6)
+        for cache in (True, False)
+    )
+    for domain in range(2):
+        np.testing.assert_array_equal(kept[domain], fresh[domain])
+
+
+def test_cached_pictures_are_cropped_and_flipped_anew_each_epoch():
+    a, _ = take(data_of(noise(1), noise(1), CROPPED, cache=True), 0, 30)
+    assert len({image.tobytes() for image in a}) > 20  # of 49 places, flipped or not
+
+
+def test_domains_are_cropped_independently():
+    a, b = take(data_of(noise(1), noise(1), CROPPED), 0, 20)
+    assert sum(np.array_equal(x, y) for x, y in zip(a, b, strict=True)) < 5
+
+
+def draws(count, crop=8, side=12, flip=True):
+    """(top, left, flipped) of many draws, read from a picture whose pixels say where they are."""
+    rows, columns = np.indices((side, side))
+    picture = tf.constant(np.stack([rows, columns, columns], axis=-1).astype(np.uint8))
+    seeds = tf.stack([tf.fill([count], tf.constant(7, tf.int64)), tf.range(count, dtype=tf.int64)])
+    one = tf.function(lambda seed: augment(picture, crop, flip, seed))
+    images = tf.map_fn(one, tf.transpose(seeds), fn_output_signature=tf.float32)
+    pixels = to_uint8(images.numpy()).astype(int)
+    flipped = pixels[:, 0, 0, 1] > pixels[:, 0, -1, 1]
+    return pixels[:, 0, 0, 0], pixels[:, 0, :, 1].min(axis=1), flipped
+
+
+def test_crops_cover_every_place_evenly_and_half_are_flipped():
+    top, left, flipped = draws(1000)
+    for offsets in (top, left):
+        assert set(offsets) == {0, 1, 2, 3, 4}
+        assert np.bincount(offsets).min() > 140  # 200 each; 5 standard deviations are 63
+    assert abs(flipped.mean() - 0.5) < 0.08  # 5 standard deviations
+    for first, second in ((top, left), (top, flipped), (left, flipped)):
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.16
+
+
+def test_nothing_is_drawn_where_nothing_is_asked_for():
+    assert not draws(50, flip=False)[2].any()
+    picture = noise(1, 4, 6).read(0)
+    image = augment(tf.constant(picture), None, False, tf.constant([1, 2], tf.int64))
+    np.testing.assert_array_equal(to_uint8(image.numpy()), picture)
+
+
+# === Resizing ===
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(9, 7), (40, 50), (20, 31)])
+def test_resize_is_pillows_bicubic(size, channels):
+    picture = noise(1, 20, 30, channels=channels).read(0)
+    image = Image.fromarray(picture[:, :, 0] if channels == 1 else picture)
+    expected = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(resize(picture, size), expected.reshape(*size, channels))
+
+
+@pytest.mark.parametrize("size", [(32, 40), (100, 130)])
+def test_resize_is_tensorflows_antialiased_bicubic_within_a_grey_level(size):
+    # Pillow clips between its two passes too, so both stay away from black and white here.
+    picture = landscape(0, "summer", 64, 80) // 2 + 64
+    image = tf.image.resize(picture, size, method="bicubic", antialias=True)
+    assert np.abs(resize(picture, size) - np.rint(image)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "preprocess, size, resized",
+    [
+        ("resize_and_crop", (30, 50), (286, 286)),
+        ("crop", (301, 470), (301, 470)),
+        ("scale_width_and_crop", (200, 143), (400, 286)),
+        ("scale_width_and_crop", (50, 143), (256, 286)),  # not lower than the crop
+        ("scale_width", (200, 143), (400, 288)),
+        ("scale_width", (297, 286), (296, 288)),
+        ("none", (50, 49), (48, 48)),  # 12.5 and 12.25 fours, halves to even
+        ("none", (55, 1), (56, 4)),
+    ],
+)
+def test_resized_size(preprocess, size, resized):
+    assert resized_size(*size, preprocess, 286, 256, 4) == resized
+
+
+@pytest.mark.parametrize(
+    "preprocess, shape",
+    [
+        ("resize_and_crop", (8, 8)),
+        ("crop", (8, 8)),
+        ("scale_width_and_crop", (8, 8)),
+        ("scale_width", (24, 12)),
+        ("none", (40, 20)),
+    ],
+)
+def test_shapes_of_every_preprocess(preprocess, shape):
+    data = data_of(noise(2, 41, 21), noise(2, 40, 20), CROPPED, preprocess=preprocess, load_size=12)
+    assert data.shape_a == data.shape_b == (*shape, 3)
+    a, b = take(data, 0, 2)
+    assert a.shape == b.shape == (2, 1, *shape, 3)
+    shown = data.examples({"trainA": noise(5, 33, 31), "trainB": noise(3)})
+    assert [[picture.shape for picture in domain] for domain in shown] == [[(*shape, 3)] * 3] * 2
+
+
+def test_unet_multiples_are_rounded_to():
+    data = data_of(noise(1, 70, 50), noise(1, 70, 50), PLAIN, generator="unet", depth=4)
+    assert data.shape_a == (64, 48, 3)
+
+
+# === What cannot work ===
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 2, "pool_size": 0}, {"pool_size": 1}])
+@pytest.mark.parametrize("preprocess", ["none", "scale_width"])
+def test_sizes_that_differ_cannot_share_a_batch_or_a_pool(preprocess, settings):
+    different = as_set([noise(1, 8, 8).read(0), noise(1, 16, 8).read(0)])
+    with pytest.raises(DatasetError, match=f"--preprocess={preprocess} .*crop.*--batch_size=1"):
+        data_of(noise(1), different, PLAIN, preprocess=preprocess, crop_size=4, **settings)
+
+
+def test_sizes_may_differ_otherwise():
+    different = as_set([noise(1, 8, 8).read(0), noise(1, 16, 9).read(0)])
+    data = data_of(noise(1), different, PLAIN, pool_size=0)
+    assert data.shape_b == (None, None, 3)
+    shapes = {b.shape for _, b in data.batches(0, 2).as_numpy_iterator()}
+    assert shapes == {(1, 8, 8, 3), (1, 16, 8, 3)}
+    for a, b, size in ((noise(1), different, 20), (different, different, 256)):
+        shown = data_of(a, b, PLAIN, pool_size=0).examples({"trainA": a, "trainB": b})
+        assert {p.shape for domain in shown for p in domain} == {(size, size, 3)}
+
+
+def test_a_picture_smaller_than_the_crop_is_named():
+    small = as_set([noise(1).read(0), noise(1, 20, 7).read(0)])
+    with pytest.raises(
+        DatasetError, match=r"1\.png: 7 x 20 .* 8: use --preprocess=resize"
+    ) as error:
+        data_of(small, noise(1), CROPPED, preprocess="crop")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_damaged_file_is_named_before_the_first_step(tmp_path, cache):
+    for domain in "AB":
+        (tmp_path / f"train{domain}").mkdir()
+        for name in ("one.jpg", "two.jpg"):
+            write_picture(tmp_path / f"train{domain}" / name, noise(1, 40, 40).read(0))
+    whole = (tmp_path / "trainB" / "two.jpg").read_bytes()
+    config = dataclasses.replace(CROPPED, data_dir=str(tmp_path), cache=cache)
+    TrainingData(load_dataset(config), config)
+    (tmp_path / "trainB" / "two.jpg").write_bytes(whole[: len(whole) // 2])
+    sets = load_dataset(config)
+    with pytest.raises(PictureError, match=r"trainB.two\.jpg: cannot be decoded"):
+        TrainingData(sets, config)
+
+
+def test_dataset_excludes_folders():
+    with pytest.raises(DatasetError, match="dataset excludes data_a and data_b"):
+        load_dataset(Config(dataset="cycle_gan/maps", data_a="x", data_b="y"))
+
+
+# === Gray, and the embedded data ===
+
+
+def test_gray_domains(tmp_path):
+    for domain in "AB":
+        (tmp_path / f"train{domain}").mkdir()
+        write_picture(tmp_path / f"train{domain}" / "x.png", noise(1).read(0))
+    config = dataclasses.replace(CROPPED, data_dir=str(tmp_path), channels_a=1)
+    sets = load_dataset(config)
+    gray = np.asarray(Image.fromarray(noise(1).read(0)).convert("L"))
+    np.testing.assert_array_equal(sets["trainA"].read(0)[:, :, 0], gray)
+    np.testing.assert_array_equal(sets["trainB"].read(0), noise(1).read(0))
+    data = TrainingData(sets, config)
+    assert data.shape_a == (8, 8, 1) and data.shape_b == (8, 8, 3)
+    a, b = take(data, 0, 1)
+    assert a.shape == (1, 1, 8, 8, 1) and b.shape == (1, 1, 8, 8, 3)
+    assert [p.shape for (p,) in data.examples(sets)] == [(8, 8, 1), (8, 8, 3)]
+
+
+def test_channels_are_exchanged():
+    picture = noise(1).read(0)
+    gray = to_channels(picture, 1)
+    assert gray.shape == (20, 20, 1)
+    np.testing.assert_array_equal(to_channels(picture, 3), picture)
+    np.testing.assert_array_equal(to_channels(gray, 1), gray)
+    np.testing.assert_array_equal(to_channels(gray, 3), np.repeat(gray, 3, axis=2))
+
+
+def test_embedded_truth_shows_the_scenes_of_the_test():
+    sets = load_dataset(Config(load_size=32))
+    assert {name: len(s) for name, s in sets.items()} == {
+        "trainA": SYNTHETIC_TRAIN,
+        "trainB": SYNTHETIC_TRAIN,
+        **dict.fromkeys(("testA", "truthA", "testB", "truthB"), SYNTHETIC_TEST),
+    }
+    for domain, season, other in (("A", "summer", "winter"), ("B", "winter", "summer")):
+        test, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
+        assert test.names == truth.names
+        for i in (0, SYNTHETIC_TEST - 1):
+            index = int(test.names[i].removeprefix("landscape_").removesuffix(".png"))
+            np.testing.assert_array_equal(test.read(i), landscape(index, season, 32, 32))
+            np.testing.assert_array_equal(truth.read(i), landscape(index, other, 32, 32))
+            assert test.size(i) == (32, 32)
+
+
+def test_embedded_scenes_are_unpaired_and_the_tests_unseen():
+    sets = load_dataset(Config(load_size=8))
+    splits = [set(sets[name].names) for name in ("trainA", "trainB", "testA", "testB")]
+    assert sum(map(len, splits)) == len(set.union(*splits))
+    for name, season in (("trainA", "summer"), ("trainB", "winter")):
+        for i in (0, SYNTHETIC_TRAIN - 1):  # the name says which scene it is
+            index = int(sets[name].names[i].removeprefix("landscape_").removesuffix(".png"))
+            np.testing.assert_array_equal(sets[name].read(i), landscape(index, season, 8, 8))
+
+
+def test_embedded_data_in_gray_has_its_truth_in_the_other_domains_channels():
+    sets = load_dataset(Config(load_size=16, channels_a=1, lambda_identity=0))
+    channels = {name: s.read(0).shape[2] for name, s in sets.items()}
+    assert channels == {
+        "trainA": 1, "testA": 1, "truthB": 1, "trainB": 3, "testB": 3, "truthA": 3,
+    }  # fmt: skip
+
+
+def test_first_look_keeps_names_in_order():
+    data = ResizedPictures(levels(0, 40), PLAIN)
+    assert [int(data[i][0, 0, 0]) for i in range(len(data))] == list(range(40))

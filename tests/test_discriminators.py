@@ -1,0 +1,89 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
+
+
+def built(discriminator):
+    discriminator.build((None, None, None, 3))
+    return discriminator
+
+
+def pictures(*shape):
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+def test_parameter_count_is_that_of_the_authors():
+    assert built(PatchDiscriminator()).count_params() == 2_764_737
+
+
+def test_256_pixels_give_30_by_30_logits():
+    assert built(PatchDiscriminator(1))(pictures(1, 256, 256, 3)).shape == (1, 30, 30, 1)
+
+
+@pytest.mark.parametrize("layers, patch", [(1, 16), (2, 34), (3, 70), (4, 142), (5, 286)])
+def test_a_logit_sees_a_patch_of_the_stated_size(layers, patch):
+    discriminator = PatchDiscriminator(1, layers, norm="none")
+    x = tf.constant(pictures(1, 416, 416, 3))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        logits = discriminator(x)
+        middle = logits[0, logits.shape[1] // 2, logits.shape[2] // 2, 0]
+    seen = np.abs(tape.gradient(middle, x)[0]).max(-1) > 0
+    for axis in (0, 1):
+        (places,) = seen.any(axis).nonzero()
+        assert 0 < places[0] and places[-1] < 415
+        assert places[-1] - places[0] + 1 == patch
+
+
+def test_the_pixel_discriminator_sees_one_pixel():
+    discriminator = PixelDiscriminator(2, norm="none")
+    x = pictures(1, 5, 4, 3)
+    changed = x.copy()
+    changed[0, 2, 1] += 1
+    difference = np.abs(discriminator(changed) - discriminator(x))[0, :, :, 0]
+    np.testing.assert_array_equal(np.argwhere(difference > 0), [[2, 1]])
+
+
+def test_logits_are_not_squashed():
+    discriminator = built(PatchDiscriminator(2, layers=1))
+    discriminator.weights[-1].assign([7.0])
+    assert tf.reduce_min(discriminator(pictures(1, 16, 16, 3))) > 5
+    discriminator.weights[-1].assign([-7.0])
+    assert tf.reduce_max(discriminator(pictures(1, 16, 16, 3))) < -5
+
+
+@pytest.mark.parametrize("kind", [PatchDiscriminator, PixelDiscriminator])
+def test_weights_start_as_a_normal_and_biases_as_0(kind):
+    keras.utils.set_random_seed(0)
+    weights = built(kind(64)).weights
+    kernels = np.concatenate([np.ravel(w) for w in weights if w.name == "kernel"])
+    assert kernels.std() == pytest.approx(0.02, rel=4 / np.sqrt(kernels.size))
+    assert np.abs(kernels).max() > 3 * 0.02
+    assert not any(np.any(w) for w in weights if w.name == "bias")
+
+
+@pytest.mark.parametrize(
+    "kind, arguments, message",
+    [
+        (PatchDiscriminator, {"filters": 0}, "filters=0: use 1 or more"),
+        (PatchDiscriminator, {"layers": 0}, "layers=0: a PatchDiscriminator has 1 to 5"),
+        (PatchDiscriminator, {"layers": 6}, "layers=6: a PatchDiscriminator has 1 to 5"),
+        (PatchDiscriminator, {"norm": "layer"}, "norm='layer' is not known"),
+        (PixelDiscriminator, {"filters": -2}, "filters=-2: use 1 or more"),
+        (PixelDiscriminator, {"norm": "layer"}, "norm='layer' is not known"),
+    ],
+)
+def test_arguments_that_cannot_work(kind, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**arguments)
+
+
+@pytest.mark.parametrize("layers, smallest", [(1, 6), (3, 24)])
+def test_the_smallest_picture_leaves_one_logit_and_a_smaller_one_is_an_error(layers, smallest):
+    discriminator = built(PatchDiscriminator(1, layers))
+    assert discriminator(pictures(1, smallest, smallest, 3)).shape == (1, 1, 1, 1)
+    with pytest.raises(ValueError, match=f"leaves no logit.*use {smallest}x{smallest} or more"):
+        discriminator(pictures(1, smallest, smallest - 1, 3))

@@ -1,0 +1,149 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_cyclegan.layers import (
+    CropTopLeft,
+    InstanceNormalization,
+    ReflectionPadding2D,
+    ResidualBlock,
+    check_positive,
+    convolution,
+    normalization,
+)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def instance_norm(x, epsilon=1e-5, axes=(1, 2)):
+    """In NumPy, float64."""
+    x = np.asarray(x, np.float64)
+    mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    return (x - mean) / np.sqrt(variance + epsilon)
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-3])
+def test_instance_norm_is_the_formula(epsilon):
+    x = noise(2, 5, 7, 3) * [0.01, 1, 30] + [0, -2, 5]
+    gamma, beta = noise(3, seed=1), noise(3, seed=2)
+    layer = InstanceNormalization(epsilon=epsilon, dtype="float64")
+    layer.build(x.shape)
+    layer.gamma.assign(gamma)
+    layer.beta.assign(beta)
+    np.testing.assert_allclose(layer(x), instance_norm(x, epsilon) * gamma + beta, atol=1e-12)
+
+
+def test_instance_norm_without_affine_part_has_no_weights():
+    x = noise(2, 4, 4, 3)
+    layer = InstanceNormalization(center=False, scale=False, dtype="float64")
+    np.testing.assert_allclose(layer(x), instance_norm(x), atol=1e-12)
+    assert layer.weights == []
+
+
+@pytest.mark.parametrize("shape, axis, axes", [((2, 3, 5, 4), 1, (2, 3)), ((2, 9, 3), -1, (1,))])
+def test_instance_norm_over_other_axes_and_ranks(shape, axis, axes):
+    x = noise(*shape)
+    layer = InstanceNormalization(axis=axis, dtype="float64")
+    np.testing.assert_allclose(layer(x), instance_norm(x, axes=axes), atol=1e-12)
+    assert layer.gamma.shape == (3,)
+
+
+def test_instance_norm_takes_the_arguments_of_tensorflow_addons():
+    config = {"name": "x", "groups": 3, "axis": -1, "epsilon": 1e-3, "center": True, "scale": False}
+    layer = InstanceNormalization.from_config(config | {"beta_initializer": "ones"})
+    np.testing.assert_allclose(layer(np.zeros((1, 2, 2, 3), np.float32)), np.ones((1, 2, 2, 3)))
+    assert [weight.name for weight in layer.weights] == ["beta"]
+
+
+def test_instance_norm_holds_far_from_zero():
+    """The mean of the squares less the square of the mean would leave nothing of this variance."""
+    x = (1e4 + noise(1, 8, 8, 2)).astype(np.float32)
+    y = InstanceNormalization()(x)
+    np.testing.assert_allclose(y, instance_norm(x), atol=5e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e4])
+def test_instance_norm_takes_half_floats_statistics_in_float32(scale):
+    """1e-3 squared is below half floats' precision and 1e4 squared above their range."""
+    x = (scale * noise(1, 16, 16, 2)).astype(np.float16)
+    y = InstanceNormalization(dtype="mixed_float16")(x)
+    assert y.dtype == "float16"
+    np.testing.assert_allclose(y, instance_norm(x), atol=4e-3)
+
+
+@pytest.mark.parametrize(
+    "shape, message", [((None, 3), "rank 3 or more"), ((None, 4, 4, None), "channel count")]
+)
+def test_instance_norm_errors(shape, message):
+    with pytest.raises(ValueError, match=message):
+        InstanceNormalization().build(shape)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_reflection_padding_is_that_of_numpy(padding):
+    x = noise(2, 4, 5, 3).astype(np.float32)
+    widths = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+    layer = ReflectionPadding2D(padding)
+    np.testing.assert_array_equal(layer(x), np.pad(x, widths, mode="reflect"))
+    assert layer.compute_output_shape((None, 4, None, 3)) == (None, 4 + 2 * padding, None, 3)
+
+
+@pytest.mark.parametrize("height, width", [(3, 8), (8, 3)])
+def test_reflection_padding_needs_more_than_it_mirrors(height, width):
+    with pytest.raises(ValueError, match=f"{height}x{width} cannot be mirrored by 3: use larger"):
+        ReflectionPadding2D(3)(np.zeros((1, height, width, 1), np.float32))
+
+
+def test_crop_drops_the_first_row_and_column():
+    x = noise(2, 5, 4, 3).astype(np.float32)
+    np.testing.assert_array_equal(CropTopLeft()(x), x[:, 1:, 1:])
+    assert CropTopLeft().compute_output_shape((None, 5, None, 3)) == (None, 4, None, 3)
+
+
+def test_residual_block_adds_to_its_input_and_ends_without_a_relu():
+    x = noise(1, 5, 5, 2).astype(np.float32)
+    block = ResidualBlock(2, norm="none")
+    difference = block(x) - x
+    assert tf.reduce_min(difference) < 0 < tf.reduce_max(difference)
+    for weight in block.weights:
+        weight.assign(tf.zeros_like(weight))
+    np.testing.assert_array_equal(block(x), x)
+
+
+def test_dropout_of_a_residual_block_acts_in_training_only():
+    x = noise(1, 5, 5, 2).astype(np.float32)
+    block = ResidualBlock(2, dropout=0.5)
+    np.testing.assert_array_equal(block(x, training=False), block(x, training=False))
+    assert np.abs(block(x, training=True) - block(x, training=True)).max() > 0.1
+
+
+@pytest.mark.parametrize("norm, use_bias", [("instance", True), ("batch", False), ("none", False)])
+def test_a_bias_stands_before_instance_norm_only(norm, use_bias):
+    assert convolution(2, 3, norm=norm).use_bias is use_bias
+    assert convolution(2, 3, norm=norm, use_bias=True).use_bias
+
+
+def test_batch_norm_is_as_in_pytorch():
+    (norm,) = normalization("batch")
+    x = noise(4, 3, 3, 2)
+    keras.utils.set_random_seed(0)
+    norm.build(x.shape)
+    norm.gamma.assign([1, 1])
+    np.testing.assert_allclose(
+        norm(x, training=True), instance_norm(x, axes=(0, 1, 2)), rtol=0, atol=1e-5
+    )
+    np.testing.assert_allclose(norm.moving_mean, 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
+
+
+def test_unknown_norm():
+    with pytest.raises(ValueError, match="norm='group' is not known: use 'instance', 'batch'"):
+        normalization("group")
+
+
+def test_check_positive_names_the_argument():
+    check_positive(a=1, b=2)
+    with pytest.raises(ValueError, match="b=0: use 1 or more"):
+        check_positive(a=1, b=0)

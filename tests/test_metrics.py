@@ -1,0 +1,70 @@
+import math
+
+import numpy as np
+import pytest
+
+from tf_cyclegan.data.pictures import PictureSet
+from tf_cyclegan.metrics import score_translations, truth_scores
+
+
+def noise(seed=0, channels=3):
+    return np.random.default_rng(seed).integers(0, 246, (16, 20, channels), np.uint8)
+
+
+def as_set(pictures):
+    return PictureSet(
+        tuple(map(str, range(len(pictures)))), pictures.__getitem__, lambda i: pictures[i].shape[:2]
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_equal_pictures(channels):
+    scores = truth_scores([noise(channels=channels)], [noise(channels=channels)])
+    assert scores["l1"] == 0
+    assert scores["ssim"] == pytest.approx(1)
+    assert scores["psnr"] == math.inf
+
+
+def test_a_constant_offset_by_hand():
+    scores = truth_scores([noise() + np.uint8(10)], [noise()])
+    assert scores["l1"] == pytest.approx(10 / 127.5)
+    assert scores["psnr"] == pytest.approx(20 * math.log10(255 / 10), abs=1e-4)
+    assert 0.9 < scores["ssim"] < 1
+
+
+def test_black_against_white_is_the_largest_distance():
+    black = np.zeros((16, 16, 3), np.uint8)
+    scores = truth_scores([black], [black + np.uint8(255)])
+    assert scores["l1"] == 2
+    assert scores["psnr"] == pytest.approx(0, abs=1e-5)
+    # Structural similarity of two flat pictures is (2 m n + C1) / (m^2 + n^2 + C1).
+    assert scores["ssim"] == pytest.approx(2.55**2 / (255**2 + 2.55**2), rel=1e-3)
+
+
+def test_scores_are_means_over_pairs_and_symmetric():
+    pairs = [noise(1), noise(2)], [noise(3), noise(4)]
+    scores = truth_scores(*pairs)
+    each = [truth_scores([a], [b]) for a, b in zip(*pairs, strict=True)]
+    for name in ("l1", "psnr", "ssim"):
+        assert scores[name] == pytest.approx((each[0][name] + each[1][name]) / 2)
+    assert truth_scores(*reversed(pairs)) == pytest.approx(scores)
+    assert scores["l1"] > 0.3 and scores["ssim"] < 0.3
+
+
+def test_as_many_of_each():
+    with pytest.raises(ValueError, match="zip"):
+        truth_scores([noise()], [noise(), noise()])
+
+
+def test_translations_beside_the_untranslated():
+    real, truth = as_set([noise(1), noise(2)]), as_set([noise(1) + np.uint8(5), noise(2)])
+    after, before = score_translations(lambda picture: picture + np.uint8(5), real, truth)
+    assert after["l1"] == pytest.approx(2.5 / 127.5)  # the first is right, the second off by 5
+    assert before == truth_scores([noise(1), noise(2)], [truth.read(0), truth.read(1)])
+
+
+def test_gray_to_rgb_is_compared_as_gray_in_three_channels():
+    gray, truth = noise(1, 1), noise(2)
+    after, before = score_translations(lambda p: truth, as_set([gray]), as_set([truth]))
+    assert after["l1"] == 0
+    assert before == truth_scores([gray.repeat(3, axis=2)], [truth])

@@ -1,0 +1,393 @@
+"""The library's translator, and scripts/translate.py through its main()."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tf_cyclegan.checkpoints import save_generator, write_text
+from tf_cyclegan.config import Config
+from tf_cyclegan.data.folders import list_pictures
+from tf_cyclegan.data.pictures import (
+    SUFFIXES,
+    DatasetError,
+    PictureError,
+    read_picture,
+    to_channels,
+    to_float,
+    to_uint8,
+    write_picture,
+)
+from tf_cyclegan.discriminators import PatchDiscriminator
+from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
+from tf_cyclegan.translate import find_pictures, load_translator, padded, translator
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "translate.py"
+
+
+def generator(channels_in=3, channels_out=3, seed=0):
+    keras.utils.set_random_seed(seed)
+    network = ResNetGenerator(filters=4, blocks=1, channels=channels_out)
+    network.build((None, None, None, channels_in))
+    # The initial weights of 0.02 would give nearly gray pictures.
+    network.set_weights([10 * weight for weight in network.get_weights()])
+    return network
+
+
+def noise(height=12, width=16, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def a2b():
+    return generator()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, a2b):
+    """A run folder with both generators, and no data of its own."""
+    path = tmp_path_factory.mktemp("run")
+    save_generator(a2b, path / "a2b.keras")
+    save_generator(generator(seed=1), path / "b2a.keras")
+    return path
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("translate_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and tyro look a class's module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def fill(folder, names, height=12, width=16):
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, name in enumerate(names):
+        write_picture(folder / name, noise(height, width, seed=seed))
+    return folder
+
+
+def translate(script, run, output, *inputs, **options):
+    return script.main(
+        script.Options(run_dir=str(run), output=str(output), input=(*map(str, inputs),), **options)
+    )
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# === translator ===
+
+
+@pytest.mark.parametrize(
+    "height, width", [(1, 1), (2, 3), (7, 5), (1, 40), (9, 8), (64, 64), (65, 33)]
+)
+def test_any_size_is_kept(a2b, height, width):
+    picture = noise(height, width)
+    fake = translator(a2b)(picture)
+    assert fake.shape == (height, width, 3)
+    assert fake.dtype == np.uint8
+
+
+def test_a_picture_that_fits_is_what_the_generator_makes_of_it(a2b):
+    picture = noise(64, 48)
+    direct = a2b(to_float(picture)[np.newaxis], training=False).numpy()[0]
+    fake = translator(a2b)(picture).astype(int)
+    assert np.abs(fake - to_uint8(direct)).max() <= 1  # a graph may round otherwise
+    assert fake.std() > 10
+
+
+def test_other_sizes_are_mirrored_outwards_and_cropped_back(a2b):
+    picture = noise(9, 10)
+    outwards = np.concatenate([picture, picture[:-4:-1]])  # rows 8, 7, 6 again
+    outwards = np.concatenate([outwards, outwards[:, :-3:-1]], axis=1)
+    assert outwards.shape == (12, 12, 3)
+    function = translator(a2b)
+    np.testing.assert_array_equal(function(picture), function(outwards)[:9, :10])
+
+
+def test_padded_sizes():
+    assert [padded(side, 4) for side in (1, 8, 9, 12, 65)] == [8, 8, 12, 12, 68]
+    assert [padded(side, 256) for side in (1, 256, 257)] == [256, 256, 512]
+
+
+def test_unet_takes_any_size_too():
+    network = UNetGenerator(filters=4, depth=5)
+    network.build((None, None, None, 3))
+    assert translator(network)(noise(33, 20)).shape == (33, 20, 3)
+
+
+@pytest.mark.parametrize("channels_in, channels_out", [(1, 3), (3, 1)])
+def test_gray_and_rgb_are_exchanged(channels_in, channels_out):
+    function = translator(generator(channels_in, channels_out))
+    for channels in (1, 3):
+        picture = noise(9, 7, channels)
+        fake = function(picture)
+        assert fake.shape == (9, 7, channels_out)
+        np.testing.assert_array_equal(fake, function(to_channels(picture, channels_in)))
+
+
+def test_dropout_is_off():
+    network = ResNetGenerator(filters=4, blocks=1, dropout=0.5)
+    network.build((None, None, None, 3))
+    function = translator(network)
+    np.testing.assert_array_equal(function(noise()), function(noise()))
+
+
+def test_memory_that_runs_out_is_the_pictures_error():
+    def hungry(image, training):
+        raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+
+    hungry.multiple, hungry.input_channels = 4, 3
+    with pytest.raises(PictureError, match="^16 x 12 pixels need more memory .*use --resize$"):
+        translator(hungry)(noise())
+
+
+# === load_translator ===
+
+
+def test_folder_and_file_load_the_same(run):
+    picture = noise()
+    fakes = {d: load_translator(run, d)(picture) for d in ("a2b", "b2a")}
+    assert not np.array_equal(fakes["a2b"], fakes["b2a"])
+    for direction, fake in fakes.items():
+        function = load_translator(str(run / f"{direction}.keras"), "a2b")
+        np.testing.assert_array_equal(function(picture), fake)
+
+
+def one_line(error):
+    return "\n" not in str(error.value)
+
+
+def test_what_is_no_generator_is_named(tmp_path, run):
+    judge = PatchDiscriminator(filters=4, layers=1)
+    judge.build((None, None, None, 3))
+    judge.save(tmp_path / "d_a.keras")
+    other = keras.Sequential([keras.layers.Input((8, 8, 3)), keras.layers.Conv2D(3, 1)])
+    other.save(tmp_path / "other.keras")
+    (tmp_path / "text.keras").write_text("no archive")
+    (tmp_path / "cut.keras").write_bytes((run / "a2b.keras").read_bytes()[:500])
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "empty").mkdir()
+    cases = {
+        "d_a.keras": "holds a PatchDiscriminator: ",
+        "other.keras": "holds a Sequential: use a generator's file",
+        "text.keras": "cannot be read",
+        "cut.keras": "cannot be read",
+        "notes.txt": r"neither a \.keras nor a \.pth",
+        "missing": "is not there: name a run folder",
+        "empty": r".a2b\.keras is not there: name a run folder that has saved once",
+    }
+    for name, cause in cases.items():
+        with pytest.raises(ValueError, match=f"{re.escape(name)}.*{cause}") as error:
+            load_translator(tmp_path / name, "a2b")
+        assert one_line(error), name
+
+
+def test_a_run_with_one_direction_translates_that_one(tmp_path, a2b):
+    save_generator(a2b, tmp_path / "a2b.keras")
+    load_translator(tmp_path, "a2b")
+    with pytest.raises(ValueError, match=r"b2a\.keras is not there"):
+        load_translator(tmp_path, "b2a")
+
+
+# === find_pictures ===
+
+
+def test_files_and_folders_are_gathered_in_order(tmp_path):
+    fill(tmp_path / "x", ["2.png", "1.png"])
+    fill(tmp_path / "y", ["0.png"])
+    inputs = [tmp_path / "y" / "0.png", tmp_path / "x"]
+    pictures = find_pictures(inputs, None, "a2b", tmp_path / "out")
+    assert pictures.names == ("0.png", "1.png", "2.png")
+    np.testing.assert_array_equal(pictures.read(1), read_picture(tmp_path / "x" / "1.png"))
+    assert pictures.size(2) == (12, 16)
+
+
+def test_of_a_data_set_the_directions_own_test_pictures_are_taken(tmp_path):
+    for split in ("trainA", "trainB", "testA", "testB"):
+        fill(tmp_path / split, [f"{split}.png"])
+    for direction, name in (("a2b", "testA.png"), ("b2a", "testB.png")):
+        assert find_pictures([tmp_path], None, direction, "out").names == (name,)
+    assert find_pictures([tmp_path / "testB"], None, "a2b", "out").names == ("testB.png",)
+
+
+def test_one_name_twice_is_refused(tmp_path):
+    inputs = [fill(tmp_path / folder, ["same.png"]) for folder in "xy"]
+    with pytest.raises(ValueError, match=r"x.same\.png and .*y.same\.png .*different") as error:
+        find_pictures(inputs, None, "a2b", tmp_path / "out")
+    assert one_line(error)
+
+
+def test_originals_are_never_replaced(tmp_path):
+    folder = fill(tmp_path / "x", ["1.png"])
+    for inputs in ([folder], [folder / "1.png"], [tmp_path / "x" / ".." / "x"]):
+        with pytest.raises(ValueError, match=r"1\.png would be replaced .*another --output"):
+            find_pictures(inputs, None, "a2b", tmp_path / "y" / ".." / "x")
+    find_pictures([folder], None, "a2b", folder / "out")
+
+
+def test_pictures_that_are_not_there(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name, cause in {"missing": "does not exist", "empty": "holds no pictures"}.items():
+        with pytest.raises(DatasetError, match=f"{name} {cause}"):
+            find_pictures([tmp_path / name], None, "a2b", tmp_path / "out")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DatasetError, match=r"cannot be read \(Permission denied\): check"):
+        list_pictures(tmp_path)
+
+
+def test_without_input_the_runs_own_test_pictures(tmp_path):
+    data = tmp_path / "data"
+    for split in ("trainA", "trainB", "testA"):
+        fill(data / split, [f"{split}.png"])
+    run = tmp_path / "run"
+    run.mkdir()
+    write_text(run / "config.json", Config(data_dir=str(data)).to_json())
+    assert find_pictures([], run, "a2b", "out").names == ("testA.png",)
+    with pytest.raises(ValueError, match="without testB: name pictures by --input"):
+        find_pictures([], run, "b2a", "out")
+    with pytest.raises(ValueError, match="testA holds the originals: use another --output"):
+        find_pictures([], run, "a2b", data / "testA")
+
+
+@pytest.mark.parametrize("contents", [None, "", "[]", '{"colour": 1}'])
+def test_without_input_and_settings_the_message_says_so(tmp_path, contents):
+    if contents is not None:
+        (tmp_path / "config.json").write_text(contents)
+    with pytest.raises(ValueError, match=r"(is no run folder|cannot be read).*--input") as error:
+        find_pictures([], tmp_path, "a2b", "out")
+    assert one_line(error)
+
+
+def test_a_generators_file_has_no_pictures_of_its_own(run):
+    with pytest.raises(ValueError, match=r"a2b\.keras is no run folder.*by --input"):
+        find_pictures([], run / "a2b.keras", "a2b", "out")
+
+
+# === The script ===
+
+
+def test_a_bad_picture_is_named_and_the_others_translated(script, run, tmp_path, capsys):
+    photos = fill(tmp_path / "photos", ["a.png", "c.png"])
+    (photos / "b.jpg").write_text("no picture")
+    assert translate(script, run, tmp_path / "out", photos) == 1
+    assert names_in(tmp_path / "out") == ["a.png", "c.png", "index.html"]
+    printed = capsys.readouterr()
+    assert re.search(r"left out b\.jpg: .*no JPEG", printed.err)
+    assert "1 pictures could not be translated" in printed.err
+    assert "a2b: 2 pictures" in printed.out
+    expected = load_translator(run, "a2b")(read_picture(photos / "c.png"))
+    np.testing.assert_array_equal(read_picture(tmp_path / "out" / "c.png"), expected)
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 2
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_names_in_any_script_and_every_suffix(script, run, tmp_path):
+    names = ["été 1.jpg", "夏.png", "зима.gif", "x.JPEG", "a.webp", "b.bmp", "c.tif", "&<.png"]
+    photos = fill(tmp_path / "photos", names, 5, 6)
+    assert translate(script, run, tmp_path / "out", photos) == 0
+    assert names_in(tmp_path / "out") == sorted([*names, "index.html"])
+    for name in names:
+        with Image.open(tmp_path / "out" / name) as image:
+            assert image.size == (6, 5)
+            assert image.format == SUFFIXES[Path(name).suffix.lower()]
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == len(names)
+    assert "夏.png" in page and "&amp;&lt;.png" in page
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text_do_not_stop_the_rest(script, run, tmp_path):
+    photos = fill(tmp_path / "photos", ["a.png"])
+    os.rename(photos / "a.png", os.fsencode(photos) + b"/\xe9t\xe9.png")  # Latin-1
+    assert translate(script, run, tmp_path / "out", photos) == 0
+    assert len(names_in(tmp_path / "out")) == 2
+
+
+def test_both_directions_of_a_data_set(script, run, tmp_path):
+    data = tmp_path / "data"
+    fill(data / "testA", ["1.png", "2.png"])
+    fill(data / "testB", ["1.png"])
+    assert translate(script, run, tmp_path / "out", data, direction="both") == 0
+    assert names_in(tmp_path / "out" / "a2b") == ["1.png", "2.png", "index.html"]
+    assert names_in(tmp_path / "out" / "b2a") == ["1.png", "index.html"]
+    for direction, split in (("a2b", "testA"), ("b2a", "testB")):
+        expected = load_translator(run, direction)(read_picture(data / split / "1.png"))
+        fake = read_picture(tmp_path / "out" / direction / "1.png")
+        np.testing.assert_array_equal(fake, expected)
+
+
+def test_resize_scales_the_longer_side(script, run, tmp_path):
+    photos = fill(tmp_path / "photos", ["low.png"], 10, 40)
+    fill(photos, ["high.png"], 40, 20)
+    assert translate(script, run, tmp_path / "out", photos, resize=16) == 0
+    assert read_picture(tmp_path / "out" / "low.png").shape == (4, 16, 3)
+    assert read_picture(tmp_path / "out" / "high.png").shape == (16, 8, 3)
+
+
+def test_embedded_test_pictures_get_a_suffix_and_a_page(script, run, tmp_path):
+    mine = tmp_path / "run"
+    mine.mkdir()
+    (mine / "b2a.keras").write_bytes((run / "b2a.keras").read_bytes())
+    write_text(mine / "config.json", Config(load_size=12, crop_size=8).to_json())
+    assert translate(script, mine, tmp_path / "out", direction="b2a") == 0
+    assert len(names_in(tmp_path / "out")) == 24 + 1
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 24
+
+
+def test_wrong_flags_are_found_before_any_work(script, run, tmp_path):
+    photos = fill(tmp_path / "photos", ["1.png"])
+    one = tmp_path / "one"
+    one.mkdir()
+    (one / "a2b.keras").write_bytes((run / "a2b.keras").read_bytes())
+    (tmp_path / "file").touch()
+    out = tmp_path / "out"
+    cases = [
+        ("resize is 0: use 1 or more", run, out, {"resize": 0}),
+        ("b2a.keras is not there", one, out, {"direction": "both"}),
+        ("one generator: use --direction=a2b", one / "a2b.keras", out, {"direction": "both"}),
+        ("file cannot be made .*another --output", run, tmp_path / "file", {}),
+        ("file.a2b cannot be made .*another --output", run, tmp_path / "file" / "a2b", {}),
+        ("nowhere is not there", tmp_path / "nowhere", out, {}),
+    ]
+    for message, run_dir, output, options in cases:
+        with pytest.raises(ValueError, match=message) as error:
+            translate(script, run_dir, output, photos, **options)
+        assert one_line(error)
+        assert not out.exists()
+
+
+def test_the_command_ends_with_one_line_and_a_code(tmp_path):
+    """The one test of the whole command: an error of the user's is no traceback."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--run_dir=missing", "--input", "x.png", "--output=out"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: missing is not there: name a run folder")
+    assert "Traceback" not in done.stderr
+    assert names_in(tmp_path) == []
