@@ -21,6 +21,7 @@ def main(config: Config) -> int:
     from tf_cyclegan.build import make_cyclegan, make_strategy
     from tf_cyclegan.callbacks import Checkpoints, LossLog, Samples, StopOnNonFinite
     from tf_cyclegan.checkpoints import RunFolder
+    from tf_cyclegan.cyclegan import worker_number
     from tf_cyclegan.data import TrainingData, load_dataset
     from tf_cyclegan.metrics import score_translations
     from tf_cyclegan.translate import translator
@@ -33,20 +34,26 @@ def main(config: Config) -> int:
     sets = load_dataset(config)
     print(f"Reading {len(sets['trainA'])} + {len(sets['trainB'])} pictures ...", flush=True)
     data = TrainingData(sets, config, strategy.num_replicas_in_sync)
+    shown = data.examples(sets)
     total = (config.epochs + config.decay_epochs) * data.steps_per_epoch
     total = min(total, config.max_steps or total)
 
     # === Model, and what an earlier process left of it ===
     model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
-    run = RunFolder(config.run_folder, config)
+    worker = worker_number(strategy)
+    run = RunFolder(config.run_folder, config, worker)
     with strategy.scope():
         step = run.attach(model)
     print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} an epoch", flush=True)
 
     # === Training: whole epochs but for the first, if resumed in the middle, and the last ===
-    checkpoints = Checkpoints(run, config.save_every, config.save_minutes)
-    samples = Samples(run.path, *data.examples(sets), config.sample_every)
-    callbacks = [StopOnNonFinite(), LossLog(run.path, step), samples, checkpoints]
+    # The clocks of several workers differ: there, checkpoints go by steps alone.
+    minutes = config.save_minutes if config.strategy != "multiworker" else 0
+    checkpoints = Checkpoints(run, config.save_every, minutes)
+    callbacks = [StopOnNonFinite(), checkpoints]
+    if worker == 0:
+        samples = Samples(run.path, *shown, config.sample_every)
+        callbacks[1:1] = [LossLog(run.path, step), samples]
     while step < total and not checkpoints.stopped_by:
         epoch, done = divmod(step, data.steps_per_epoch)
         steps = min(data.steps_per_epoch - done, total - step)
@@ -67,6 +74,8 @@ def main(config: Config) -> int:
         return 128 + checkpoints.stopped_by
 
     # === What came of it ===
+    if worker > 0:
+        return 0
     for direction, domain in (("a2b", "A"), ("b2a", "B")):
         if f"truth{domain}" in sets:
             translate = translator(getattr(model, direction))

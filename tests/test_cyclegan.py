@@ -114,8 +114,13 @@ def test_two_replicas_equal_one_with_both_batches(optimizer):
                 model.compile(make(), make(), lambda_cycle_b=5.0)
             data = tf.data.Dataset.range(3).map(lambda i: batch_of_step(i, 4))
             rows = []
+
+            @tf.function(autograph=False)
+            def step(real, strategy=strategy, model=model):
+                return strategy.run(model.train_step, args=(real,))
+
             for real in strategy.experimental_distribute_dataset(data):
-                losses = tf.function(strategy.run)(model.train_step, args=(real,))
+                losses = step(real)
                 mean = tf.distribute.ReduceOp.MEAN
                 rows.append({k: float(strategy.reduce(mean, v, None)) for k, v in losses.items()})
             results.append((rows, weights(model)))
@@ -156,7 +161,7 @@ def test_graph_equals_eager():
     results = []
     for eager in (True, False):
         strategy, model = tiny(pool_size=2)
-        step = model.train_step if eager else tf.function(model.train_step)
+        step = model.train_step if eager else tf.function(model.train_step, autograph=False)
         with strategy.scope():
             losses = [strategy.run(step, args=(batch(i),)) for i in range(4)]
         results.append((losses, weights(model)))
@@ -172,7 +177,7 @@ def test_the_whole_step_compiles_under_xla(adversarial):
     results = []
     for jit in (False, True):
         strategy, model = tiny(adversarial=adversarial, pool_size=2)
-        step = tf.function(model.train_step, jit_compile=jit)
+        step = tf.function(model.train_step, autograph=False, jit_compile=jit)
         losses = [strategy.run(step, args=(batch(i),)) for i in range(3)]
         results.append([{k: float(v) for k, v in row.items()} for row in losses])
     for plain, compiled in zip(*results, strict=True):
@@ -259,9 +264,7 @@ def test_generators_move_against_frozen_discriminators_and_the_other_way_round()
         ("discriminator_optimizer", "generator_optimizer"),
     ):
         _, model = tiny()
-        model.compile(
-            **{still: keras.optimizers.SGD(0.0), moving: keras.optimizers.SGD(0.1)}
-        )
+        model.compile(**{still: keras.optimizers.SGD(0.0), moving: keras.optimizers.SGD(0.1)})
         before = weights(model)
         model.train_step(batch())
         moved = [not np.array_equal(a, b) for a, b in zip(before, weights(model), strict=True)]

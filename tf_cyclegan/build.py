@@ -16,9 +16,9 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     "auto" takes every visible GPU, else the CPU; "one" the first GPU, else the CPU; "mirrored" all
     GPUs, else all logical CPUs; "multiworker" the cluster that TF_CONFIG describes.
     """
-    gpus = len(tf.config.list_logical_devices("GPU"))
-    if name == "multiworker":
+    if name == "multiworker":  # first of all, before anything else starts the devices
         return tf.distribute.MultiWorkerMirroredStrategy()
+    gpus = len(tf.config.list_logical_devices("GPU"))
     if name == "mirrored" or (name == "auto" and gpus > 1):
         kind = "GPU" if gpus else "CPU"
         return tf.distribute.MirroredStrategy(

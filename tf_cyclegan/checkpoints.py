@@ -27,25 +27,26 @@ class RunFolder:
     Args:
         path: the folder; made if it is not there.
         config: of this training.
-        chief: whether this process writes what is not its own checkpoint.
-        task: this worker's number; each keeps checkpoints of its own, since pools differ.
+        worker: the number of this process in a cluster. Each keeps checkpoints of its own, since
+            pools differ; all else is written by number 0.
 
     Raises:
         ValueError: the folder belongs to a training with other settings, holds one while
             `config.resume` is off, or cannot be written.
     """
 
-    def __init__(self, path: Path, config: Config, chief: bool = True, task: int = 0):
+    def __init__(self, path: Path, config: Config, worker: int = 0):
         self.path = Path(path)
-        self.chief = chief
+        self.chief = worker == 0
         self.keep = config.keep_checkpoints
-        self.checkpoints = self.path / "checkpoints" / (f"worker_{task}" if task else "chief")
+        self.checkpoints = self.path / "checkpoints" / f"worker_{worker}"
         saved = self.path / "config.json"
-        if saved.exists():
+        # Without a checkpoint there is nothing that other settings could spoil.
+        if saved.exists() and tf.train.latest_checkpoint(self.checkpoints):
             self._check_same(config, read_config(self.path))
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            if chief:
+            if self.chief:
                 write_text(saved, config.to_json())
         except OSError as error:
             raise ValueError(f"{self.path} cannot be written: {error.strerror}.") from None
@@ -59,7 +60,7 @@ class RunFolder:
                 f"{self.path} holds a training with other settings ({was}): use another --run_dir, "
                 "or the settings it has."
             )
-        if not config.resume and tf.train.latest_checkpoint(self.checkpoints):
+        if not config.resume:
             raise ValueError(
                 f"{self.path} holds a training already: leave --no_resume out to continue it, or "
                 "use another --run_dir."
@@ -107,10 +108,11 @@ class RunFolder:
         step = int(self.model.step)
         if self.manager.latest_checkpoint and self.manager.latest_checkpoint.endswith(f"-{step}"):
             return
-        self.manager.save(checkpoint_number=step)
         if self.chief:
             save_generator(self.model.a2b, self.path / "a2b.keras")
             save_generator(self.model.b2a, self.path / "b2a.keras")
+        # Last: once this step has a checkpoint, the generators beside it are as new.
+        self.manager.save(checkpoint_number=step)
 
 
 def _by_replica(pools):

@@ -307,7 +307,7 @@ def image_pools(strategy, size, shape_a, shape_b, seed):
     pools = [], []
     if size:
         devices = strategy.extended.worker_devices
-        first = strategy.cluster_resolver.task_id * len(devices) if _is_cluster(strategy) else 0
+        first = worker_number(strategy) * len(devices)
         for replica, device in enumerate(devices, start=first):
             with tf.device(device):
                 for domain, shape in enumerate((shape_a, shape_b)):
@@ -316,5 +316,7 @@ def image_pools(strategy, size, shape_a, shape_b, seed):
     return pools
 
 
-def _is_cluster(strategy):
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+def worker_number(strategy) -> int:
+    """The number of this process in its cluster, 0 for the chief or where there is no cluster."""
+    cluster = strategy.cluster_resolver
+    return cluster.task_id or 0 if cluster else 0

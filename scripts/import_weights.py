@@ -1,0 +1,62 @@
+"""Take over a generator that the authors' PyTorch code trained.
+
+    python scripts/import_weights.py --checkpoint=latest_net_G_A.pth --direction=a2b --output=theirs
+    python scripts/import_weights.py --checkpoint=latest_net_G_B.pth --direction=b2a --output=theirs
+    python scripts/translate.py --run_dir=theirs --direction=a2b --input=photos --output=translated
+
+Writes a2b.keras or b2a.keras, and into import.json where each came from. The architecture is
+recognised from the file. Needs PyTorch: pip install "tf_cyclegan[torch]"
+"""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    checkpoint: str
+    """A generator's state_dict, *.pth. The authors' G_A is a2b, their G_B is b2a."""
+    direction: Literal["a2b", "b2a"]
+    """Which generator it becomes."""
+    output: str
+    """Folder to write to; both directions may share it."""
+
+
+def main(options: Options) -> int:
+    from tf_cyclegan.checkpoints import save_generator, write_text  # after --help
+    from tf_cyclegan.interop import load_generator
+
+    source, folder = Path(options.checkpoint), Path(options.output)
+    target, record = folder / f"{options.direction}.keras", folder / "import.json"
+    generator = load_generator(source)
+    origin = {
+        "file": source.name,
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "network": type(generator).__name__,
+        "input_channels": generator.input_channels,
+    }
+    config = generator.get_config()
+    origin |= {k: v for k, v in config.items() if k not in ("name", "trainable", "dtype")}
+    origins = json.loads(record.read_text()) if record.exists() else {}
+    if target.exists() and origins.get(options.direction) != origin:
+        raise ValueError(f"{target} is there and not from {source}: use another --output.")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(record, json.dumps(origins | {options.direction: origin}, indent=2) + "\n")
+    save_generator(generator, target)
+    print(f"{target}: {origin['network']}, {generator.count_params():,} weights, from {source}")
+    return 0
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

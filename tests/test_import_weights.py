@@ -1,0 +1,95 @@
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tf_cyclegan.interop import load_generator, save_torch
+from tf_cyclegan.translate import load_translator
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "import_weights.py"
+REFERENCE = ROOT / "tests" / "goldens" / "reference_resnet_9blocks_net_G_A.pth"
+
+pytest.importorskip("torch", reason="the authors' .pth files need PyTorch")
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("import_weights", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(checkpoint, direction, output):
+    module = script()
+    return module.main(module.Options(str(checkpoint), direction, str(output)))
+
+
+def test_the_folder_translates_like_the_file(tmp_path):
+    assert run(REFERENCE, "a2b", tmp_path / "new" / "theirs") == 0
+    folder = tmp_path / "new" / "theirs"
+    assert sorted(path.name for path in folder.iterdir()) == ["a2b.keras", "import.json"]
+    assert json.loads((folder / "import.json").read_text()) == {
+        "a2b": {
+            "file": REFERENCE.name,
+            "sha256": hashlib.sha256(REFERENCE.read_bytes()).hexdigest(),
+            "network": "ResNetGenerator",
+            "input_channels": 3,
+            "filters": 8,
+            "blocks": 9,
+            "channels": 3,
+            "upsampling": "transpose",
+            "norm": "instance",
+            "dropout": 0.0,
+        }
+    }
+    picture = np.random.default_rng(0).integers(0, 256, (18, 21, 3), np.uint8)
+    ours, theirs = (load_translator(path, "a2b")(picture) for path in (folder, REFERENCE))
+    np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="b2a.keras is not there"):
+        load_translator(folder, "b2a")
+
+
+def test_both_directions_share_a_folder_and_neither_is_replaced(tmp_path):
+    other = tmp_path / "other.pth"
+    generator = load_generator(REFERENCE)
+    generator.weights[0].assign(generator.weights[0] + 1)
+    save_torch(generator, other)
+    folder = tmp_path / "theirs"
+    run(REFERENCE, "a2b", folder)
+    run(other, "b2a", folder)
+    record = json.loads((folder / "import.json").read_text())
+    assert {d: origin["file"] for d, origin in record.items()} == {
+        "a2b": REFERENCE.name,
+        "b2a": "other.pth",
+    }
+    before = (folder / "a2b.keras").read_bytes()
+    with pytest.raises(ValueError, match="a2b.keras is there and not from .*use another --output"):
+        run(other, "a2b", folder)
+    assert (folder / "a2b.keras").read_bytes() == before
+    assert json.loads((folder / "import.json").read_text()) == record
+    assert run(REFERENCE, "a2b", folder) == 0  # the same again is no harm
+
+
+def test_a_trained_generator_is_not_replaced(tmp_path):
+    (tmp_path / "a2b.keras").write_bytes(b"trained for a week")
+    with pytest.raises(ValueError, match="a2b.keras is there and not from"):
+        run(REFERENCE, "a2b", tmp_path)
+    assert (tmp_path / "a2b.keras").read_bytes() == b"trained for a week"
+    assert not (tmp_path / "import.json").exists()
+
+
+def test_errors_are_one_line_and_exit_code_1(tmp_path):
+    flags = [f"--checkpoint={tmp_path}/none.pth", "--direction=a2b", f"--output={tmp_path}/out"]
+    done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert lines == [f"error: {tmp_path}/none.pth is not there: give a .keras file or a .pth file."]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,285 @@
+"""scripts/train.py as a user runs it: from pictures to a run folder, stopped, killed, continued."""
+
+import dataclasses
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_cyclegan.callbacks import read_losses
+from tf_cyclegan.config import Config
+from tf_cyclegan.data.pictures import write_picture
+from tf_cyclegan.data.synthetic import landscape
+from tf_cyclegan.interop import load_generator
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
+SETTINGS = dict(
+    load_size=20,
+    crop_size=16,
+    filters=4,
+    blocks=1,
+    d_filters=4,
+    d_layers=1,
+    pool_size=3,
+    epochs=3,
+    decay_epochs=1,
+    sample_every=2,
+    save_every=2,
+    keep_checkpoints=2,
+    strategy="one",
+)
+STEPS = 24  # four epochs of the larger domain's six pictures
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("train", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+main = load_script().main
+
+
+@pytest.fixture(autouse=True)
+def own_signal_handlers():
+    """A training takes the signals over, as it may in a process of its own."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    for folder, season, count in (("trainA", "summer", 5), ("trainB", "winter", 6)):
+        (root / folder).mkdir()
+        for i in range(count):
+            write_picture(root / folder / f"{i}.png", landscape(i, season, 24, 30))
+    return root
+
+
+def settings(photos, run_dir, **changes):
+    return Config(**SETTINGS | {"data_dir": str(photos), "run_dir": str(run_dir)} | changes)
+
+
+def start(config):
+    """The training in a process of its own, through its command line."""
+    given = {f.name: f.default for f in dataclasses.fields(Config)}
+    flags = [
+        f"--{name}={value}"
+        for name, value in dataclasses.asdict(config).items()
+        if value != given[name]
+    ]
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def steps_saved(run_dir):
+    found = Path(run_dir, "checkpoints", "worker_0").glob("ckpt-*.index")
+    return sorted(int(path.stem.removeprefix("ckpt-")) for path in found)
+
+
+def wait_for_step(process, run_dir, step):
+    while max(steps_saved(run_dir), default=0) < step:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def everything(run_dir):
+    latest = tf.train.latest_checkpoint(Path(run_dir, "checkpoints", "worker_0"))
+    reader = tf.train.load_checkpoint(latest)
+    names = [n for n in reader.get_variable_to_shape_map() if not n.startswith("_CHECKPOINT")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def test_stopped_killed_and_resumed_equals_one_go_bit_for_bit(photos, tmp_path):
+    assert main(settings(photos, tmp_path / "one_go")) == 0
+
+    broken = settings(photos, tmp_path / "broken")
+    process = start(broken)
+    wait_for_step(process, broken.run_dir, 4)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "the same command continues" in output and "Traceback" not in errors
+    stopped = steps_saved(broken.run_dir)[-1]
+    assert f"Stopped at step {stopped} of {STEPS}" in output
+
+    process = start(broken)
+    wait_for_step(process, broken.run_dir, 14)
+    process.kill()  # SIGKILL: nothing of it can be caught
+    output, _ = process.communicate()
+    assert f"step {stopped} of {STEPS}" in output
+    killed = steps_saved(broken.run_dir)[-1]
+    assert 12 < killed < 18, "to be killed in the middle of the third epoch"
+
+    # In this process: it has another thread pool, and has trained before.
+    assert main(broken) == 0
+    assert steps_saved(broken.run_dir) == [22, 24]
+    one_go, resumed = everything(tmp_path / "one_go"), everything(broken.run_dir)
+    assert set(one_go) == set(resumed)
+    assert any("pool_b/replica_0/images" in name for name in one_go)
+    for name, value in one_go.items():
+        np.testing.assert_array_equal(value, resumed[name], err_msg=name)
+    rows = [read_losses(tmp_path / run / "losses.csv") for run in ("one_go", "broken")]
+    assert rows[0] == rows[1]
+    assert [row["step"] for row in rows[0]] == list(range(1, STEPS + 1))
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "trained"
+    assert main(settings(photos, run_dir, max_steps=3, sample_every=0)) == 0
+    return run_dir
+
+
+def test_the_run_folder_holds_what_it_says(trained):
+    found = {path.name for path in trained.iterdir()}
+    assert found == {
+        "config.json", "checkpoints", "logs", "samples",
+        "losses.csv", "losses.png", "a2b.keras", "b2a.keras",
+    }  # fmt: skip
+    assert [path.name for path in (trained / "samples").iterdir()] == ["step_0000003.png"]
+    assert load_generator(trained / "a2b.keras").filters == 4
+    assert list((trained / "logs").iterdir())
+
+
+def test_the_first_losses_are_what_they_were(trained):
+    """Golden numbers: a change of them is a change of the training, and must be meant."""
+    rows = read_losses(trained / "losses.csv")
+    names = "g_adv_a2b cycle_a identity_b d_a".split()
+    expected = [
+        [1.06447, 4.25822, 2.4777, 0.542984],
+        [1.02013, 4.16379, 2.62666, 0.522296],
+        [1.02808, 4.04173, 2.50552, 0.491785],
+    ]
+    np.testing.assert_allclose([[row[n] for n in names] for row in rows], expected, rtol=2e-3)
+
+
+def test_resume_with_other_settings_is_refused(photos, trained):
+    before = (trained / "config.json").read_text()
+    with pytest.raises(ValueError, match="other settings .--filters=4, now 8.: use another"):
+        main(settings(photos, trained, max_steps=3, filters=8))
+    with pytest.raises(ValueError, match="leave --no_resume out"):
+        main(settings(photos, trained, max_steps=3, resume=False))
+    assert (trained / "config.json").read_text() == before
+
+
+def test_a_training_can_be_continued_for_longer(photos, trained):
+    assert main(settings(photos, trained, max_steps=4, sample_every=0)) == 0
+    assert steps_saved(trained)[-1] == 4
+
+
+def test_a_finished_training_has_nothing_left_to_do(photos, trained):
+    done = steps_saved(trained)
+    assert main(settings(photos, trained, max_steps=done[-1], sample_every=0)) == 0
+    assert steps_saved(trained) == done
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_dir": "nowhere"}, "nowhere is no folder: name one that holds trainA and trainB"),
+        ({"dataset": "horses", "data_dir": None}, "unknown dataset 'horses': give"),
+        ({"dataset": "cycle_gan/horses", "data_dir": None}, "TFDS has no 'cycle_gan/horses'"),
+        ({"crop_size": 24}, "larger than load_size 20: use --load_size=24 or more"),
+        ({"batch_size": 0}, "batch_size is 0: use 1 or more"),
+        ({"crop_size": 18}, "no multiple of 4, as the generator needs: use --crop_size=16"),
+        ({"preprocess": "crop", "crop_size": 28}, "cannot be cropped to 28"),
+    ],
+)
+def test_settings_that_cannot_work_leave_nothing_behind(photos, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        main(settings(photos, tmp_path / "run", **changes))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def huge(path):
+    from PIL import Image
+
+    Image.new("1", (10_000, 6_000)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("cut.jpg", lambda path: path.write_bytes(jpeg()[:-200]), "cut.jpg: cannot be decoded"),
+        ("text.jpg", lambda path: path.write_text("not a picture"), "text.jpg: no JPEG"),
+        ("empty.png", lambda path: path.write_bytes(b""), "empty.png: the file is empty"),
+        ("huge.png", huge, "huge.png: 10000 x 6000 is more than 50000000 pixels"),
+    ],
+)
+def test_a_bad_picture_is_named_before_anything_is_written(tmp_path, name, write, message):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_picture(tmp_path / folder / "good.png", landscape(0, "summer", 24, 24))
+    write(tmp_path / "b" / name)
+    folders = {"data_a": str(tmp_path / "a"), "data_b": str(tmp_path / "b")}
+    with pytest.raises(ValueError, match=message):
+        main(settings(None, tmp_path / "run", data_dir=None, **folders))
+    assert not (tmp_path / "run").exists()
+
+
+def jpeg():
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(landscape(0, "summer", 64, 64)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_empty_folder_is_named(tmp_path):
+    for folder in ("trainA", "trainB"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(ValueError, match="trainA holds no pictures"):
+        main(settings(tmp_path, tmp_path / "run"))
+
+
+def test_a_one_pixel_picture_trains(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_picture(tmp_path / folder / "dot.png", np.full((1, 1, 3), 200, np.uint8))
+    folders = {"data_a": str(tmp_path / "a"), "data_b": str(tmp_path / "b")}
+    assert main(settings(None, tmp_path / "run", data_dir=None, max_steps=1, **folders)) == 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(photos, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"\w+ is (nan|inf) at step \d+: try a lower"):
+        main(settings(photos, tmp_path / "run", learning_rate=1e30, save_every=0))
+    assert steps_saved(tmp_path / "run") == []
+
+
+def test_the_command_line_gives_one_line_and_an_exit_code(tmp_path):
+    """Once through the shell: no traceback, code 1, and --help with every setting's default."""
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    bad = subprocess.run(
+        [sys.executable, str(SCRIPT), f"--data_dir={tmp_path}/none", f"--run_dir={tmp_path}/run"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert bad.returncode == 1
+    assert bad.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in bad.stderr
+    shown = subprocess.run(
+        [sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, env=environment
+    )
+    assert shown.returncode == 0
+    for field in dataclasses.fields(Config):
+        assert field.name in shown.stdout
