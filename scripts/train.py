@@ -53,6 +53,7 @@ def main(config: Config) -> int:
     callbacks = [StopOnNonFinite(), checkpoints]
     if worker == 0:
         samples = Samples(run.path, *shown, config.sample_every)
+        samples.set_model(model)  # which fit does, but there may be no step left to fit
         callbacks[1:1] = [LossLog(run.path, step), samples]
     while step < total and not checkpoints.stopped_by:
         epoch, done = divmod(step, data.steps_per_epoch)

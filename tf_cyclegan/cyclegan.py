@@ -10,6 +10,7 @@ d_a `D_B`.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_cyclegan.image_pool import ImagePool
@@ -194,10 +195,12 @@ class CycleGAN(keras.Model):
             fake_logits = judge(fake, training=training)
             losses[name] = discriminator_loss(self.adversarial, real_logits, fake_logits)
             if self.adversarial == "wgan-gp" and training:
-                stream = 2 * replica_id() + (name == "d_b")
-                mix = tf.random.stateless_uniform(
-                    [tf.shape(real)[0]], tf.stack([self.seed + (stream << 32), self.step])
+                # 32 bits, since XLA reads no more of a seed.
+                stream = np.random.SeedSequence([self.seed, replica_id(), name == "d_b"])
+                seed = tf.stack(
+                    [tf.constant(int(stream.generate_state(1)[0]), tf.int64), self.step]
                 )
+                mix = tf.random.stateless_uniform([tf.shape(real)[0]], seed)
                 losses[name] += GRADIENT_PENALTY * gradient_penalty(judge, real, fake, mix)
         return losses
 
