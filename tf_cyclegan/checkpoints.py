@@ -86,8 +86,9 @@ class RunFolder:
             d_b=model.d_b,
             generator_optimizer=model.generator_optimizer,
             discriminator_optimizer=model.discriminator_optimizer,
-            pool_a=tf.train.Checkpoint(**_by_replica(model.pool_a)),
-            pool_b=tf.train.Checkpoint(**_by_replica(model.pool_b)),
+            pool_a=_numbered(model.pool_a),
+            pool_b=_numbered(model.pool_b),
+            dropout=_numbered(_dropout_states(model)),
             step=model.step,
         )
         self.manager = tf.train.CheckpointManager(checkpoint, self.checkpoints, self.keep)
@@ -115,8 +116,15 @@ class RunFolder:
         self.manager.save(checkpoint_number=step)
 
 
-def _by_replica(pools):
-    return {f"replica_{number}": pool for number, pool in enumerate(pools)}
+def _numbered(parts):
+    return tf.train.Checkpoint(**{f"number_{i}": part for i, part in enumerate(parts)})
+
+
+def _dropout_states(model):
+    """The random states of the Dropout layers, which Keras leaves out of TensorFlow checkpoints."""
+    networks = (model.a2b, model.b2a)
+    variables = [v for network in networks for v in network.non_trainable_variables]
+    return [v.value for v in variables if v.path.endswith("seed_generator_state")]
 
 
 def read_config(run_dir) -> Config:
