@@ -10,9 +10,9 @@ d_a `D_B`.
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from tf_cyclegan.draws import stream, to_unit, whole_numbers
 from tf_cyclegan.image_pool import ImagePool
 from tf_cyclegan.losses import (
     cycle_loss,
@@ -195,12 +195,8 @@ class CycleGAN(keras.Model):
             fake_logits = judge(fake, training=training)
             losses[name] = discriminator_loss(self.adversarial, real_logits, fake_logits)
             if self.adversarial == "wgan-gp" and training:
-                # 32 bits, since XLA reads no more of a seed.
-                stream = np.random.SeedSequence([self.seed, replica_id(), name == "d_b"])
-                seed = tf.stack(
-                    [tf.constant(int(stream.generate_state(1)[0]), tf.int64), self.step]
-                )
-                mix = tf.random.stateless_uniform([tf.shape(real)[0]], seed)
+                seed = stream(self.seed, replica_id(), name == "d_b")
+                mix = to_unit(whole_numbers(tf.shape(real)[0], seed, self.step))
                 losses[name] += GRADIENT_PENALTY * gradient_penalty(judge, real, fake, mix)
         return losses
 
@@ -254,8 +250,10 @@ class CycleGAN(keras.Model):
 
     def _report(self, values):
         """This step's batch means, in `log_names` order; the trackers keep the epoch's means."""
-        for name, tracker in self.trackers.items():
-            tracker.update_state(values[name])
+        # A step that finds the data at its end must not be counted: counting needs no data.
+        with tf.control_dependencies(list(values.values())):
+            for name, tracker in self.trackers.items():
+                tracker.update_state(values[name])
         return {name: tf.reduce_mean(values[name]) for name in self.trackers}
 
     def _generator_variables(self):
@@ -314,8 +312,8 @@ def image_pools(strategy, size, shape_a, shape_b, seed):
         for replica, device in enumerate(devices, start=first):
             with tf.device(device):
                 for domain, shape in enumerate((shape_a, shape_b)):
-                    stream = 2 * replica + domain
-                    pools[domain].append(ImagePool(size, shape, seed + (stream << 33)))
+                    pool_seed = stream(seed, replica, 2 + domain)
+                    pools[domain].append(ImagePool(size, shape, pool_seed))
     return pools
 
 

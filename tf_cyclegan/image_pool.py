@@ -1,7 +1,8 @@
 """The history of fakes that the discriminators are shown: section 4 of the paper."""
 
-import numpy as np
 import tensorflow as tf
+
+from tf_cyclegan.draws import stream, to_unit, whole_numbers
 
 
 class ImagePool(tf.Module):
@@ -39,19 +40,14 @@ class ImagePool(tf.Module):
                 "pool_size 0."
             )
         self.size = size
-        # XLA reads only the low 32 bits of a seed: this folds all bits into them.
-        self.seed = int(np.random.SeedSequence(seed % (1 << 64)).generate_state(1)[0])
+        self.seed = stream(seed)
         self.images = tf.Variable(tf.zeros([size, *shape], dtype), trainable=False)
         self.seen = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def draw(self):
         """One draw: p in [0, 1) and the index of a stored picture."""
-        seed = tf.stack([tf.constant(self.seed, tf.int64), self.seen])
-        # Whole numbers, since XLA makes other floats of the same bits than TensorFlow does.
-        first, second = tf.unstack(
-            tf.random.stateless_uniform([2], seed, maxval=1 << 24, dtype=tf.int32)
-        )
-        return tf.cast(first, tf.float32) / (1 << 24), second % self.size
+        first, second = tf.unstack(whole_numbers(2, self.seed, self.seen))
+        return to_unit(first), second % self.size
 
     def query(self, images):
         """Exchanges a batch of fresh fakes for what the discriminator is to see.
