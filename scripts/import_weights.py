@@ -20,6 +20,8 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
+    """The flags."""
+
     checkpoint: str
     """A generator's state_dict, *.pth. The authors' G_A is a2b, their G_B is b2a."""
     direction: Literal["a2b", "b2a"]
@@ -29,6 +31,7 @@ class Options:
 
 
 def main(options: Options) -> int:
+    """Writes the generator and import.json, and returns the exit code."""
     from tf_cyclegan.checkpoints import save_generator, write_text  # after --help
     from tf_cyclegan.interop import load_generator
 

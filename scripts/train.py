@@ -16,6 +16,7 @@ from tf_cyclegan.config import DEMO, Config
 
 
 def main(config: Config) -> int:
+    """Trains, and returns the exit code: 0, or 128 + the signal that stopped it."""
     import tensorflow as tf  # after --help, which needs none of it
 
     from tf_cyclegan.build import make_cyclegan, make_strategy

@@ -18,6 +18,8 @@ import tyro
 
 @dataclass(frozen=True)
 class Options:
+    """The flags."""
+
     run_dir: str
     """A run folder, a folder that import_weights.py wrote, or a generator: .keras or .pth."""
     output: str
@@ -32,6 +34,7 @@ class Options:
 
 
 def main(options: Options) -> int:
+    """Translates, and returns the exit code: 0, or 1 where a picture was left out."""
     from tqdm import tqdm  # after --help, which needs none of it
 
     from tf_cyclegan.checkpoints import write_text

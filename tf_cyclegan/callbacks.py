@@ -58,16 +58,21 @@ class LossLog(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         step = int(self.model.step)
         if self.file is None:
-            # Line by line: a row is on the disk before a checkpoint of its step is.
-            self.file = open(self.path, "w", newline="", buffering=1)
-            self.writer = csv.DictWriter(self.file, ["step", *logs])
-            self.writer.writeheader()
-            self.writer.writerows(self.rows_before)
+            self._begin(["step", *logs])
         self.writer.writerow({"step": step} | {k: f"{float(v):.6g}" for k, v in logs.items()})
         if step % BOARD_EVERY == 0:
             with self.board.as_default(step=step):
                 for name, value in logs.items():
                     tf.summary.scalar(name, value)
+
+    def _begin(self, names):
+        part = self.path.with_suffix(".part")
+        # Line by line: a row is on the disk before a checkpoint of its step is.
+        self.file = open(part, "w", newline="", buffering=1)
+        self.writer = csv.DictWriter(self.file, names)
+        self.writer.writeheader()
+        self.writer.writerows(self.rows_before)
+        os.replace(part, self.path)  # the open file goes on under its new name
 
     def on_epoch_end(self, epoch, logs=None):
         self.board.flush()
