@@ -6,6 +6,7 @@
     python scripts/train.py --data_a=photos --data_b=paintings --run_dir=runs/mine
 
 The same command again continues where the last checkpoint ends. Ctrl-C and SIGTERM save first.
+The defaults below are the paper's; the embedded data set has smaller ones (DEMO in config.py).
 """
 
 import sys

@@ -17,7 +17,7 @@ TINY = Config(
     load_size=20,
     crop_size=16,
     filters=4,
-    blocks=1,
+    blocks=0,
     d_filters=4,
     d_layers=1,
     pool_size=3,
@@ -293,9 +293,13 @@ def test_every_adversarial_loss_trains(sets, adversarial):
     assert rows[0]["cycle_a"] > rows[-1]["cycle_a"] or rows[0]["cycle_b"] > rows[-1]["cycle_b"]
 
 
+@pytest.fixture(scope="module")
+def exact(sets):
+    return train(sets, "one", 3)[1]
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_takes_the_steps_of_float32(sets, precision):
-    _, exact = train(sets, "one", 3)
+def test_mixed_precision_takes_the_steps_of_float32(sets, exact, precision):
     model, rows = train(sets, "one", 3, precision=precision)
     assert model.a2b.trainable_variables[0].dtype == "float32"
     for row, expected in zip(rows, exact, strict=True):
