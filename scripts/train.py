@@ -70,7 +70,7 @@ def main(config: Config) -> int:
             callbacks=callbacks,
             verbose=1 if sys.stdout.isatty() else 2,
         )
-        step = int(model.step)
+        step = model.steps_done
     run.save()
     if checkpoints.stopped_by:
         print(f"Stopped at step {step} of {total}; the same command continues.")

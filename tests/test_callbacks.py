@@ -27,10 +27,10 @@ LOGS = {"cycle_a": 1.25, "d_a": 0.5, "learning_rate": 2e-4}
 
 def train(callback, steps, logs=LOGS, first=1, model=None):
     """What `fit` does to a callback, without the training."""
-    model = model or SimpleNamespace(step=0, stop_training=False)
+    model = model or SimpleNamespace(steps_done=0, stop_training=False)
     callback.set_model(model)
     for step in range(first, first + steps):
-        model.step = step
+        model.steps_done = step
         callback.on_train_batch_end(step, logs(step) if callable(logs) else logs)
         if model.stop_training:
             break
@@ -48,7 +48,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(value):
 
 
 def test_finite_losses_go_on():
-    assert train(StopOnNonFinite(), 5).step == 5
+    assert train(StopOnNonFinite(), 5).steps_done == 5
 
 
 # === LossLog ===
@@ -70,7 +70,7 @@ def test_every_step_is_logged(tmp_path):
 
 def test_a_row_is_on_the_disk_before_the_next_step(tmp_path):
     log = LossLog(tmp_path, 0)
-    log.set_model(SimpleNamespace(step=1))
+    log.set_model(SimpleNamespace(steps_done=1))
     log.on_train_batch_end(0, LOGS)
     assert len(read_losses(tmp_path / "losses.csv")) == 1
 
@@ -151,7 +151,7 @@ def test_both_ways_names_what_the_generators_make():
 @pytest.mark.parametrize("channels_b, columns", [(3, 8), (1, 6)])
 def test_a_sheet_has_every_column_that_there_is(tmp_path, channels_b, columns):
     samples = Samples(tmp_path, pictures(2), pictures(2, channels_b), every=0)
-    model = SimpleNamespace(step=12, a2b=fake(0.1, channels_b), b2a=fake(0.1))
+    model = SimpleNamespace(steps_done=12, a2b=fake(0.1, channels_b), b2a=fake(0.1))
     samples.set_model(model)
     path = samples.draw()
     assert path == tmp_path / "samples" / "step_0000012.png"
@@ -176,11 +176,11 @@ class FakeRun:
     """Notes the step of each save."""
 
     def __init__(self):
-        self.model = SimpleNamespace(step=0, stop_training=False)
+        self.model = SimpleNamespace(steps_done=0, stop_training=False)
         self.saved = []
 
     def save(self):
-        self.saved.append(self.model.step)
+        self.saved.append(self.model.steps_done)
 
 
 @pytest.fixture
@@ -224,6 +224,6 @@ def test_a_signal_lets_the_step_end_and_stops(run, number):
 
     assert checkpoints.stopped_by == 0
     model = train(checkpoints, 10, steps, model=run.model)
-    assert model.step == 3 and model.stop_training
+    assert model.steps_done == 3 and model.stop_training
     assert checkpoints.stopped_by == number
     assert signal.getsignal(number) is signal.SIG_DFL  # a second one ends the process

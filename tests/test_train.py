@@ -251,12 +251,15 @@ def test_empty_folder_is_named(tmp_path):
         main(settings(tmp_path, tmp_path / "run"))
 
 
-def test_a_one_pixel_picture_trains(tmp_path):
+def test_one_pixel_pictures_train_on_two_replicas(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         write_picture(tmp_path / folder / "dot.png", np.full((1, 1, 3), 200, np.uint8))
     folders = {"data_a": str(tmp_path / "a"), "data_b": str(tmp_path / "b")}
-    assert main(settings(None, tmp_path / "run", data_dir=None, max_steps=1, **folders)) == 0
+    two = settings(None, tmp_path / "run", data_dir=None, strategy="mirrored", **folders)
+    assert main(dataclasses.replace(two, max_steps=1)) == 0
+    assert main(dataclasses.replace(two, max_steps=2)) == 0, "resumed, with a pool each"
+    assert steps_saved(tmp_path / "run") == [1, 2]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(photos, tmp_path):

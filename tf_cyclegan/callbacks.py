@@ -33,7 +33,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         for name, value in logs.items():
             if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"{name} is {value} at step {int(self.model.step)}: try a lower "
+                    f"{name} is {value} at step {self.model.steps_done}: try a lower "
                     "--learning_rate, or --precision=float32; the last checkpoint is from before."
                 )
 
@@ -56,7 +56,7 @@ class LossLog(keras.callbacks.Callback):
         self.file = None
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.step)
+        step = self.model.steps_done
         if self.file is None:
             self._begin(["step", *logs])
         self.writer.writerow({"step": step} | {k: f"{float(v):.6g}" for k, v in logs.items()})
@@ -128,12 +128,12 @@ class Samples(keras.callbacks.Callback):
         self.every = every
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.every and int(self.model.step) % self.every == 0:
+        if self.every and self.model.steps_done % self.every == 0:
             self.draw()
 
     def draw(self) -> Path:
         """Writes the sheet of this step, and returns its path."""
-        step = int(self.model.step)
+        step = self.model.steps_done
         columns: dict[str, list] = {name: [] for name in COLUMNS}
         for a, b in zip(self.pictures_a, self.pictures_b, strict=True):
             for name, picture in both_ways(self.model, a, b).items():
@@ -188,7 +188,7 @@ class Checkpoints(keras.callbacks.Callback):
         signal.signal(number, signal.SIG_DFL)
 
     def on_train_batch_end(self, batch, logs=None):
-        by_steps = self.every and int(self.model.step) % self.every == 0
+        by_steps = self.every and self.model.steps_done % self.every == 0
         by_time = self.minutes and time.monotonic() - self.last > 60 * self.minutes
         if by_steps or by_time:
             self.run.save()

@@ -102,11 +102,11 @@ class RunFolder:
                     f"{self.manager.latest_checkpoint} does not fit this training ({reason}): use "
                     "another --run_dir."
                 ) from None
-        return int(model.step)
+        return model.steps_done
 
     def save(self):
         """Saves everything; a process killed meanwhile leaves the checkpoint before it whole."""
-        step = int(self.model.step)
+        step = self.model.steps_done
         if self.manager.latest_checkpoint and self.manager.latest_checkpoint.endswith(f"-{step}"):
             return
         if self.chief:

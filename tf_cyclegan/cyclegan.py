@@ -115,6 +115,11 @@ class CycleGAN(keras.Model):
         self.built = True
 
     @property
+    def steps_done(self) -> int:
+        """`step` as a number, to be read between steps."""
+        return int(self.step.numpy())  # a mirrored variable has no int() of its own
+
+    @property
     def metrics(self):
         """The trackers alone: Keras would add one for a `loss` that this model does not have."""
         return list(self.trackers.values())
