@@ -247,6 +247,10 @@ class CycleGAN(keras.Model):
         self._report(losses | {"learning_rate": tf.cast(rate, tf.float32)})
         return self.get_metrics_result()
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing: all is built. Keras 3.15 would draw a batch for it, and fails at it in a cluster
+        of workers, where it cannot reduce a nested value."""
+
     def _update(self, optimizer, tape, loss, variables):
         gradients = tape.gradient(loss, variables)
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -259,7 +263,11 @@ class CycleGAN(keras.Model):
         with tf.control_dependencies(list(values.values())):
             for name, tracker in self.trackers.items():
                 tracker.update_state(values[name])
-        return {name: tf.reduce_mean(values[name]) for name in self.trackers}
+        means = {name: tf.reduce_mean(values[name]) for name in self.trackers}
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            # There Keras takes the mean over the first axis of what each worker returns.
+            means = {name: value[tf.newaxis] for name, value in means.items()}
+        return means
 
     def _generator_variables(self):
         return self.a2b.trainable_variables + self.b2a.trainable_variables
