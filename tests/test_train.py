@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -71,7 +73,7 @@ def settings(photos, run_dir, **changes):
     return Config(**SETTINGS | {"data_dir": str(photos), "run_dir": str(run_dir)} | changes)
 
 
-def start(config):
+def start(config, **environment):
     """The training in a process of its own, through its command line."""
     given = {f.name: f.default for f in dataclasses.fields(Config)}
     flags = [
@@ -84,6 +86,7 @@ def start(config):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | environment,
     )
 
 
@@ -137,6 +140,30 @@ def test_stopped_killed_and_resumed_equals_one_go_bit_for_bit(photos, tmp_path):
     rows = [read_losses(tmp_path / run / "losses.csv") for run in ("one_go", "broken")]
     assert rows[0] == rows[1]
     assert [row["step"] for row in rows[0]] == list(range(1, STEPS + 1))
+
+
+def test_two_workers_train_as_one_process_with_both_batches(photos, tmp_path):
+    changes = {"max_steps": 2, "pool_size": 0, "sample_every": 0, "blocks": 0}
+    one = settings(photos, tmp_path / "one", batch_size=2, **changes)
+    assert main(one) == 0
+    both = settings(photos, tmp_path / "both", strategy="multiworker", **changes)
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for s in sockets:
+        s.close()
+    workers = []
+    for index in range(2):
+        task = {"type": "worker", "index": index}
+        cluster = {"cluster": {"worker": addresses}, "task": task}
+        workers.append(start(both, TF_CONFIG=json.dumps(cluster)))
+    outputs = [worker.communicate(timeout=300) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    rows = [read_losses(tmp_path / name / "losses.csv") for name in ("one", "both")]
+    assert len(rows[0]) == len(rows[1]) == 2
+    for first, second in zip(*rows, strict=True):
+        assert first == pytest.approx(second, rel=1e-3)
+    kept = sorted(path.name for path in (tmp_path / "both" / "checkpoints").iterdir())
+    assert kept == ["worker_0", "worker_1"]
 
 
 @pytest.fixture(scope="module")
