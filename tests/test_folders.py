@@ -36,15 +36,14 @@ def test_folders_without_pictures_are_errors(tmp_path):
         assert_one_line(error)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_folder_pictures_reads_on_access(tmp_path, channels):
-    pictures = folder_pictures(fill(tmp_path, ["a.png", "b.png"]), channels)
+def test_folder_pictures_reads_on_access(tmp_path):
+    pictures = folder_pictures(fill(tmp_path, ["a.png", "b.png"]))
     assert len(pictures) == 2
     assert pictures.names == ("a.png", "b.png")
-    np.testing.assert_array_equal(pictures.read(1), np.full((4, 6, channels), 10))
+    np.testing.assert_array_equal(pictures.read(1), np.full((4, 6, 3), 10))
     assert pictures.size(0) == (4, 6)
     write_picture(tmp_path / "b.png", np.full((2, 2, 3), 99, np.uint8))
-    np.testing.assert_array_equal(pictures.read(1), np.full((2, 2, channels), 99))
+    np.testing.assert_array_equal(pictures.read(1), np.full((2, 2, 3), 99))
 
 
 def test_a_bad_file_is_named_when_read(tmp_path):
@@ -62,12 +61,12 @@ def test_data_dir(tmp_path, tests):
     for count, split in enumerate(["trainA", "trainB", *tests], start=1):
         fill(tmp_path / split, [f"{split}{i}.png" for i in range(count)])
     fill(tmp_path / "other", ["a.png"])
-    splits = load_folders(data_dir=tmp_path, channels=1)
+    splits = load_folders(data_dir=tmp_path)
     assert list(splits) == ["trainA", "trainB", *tests]
     assert [len(pictures) for pictures in splits.values()] == list(range(1, len(tests) + 3))
     for split, pictures in splits.items():
         assert pictures.names[0] == f"{split}0.png"
-        assert pictures.read(0).shape == (4, 6, 1)
+        assert pictures.read(0).shape == (4, 6, 3)
 
 
 def test_two_folders(tmp_path):

@@ -44,8 +44,8 @@ def list_pictures(folder: Folder) -> list[Path]:
     return sorted(paths, key=lambda path: path.name)
 
 
-def folder_pictures(folder: Folder, channels: int = 3) -> PictureSet:
-    """The pictures of one folder, read from disk at each access.
+def folder_pictures(folder: Folder) -> PictureSet:
+    """The pictures of one folder in RGB, read from disk at each access.
 
     Raises:
         DatasetError: as `list_pictures`.
@@ -53,7 +53,7 @@ def folder_pictures(folder: Folder, channels: int = 3) -> PictureSet:
     paths = list_pictures(folder)
     return PictureSet(
         names=tuple(path.name for path in paths),
-        read=lambda index: read_picture(paths[index], channels),
+        read=lambda index: read_picture(paths[index]),
         size=lambda index: picture_size(paths[index]),
     )
 
@@ -62,7 +62,6 @@ def load_folders(
     data_dir: Folder | None = None,
     data_a: Folder | None = None,
     data_b: Folder | None = None,
-    channels: int = 3,
 ) -> dict[str, PictureSet]:
     """Two domains from disk, either way of naming them.
 
@@ -70,7 +69,6 @@ def load_folders(
         data_dir: holds the folders trainA and trainB, perhaps testA and testB.
         data_a: the training pictures of domain a, given instead of `data_dir` and with `data_b`.
         data_b: the same of domain b.
-        channels: 1 for gray, 3 for RGB.
 
     Returns:
         "trainA", "trainB" and, where there, "testA", "testB" -> pictures.
@@ -84,8 +82,8 @@ def load_folders(
                 "no pictures named: give data_a and data_b, or data_dir with trainA and trainB"
             )
         return {
-            "trainA": folder_pictures(data_a, channels),
-            "trainB": folder_pictures(data_b, channels),
+            "trainA": folder_pictures(data_a),
+            "trainB": folder_pictures(data_b),
         }
     if data_a is not None or data_b is not None:
         raise DatasetError("data_dir excludes data_a and data_b: give the one or the other two")
@@ -101,4 +99,4 @@ def load_folders(
             f"{', '.join(found[:10]) or 'none'}): rename them, or give data_a and data_b"
         )
     splits = [split for split in ("trainA", "trainB", "testA", "testB") if split in found]
-    return {split: folder_pictures(root / split, channels) for split in splits}
+    return {split: folder_pictures(root / split) for split in splits}

@@ -30,9 +30,7 @@ def config_of(name: str) -> str:
     return config
 
 
-def load_tfds(
-    name: str, data_dir: str | os.PathLike[str] | None = None, channels: int = 3
-) -> dict[str, PictureSet]:
+def load_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> dict[str, PictureSet]:
     """A dataset of the CycleGAN paper, downloaded by TFDS on first use.
 
     The encoded pictures stay in memory (35 MB for facades, 1.5 GB for maps) and are decoded at
@@ -41,7 +39,6 @@ def load_tfds(
     Args:
         name: "cycle_gan/<config>", such as "cycle_gan/summer2winter_yosemite".
         data_dir: where TFDS keeps its data; by default ~/tensorflow_datasets.
-        channels: 1 for gray, 3 for RGB.
 
     Returns:
         "trainA", "trainB", "testA" and "testB" -> pictures.
@@ -66,10 +63,10 @@ def load_tfds(
             f"check the network, or fetch {url} by other means, put it into "
             f"{builder.data_dir_root / 'downloads' / 'manual'} and start again"
         ) from error
-    return {split: _pictures(builder, split, channels) for split in _SPLITS}
+    return {split: _pictures(builder, split) for split in _SPLITS}
 
 
-def _pictures(builder: Any, split: str, channels: int) -> PictureSet:
+def _pictures(builder: Any, split: str) -> PictureSet:
     import tensorflow_datasets as tfds
 
     examples = builder.as_dataset(
@@ -88,6 +85,6 @@ def _pictures(builder: Any, split: str, channels: int) -> PictureSet:
     names = tuple(f"{split}_{index:05d}" for index in range(len(encoded)))
     return PictureSet(
         names=names,
-        read=lambda index: decode_picture(encoded[index], names[index], channels),
+        read=lambda index: decode_picture(encoded[index], names[index]),
         size=lambda index: encoded_size(encoded[index], names[index]),
     )
