@@ -82,6 +82,11 @@ def test_instance_norm_errors(shape, message):
         InstanceNormalization().build(shape)
 
 
+def test_instance_norm_refuses_the_batch_axis():
+    with pytest.raises(ValueError, match="axis 0 is the batch"):
+        InstanceNormalization(axis=0)
+
+
 @pytest.mark.parametrize("padding", [0, 1, 3])
 def test_reflection_padding_is_that_of_numpy(padding):
     x = noise(2, 4, 5, 3).astype(np.float32)
