@@ -4,7 +4,8 @@
 PYTHON ?= python3
 # TensorFlow Addons ends at Python 3.11; its lane is skipped, with the reason, where none is found.
 PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10; do $$p -c '' 2>/dev/null && echo $$p && break; done)
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+# TensorFlow logs its failed optimisations and absent GPUs as errors; real ones reach Python anyway.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo test lint venv addons clean
 

@@ -104,7 +104,9 @@ def wait_for_step(process, run_dir, step):
 def everything(run_dir):
     latest = tf.train.latest_checkpoint(Path(run_dir, "checkpoints", "worker_0"))
     reader = tf.train.load_checkpoint(latest)
-    names = [n for n in reader.get_variable_to_shape_map() if not n.startswith("_CHECKPOINT")]
+    # All but TensorFlow's own: its object graph, and how often was saved, which a stop adds to.
+    own = ("_CHECKPOINT", "save_counter")
+    names = [n for n in reader.get_variable_to_shape_map() if not n.startswith(own)]
     return {name: reader.get_tensor(name) for name in names}
 
 
