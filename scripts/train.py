@@ -61,15 +61,21 @@ def main(config: Config) -> int:
         epoch, done = divmod(step, data.steps_per_epoch)
         steps = min(data.steps_per_epoch - done, total - step)
         epochs = 1 if done else max((total - step) // data.steps_per_epoch, 1)
-        model.fit(
-            data.distributed(strategy, step, step + epochs * steps),
-            initial_epoch=epoch,
-            epochs=epoch + epochs,
-            steps_per_epoch=steps,
-            shuffle=False,  # the data set has its own order
-            callbacks=callbacks,
-            verbose=1 if sys.stdout.isatty() else 2,
-        )
+        try:
+            model.fit(
+                data.distributed(strategy, step, step + epochs * steps),
+                initial_epoch=epoch,
+                epochs=epoch + epochs,
+                steps_per_epoch=steps,
+                shuffle=False,  # the data set has its own order
+                callbacks=callbacks,
+                verbose=1 if sys.stdout.isatty() else 2,
+            )
+        except tf.errors.ResourceExhaustedError:
+            raise MemoryError(
+                "memory or disk space ran out: free some, or use another --run_dir with a smaller "
+                "--crop_size, --batch_size or --filters; the last checkpoint is whole."
+            ) from None
         step = model.steps_done
     run.save()
     if checkpoints.stopped_by:
@@ -96,5 +102,5 @@ if __name__ == "__main__":
         config = tyro.cli(Config, default=DEMO, description=__doc__, use_underscores=True)
     try:
         sys.exit(main(config))
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError, MemoryError) as error:
         sys.exit(f"error: {error}")

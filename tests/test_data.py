@@ -34,7 +34,6 @@ def as_set(pictures):
     return PictureSet(
         names=tuple(f"{i}.png" for i in range(len(pictures))),
         read=lambda i: pictures[i],
-        size=lambda i: pictures[i].shape[:2],
     )
 
 
@@ -174,9 +173,7 @@ def test_distributed_gives_every_replica_its_batch():
 def test_cached_pictures_are_read_once(cache, reads):
     pictures = noise(3)
     read = []
-    counting = PictureSet(
-        pictures.names, lambda i: (read.append(i), pictures.read(i))[1], pictures.size
-    )
+    counting = PictureSet(pictures.names, lambda i: (read.append(i), pictures.read(i))[1])
     data = data_of(counting, noise(3), CROPPED, cache=cache)
     list(data.batches(0, 9))
     assert len(read) == reads
@@ -384,7 +381,7 @@ def test_embedded_truth_shows_the_scenes_of_the_test():
             index = int(test.names[i].removeprefix("landscape_").removesuffix(".png"))
             np.testing.assert_array_equal(test.read(i), landscape(index, season, 32, 32))
             np.testing.assert_array_equal(truth.read(i), landscape(index, other, 32, 32))
-            assert test.size(i) == (32, 32)
+            assert test.read(i).shape == (32, 32, 3)
 
 
 def test_embedded_scenes_are_unpaired_and_the_tests_unseen():

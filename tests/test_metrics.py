@@ -12,9 +12,7 @@ def noise(seed=0, channels=3):
 
 
 def as_set(pictures):
-    return PictureSet(
-        tuple(map(str, range(len(pictures)))), pictures.__getitem__, lambda i: pictures[i].shape[:2]
-    )
+    return PictureSet(tuple(map(str, range(len(pictures)))), pictures.__getitem__)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

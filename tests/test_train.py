@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tf_cyclegan.callbacks import read_losses
 from tf_cyclegan.config import Config
+from tf_cyclegan.cyclegan import CycleGAN
 from tf_cyclegan.data.pictures import write_picture
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.interop import load_generator
@@ -295,6 +296,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(photos, tmp_p
     with pytest.raises(FloatingPointError, match=r"\w+ is (nan|inf) at step \d+: try a lower"):
         main(settings(photos, tmp_path / "run", learning_rate=1e30, save_every=0))
     assert steps_saved(tmp_path / "run") == []
+
+
+def test_running_out_of_memory_is_one_line(photos, tmp_path, monkeypatch):
+    def fit(self, *arguments, **settings):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmany lines")
+
+    monkeypatch.setattr(CycleGAN, "fit", fit)
+    with pytest.raises(MemoryError, match="smaller --crop_size") as error:
+        main(settings(photos, tmp_path / "run"))
+    assert "\n" not in str(error.value)
 
 
 def test_the_command_line_gives_one_line_and_an_exit_code(tmp_path):

@@ -212,7 +212,7 @@ def test_files_and_folders_are_gathered_in_order(tmp_path):
     pictures = find_pictures(inputs, None, "a2b", tmp_path / "out")
     assert pictures.names == ("0.png", "1.png", "2.png")
     np.testing.assert_array_equal(pictures.read(1), read_picture(tmp_path / "x" / "1.png"))
-    assert pictures.size(2) == (12, 16)
+    assert pictures.read(2).shape[:2] == (12, 16)
 
 
 def test_of_a_data_set_the_directions_own_test_pictures_are_taken(tmp_path):

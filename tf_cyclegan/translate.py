@@ -13,7 +13,6 @@ from tf_cyclegan.data.pictures import (
     SUFFIXES,
     PictureError,
     PictureSet,
-    picture_size,
     read_picture,
     to_channels,
     to_float,
@@ -123,7 +122,7 @@ def find_pictures(inputs, run_dir, direction: str, output) -> PictureSet:
             raise ValueError(f"{run_dir} was trained without {split}: name pictures by --input.")
         pictures = sets[split]
         names = [n if Path(n).suffix.lower() in SUFFIXES else f"{n}.png" for n in pictures.names]
-        return PictureSet(tuple(names), pictures.read, pictures.size)
+        return PictureSet(tuple(names), pictures.read)
     paths: list[Path] = []
     for path in map(Path, inputs):
         folder = path / split if (path / split).is_dir() else path
@@ -138,6 +137,4 @@ def find_pictures(inputs, run_dir, direction: str, output) -> PictureSet:
         if path.resolve() == (Path(output) / path.name).resolve():
             raise ValueError(f"{path} would be replaced by its translation: use another --output.")
         seen[path.name] = path
-    return PictureSet(
-        tuple(seen), lambda i: read_picture(paths[i]), lambda i: picture_size(paths[i])
-    )
+    return PictureSet(tuple(seen), lambda i: read_picture(paths[i]))

@@ -44,7 +44,7 @@ def load_dataset(config: Config) -> dict[str, PictureSet]:
 
 def in_gray(pictures: PictureSet) -> PictureSet:
     """The same pictures with one channel, uint8 `[h, w, 1]`."""
-    return PictureSet(pictures.names, lambda i: to_channels(pictures.read(i), 1), pictures.size)
+    return PictureSet(pictures.names, lambda i: to_channels(pictures.read(i), 1))
 
 
 def _synthetic(side):
@@ -54,7 +54,6 @@ def _synthetic(side):
         return PictureSet(
             names=tuple(f"landscape_{first + i:04d}.png" for i in range(count)),
             read=lambda i: landscape(first + i, season, side, side),
-            size=lambda i: (side, side),
         )
 
     test = 2 * SYNTHETIC_TRAIN

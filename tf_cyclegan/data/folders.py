@@ -9,7 +9,6 @@ from tf_cyclegan.data.pictures import (
     SUFFIXES,
     DatasetError,
     PictureSet,
-    picture_size,
     read_picture,
 )
 
@@ -54,7 +53,6 @@ def folder_pictures(folder: Folder) -> PictureSet:
     return PictureSet(
         names=tuple(path.name for path in paths),
         read=lambda index: read_picture(paths[index]),
-        size=lambda index: picture_size(paths[index]),
     )
 
 

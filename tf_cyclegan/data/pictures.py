@@ -65,12 +65,10 @@ class PictureSet:
     Attributes:
         names: one name per picture, in a fixed order.
         read: index -> uint8 `[h, w, channels]`; raises `PictureError`.
-        size: index -> (height, width) of what `read` gives, without decoding its pixels.
     """
 
     names: tuple[str, ...]
     read: Callable[[int], np.ndarray]
-    size: Callable[[int], tuple[int, int]]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -111,21 +109,6 @@ def decode_picture(
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
         return np.array(image).reshape(image.height, image.width, channels)
-
-
-def encoded_size(data: bytes, name: str = "picture") -> tuple[int, int]:
-    """(height, width) that `decode_picture` would give, from the header alone."""
-    return _upright_size(io.BytesIO(data), name)
-
-
-def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(height, width) that `read_picture` would give, from the header alone.
-
-    Raises:
-        PictureError: if there is no such file or its header is no picture's.
-    """
-    with _open_file(path) as file:
-        return _upright_size(file, str(path))
 
 
 def read_picture(
@@ -251,12 +234,6 @@ def _orientation(image: Image.Image) -> int:
         return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata of a sound picture
         return 1
-
-
-def _upright_size(file: BinaryIO, name: str) -> tuple[int, int]:
-    with _open(file, name) as (image, orientation):
-        width, height = image.size
-    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
 def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:

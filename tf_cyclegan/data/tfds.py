@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tf_cyclegan.data.pictures import DatasetError, PictureSet, decode_picture, encoded_size
+from tf_cyclegan.data.pictures import DatasetError, PictureSet, decode_picture
 
 _SPLITS = ("trainA", "trainB", "testA", "testB")
 
@@ -86,5 +86,4 @@ def _pictures(builder: Any, split: str) -> PictureSet:
     return PictureSet(
         names=names,
         read=lambda index: decode_picture(encoded[index], names[index]),
-        size=lambda index: encoded_size(encoded[index], names[index]),
     )
