@@ -24,14 +24,19 @@ SMALLEST = 8  # pixels a side, below which the ResNet's deepest map cannot be mi
 
 
 def load_translator(run_dir_or_file, direction: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads one direction of a run folder, or a generator's own file, for use on pictures.
+    """`find_generator`, for use on pictures: see `translator`."""
+    return translator(find_generator(run_dir_or_file, direction))
+
+
+def find_generator(run_dir_or_file, direction: str):
+    """Loads one direction of a run folder, or a generator's own file.
 
     Args:
         run_dir_or_file: a run folder, a folder of imported weights, a `.keras` or a `.pth` file.
         direction: "a2b" or "b2a"; which file of a folder is meant.
 
     Returns:
-        A function from picture to picture; see `translator`.
+        A generator of `tf_cyclegan.generators`, built.
 
     Raises:
         ValueError: nothing is there, or it is no generator.
@@ -47,7 +52,7 @@ def load_translator(run_dir_or_file, direction: str) -> Callable[[np.ndarray], n
     generator = load_generator(path)
     if not hasattr(generator, "input_channels"):
         raise ValueError(f"{path} holds a {type(generator).__name__}: use a generator's file.")
-    return translator(generator)
+    return generator
 
 
 def translator(generator) -> Callable[[np.ndarray], np.ndarray]:
