@@ -111,7 +111,8 @@ class InstanceNormalization(keras.layers.Layer):
         x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         # Mean first, then squares of the differences: E[x^2] - E[x]^2 cancels in short floats.
         centred = x - tf.reduce_mean(x, spatial_axes, keepdims=True)
-        variance = tf.reduce_mean(tf.square(centred), spatial_axes, keepdims=True)
+        # Not tf.square: LiteRT's converter would fuse it to an operator without 16-bit integers.
+        variance = tf.reduce_mean(centred * centred, spatial_axes, keepdims=True)
         factor = tf.math.rsqrt(variance + self.epsilon)
         if self.scale:
             factor *= tf.reshape(tf.cast(self.gamma, x.dtype), weight_shape)

@@ -95,7 +95,7 @@ def padded(side: int, multiple: int) -> int:
     return -(-max(side, SMALLEST) // multiple) * multiple
 
 
-def find_pictures(inputs, run_dir, direction: str, output) -> PictureSet:
+def find_pictures(inputs, run_dir, direction: str, output=None) -> PictureSet:
     """The pictures to translate in one direction.
 
     Args:
@@ -104,7 +104,7 @@ def find_pictures(inputs, run_dir, direction: str, output) -> PictureSet:
             the run's data set.
         run_dir: the run folder, for the latter.
         direction: "a2b" or "b2a".
-        output: the folder that translations will go to.
+        output: the folder that translations will go to, if any.
 
     Returns:
         A `PictureSet` whose names are file names, no two alike.
@@ -120,7 +120,7 @@ def find_pictures(inputs, run_dir, direction: str, output) -> PictureSet:
         except ValueError as error:
             raise ValueError(f"{error} Name pictures by --input.") from None
         originals = Path(config.data_dir or "") / split
-        if config.data_dir and originals.resolve() == Path(output).resolve():
+        if config.data_dir and output and originals.resolve() == Path(output).resolve():
             raise ValueError(f"{output} holds the originals: use another --output.")
         sets = load_dataset(config)
         if split not in sets:
@@ -139,7 +139,7 @@ def find_pictures(inputs, run_dir, direction: str, output) -> PictureSet:
                 f"{seen[path.name]} and {path} would both become {path.name}: translate them into "
                 "different folders."
             )
-        if path.resolve() == (Path(output) / path.name).resolve():
+        if output and path.resolve() == (Path(output) / path.name).resolve():
             raise ValueError(f"{path} would be replaced by its translation: use another --output.")
         seen[path.name] = path
     return PictureSet(tuple(seen), lambda i: read_picture(paths[i]))

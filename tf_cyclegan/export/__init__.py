@@ -1,0 +1,1 @@
+"""From a generator to files that other runtimes take."""

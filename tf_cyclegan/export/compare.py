@@ -1,0 +1,139 @@
+"""The same generator in several runtimes: how far apart the pictures are, how long each takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import numpy as np
+import tensorflow as tf
+
+from tf_cyclegan.checkpoints import read_config
+from tf_cyclegan.data import load_dataset
+from tf_cyclegan.data.augment import resize
+from tf_cyclegan.data.pictures import PictureSet, to_channels, to_float, to_uint8
+from tf_cyclegan.sheets import picture_sheet
+from tf_cyclegan.translate import find_pictures
+
+Runner = Callable[[np.ndarray], np.ndarray]  # float32 [1, h, w, c] in [-1, 1], in and out
+
+SHOWN = 3  # pictures on the sheet
+MAGNIFIED = 8  # times, of their differences
+
+
+def keras_runner(generator) -> Runner:
+    """A generator as a compiled TensorFlow graph of any size."""
+    run = tf.function(
+        lambda image: generator(image, training=False),
+        input_signature=[tf.TensorSpec([1, None, None, generator.input_channels])],
+    )
+    return lambda image: run(image).numpy()
+
+
+def example_images(pictures: PictureSet, size: int, channels: int, count: int) -> list[np.ndarray]:
+    """Pictures, evenly taken from a set, as the exported files' users feed them.
+
+    Returns:
+        At most `count` of float32 `[1, size, size, channels]` in [-1, 1]: the middle square of
+        each, resized.
+    """
+    chosen = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).astype(int)
+    return [
+        to_float(resize(_square(to_channels(pictures.read(i), channels)), (size, size)))[np.newaxis]
+        for i in chosen
+    ]
+
+
+def _square(picture):
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture[top : top + side, left : left + side]
+
+
+def find_sets(inputs, run_dir, direction: str) -> tuple[PictureSet, PictureSet]:
+    """The pictures to calibrate on, and those to compare on.
+
+    Args:
+        inputs: pictures or folders that serve for both; empty for the run's own: its training
+            pictures, and its test pictures where it has any.
+        run_dir: the run folder, for the latter.
+        direction: "a2b" or "b2a".
+
+    Raises:
+        ValueError: there are none.
+    """
+    if inputs:
+        pictures = find_pictures(inputs, run_dir, direction)
+        return pictures, pictures
+    try:
+        config = read_config(run_dir)
+    except ValueError as error:
+        raise ValueError(f"{error} Name pictures by --pictures.") from None
+    sets = load_dataset(config)
+    letter = "A" if direction == "a2b" else "B"
+    return sets[f"train{letter}"], sets.get(f"test{letter}", sets[f"train{letter}"])
+
+
+def difference(fakes: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> dict[str, float]:
+    """How far pictures in [-1, 1] are from those they should be.
+
+    Returns:
+        `max` and `mean`, of the absolute difference over all pictures; `psnr`, the mean over the
+        pictures in dB over the range of 2, NaN where a picture is, infinite where all are equal.
+    """
+    errors = [np.abs(f - r).astype(np.float64) for f, r in zip(fakes, references, strict=True)]
+    with np.errstate(divide="ignore"):
+        psnr = [-10 * np.log10(np.mean(np.square(error)) / 4) for error in errors]
+    return {
+        "max": float(np.max([error.max() for error in errors])),
+        "mean": float(np.mean([error.mean() for error in errors])),
+        "psnr": float(np.mean(psnr)),
+    }
+
+
+def latencies(runners: dict[str, Runner], image: np.ndarray, rounds: int = 7) -> dict[str, float]:
+    """The median milliseconds of each runner, in turns, so that the machine's noise falls on all.
+
+    Each has run before on an image of this size.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(rounds):
+        for name, run in runners.items():
+            start = time.perf_counter()
+            run(image)
+            times[name].append(time.perf_counter() - start)
+    return {name: 1000 * median(seconds) for name, seconds in times.items()}
+
+
+def comparison_sheet(
+    images: Sequence[np.ndarray],
+    references: Sequence[np.ndarray],
+    fakes: dict[str, list[np.ndarray]],
+) -> np.ndarray:
+    """Inputs, Keras and each runtime side by side, and below each its difference to Keras.
+
+    Args:
+        images, references: float32 `[1, h, w, c]` in [-1, 1], of one size. SHOWN are drawn.
+        fakes: name -> the same pictures from another runtime.
+
+    Returns:
+        uint8 `[height, width, 3]`.
+    """
+
+    def rgb(image):
+        return to_channels(to_uint8(image[0]), 3)
+
+    def error(fake, reference):
+        return rgb(MAGNIFIED * np.abs(fake - reference) - 1)
+
+    images, references = images[:SHOWN], references[:SHOWN]
+    blank = np.full_like(rgb(images[0]), 255)
+    columns = {"real": [p for image in images for p in (rgb(image), blank)]}
+    columns["Keras"] = [p for reference in references for p in (rgb(reference), blank)]
+    for name, pictures in fakes.items():
+        pairs = zip(pictures[:SHOWN], references, strict=True)
+        columns[name] = [p for fake, ref in pairs for p in (rgb(fake), error(fake, ref))]
+    side = images[0].shape[2]
+    return picture_sheet(columns, scale=max(1, 128 // side))

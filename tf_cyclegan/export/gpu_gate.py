@@ -1,0 +1,84 @@
+"""Does LiteRT's GPU backend take a whole .tflite file? Answered without a GPU.
+
+LiteRT's GPU accelerator runs on WebGPU, that on Vulkan, and Vulkan on SwiftShader, the software
+renderer inside Debian's chromium package. So this says that every operator is taken and computes
+the right numbers in float32. It says nothing of a phone's speed, or of float16 on it.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+CHROMIUM = Path("/usr/lib/chromium")
+
+
+def run_on_gpu(content: bytes, image: np.ndarray, chromium: Path = CHROMIUM) -> np.ndarray:
+    """Runs a .tflite file on LiteRT's GPU backend alone, over software Vulkan.
+
+    Args:
+        content: the file's content.
+        image: float32 `[1, h, w, c]`.
+        chromium: where libvulkan.so.1 and vk_swiftshader_icd.json lie.
+
+    Returns:
+        float32 `[1, h, w, c']`.
+
+    Raises:
+        ValueError: an operator that the backend does not take, with its reason; or SwiftShader
+            is not there.
+    """
+    if not (chromium / "vk_swiftshader_icd.json").exists():
+        raise ValueError(f"no SwiftShader in {chromium}: install Debian's chromium.")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "model.tflite").write_bytes(content)
+        np.save(folder / "image.npy", image)
+        # Its own process: Vulkan is found as libraries are loaded. Of chromium's libraries only
+        # this one, the others would shadow the system's.
+        (folder / "libvulkan.so.1").symlink_to(chromium / "libvulkan.so.1")
+        done = subprocess.run(
+            [sys.executable, __file__, folder / "model.tflite", folder / "image.npy"],
+            env=os.environ
+            | {
+                "LD_LIBRARY_PATH": str(folder),
+                "VK_ICD_FILENAMES": str(chromium / "vk_swiftshader_icd.json"),
+            },
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise ValueError(f"the GPU does not take the file: {_reason(done.stderr)}")
+        return np.load(folder / "fake.npy")
+
+
+def _reason(log):
+    _, _, after = log.partition("not supported by GPU delegate:\n")
+    if after:
+        return "; ".join(after.splitlines()[:3])
+    return log.strip().splitlines()[-1].removeprefix("└ ")
+
+
+def _child(model_path, image_path):
+    from ai_edge_litert.compiled_model import CompiledModel
+    from ai_edge_litert.hardware_accelerator import HardwareAccelerator
+
+    # The GPU alone: with the CPU beside it, what it leaves goes there and all looks accelerated.
+    model = CompiledModel.from_file(model_path, HardwareAccelerator.GPU)
+    if not model.is_fully_accelerated():
+        sys.exit("ERROR: not every operator is on the GPU")
+    signature, names = next(iter(model.get_signature_list().items()))
+    source = model.create_input_buffer_by_name(signature, names["inputs"][0])
+    target = model.create_output_buffer_by_name(signature, names["outputs"][0])
+    source.write(np.load(image_path))
+    model.run_by_name(signature, {names["inputs"][0]: source}, {names["outputs"][0]: target})
+    shape = model.get_output_tensor_details(signature)[names["outputs"][0]]["shape"]
+    fake = target.read(int(np.prod(shape)), np.float32).reshape(shape)
+    np.save(Path(image_path).with_name("fake.npy"), fake)
+
+
+if __name__ == "__main__":
+    _child(*sys.argv[1:])

@@ -1,0 +1,101 @@
+"""A generator in the form that LiteRT runs whole: other operators, the same numbers.
+
+Two of our layers lack an operator somewhere. XNNPACK, LiteRT's CPU backend, has no mirror padding
+and falls into pieces around it; Keras' nearest upsampling becomes operators that no GPU takes.
+"""
+
+import keras
+import numpy as np
+
+from tf_cyclegan.generators import ResNetGenerator
+from tf_cyclegan.layers import ReflectionPadding2D, ResidualBlock
+from tf_cyclegan.translate import SMALLEST
+
+
+def lite_form(generator, size: int | None) -> keras.Model:
+    """Rewrites a generator for conversion to LiteRT, batch 1.
+
+    Mirror padding becomes slices and concatenations for a fixed size, and stays as it is for any
+    size: slices remember the size they were made for. Nearest upsampling with the convolution
+    after it becomes one transposed convolution, for less than half the multiplications.
+
+    Args:
+        generator: one of `tf_cyclegan.generators`, built.
+        size: height and width, a multiple of `generator.multiple`; None for any.
+
+    Returns:
+        A functional model of float32 `[1, size, size, c]` in [-1, 1] to `[1, size, size, c']`,
+        whose numbers are the generator's up to float32 rounding.
+
+    Raises:
+        ValueError: the size is no multiple, or too small.
+    """
+    smallest = max(SMALLEST, generator.multiple)
+    if size is not None and (size % generator.multiple or size < smallest):
+        raise ValueError(
+            f"size is {size}: use a multiple of {generator.multiple}, {smallest} or more."
+        )
+    image = keras.Input((size, size, generator.input_channels), batch_size=1, name="image")
+    if not isinstance(generator, ResNetGenerator):
+        return keras.Model(image, generator(image))  # a U-Net has neither
+    x = _rewrite(generator.encoder.layers, image)
+    x = _rewrite(generator.transformer.layers, x)
+    x = _rewrite(generator.decoder.layers, x)
+    return keras.Model(image, keras.ops.tanh(x))
+
+
+def _rewrite(layers, x):
+    remaining = iter(layers)
+    for layer in remaining:
+        if isinstance(layer, ResidualBlock):
+            x = x + _rewrite(layer.body.layers, x)
+        elif isinstance(layer, ReflectionPadding2D):
+            x = _mirrored(x, layer.padding, "reflect")
+        elif isinstance(layer, keras.layers.UpSampling2D):
+            next(remaining)  # the mirror padding by 1, which _upsampled knows
+            x = _upsampled(x, next(remaining))
+        else:
+            x = layer(x)
+    return x
+
+
+def _mirrored(x, padding, mode):
+    """NumPy's "reflect" or "symmetric" padding of height and width."""
+    if None in x.shape:
+        return keras.ops.pad(x, [[0, 0], [padding, padding], [padding, padding], [0, 0]], mode)
+    skip = 1 if mode == "reflect" else 0  # the border itself is not repeated
+    for axis in (1, 2):
+        last = x.shape[axis] - 1
+        before = [_line(x, axis, skip + i) for i in reversed(range(padding))]
+        after = [_line(x, axis, last - skip - i) for i in range(padding)]
+        # A GPU joins at most 4 tensors at once.
+        x = keras.ops.concatenate([_joined(before, axis), x, _joined(after, axis)], axis)
+    return x
+
+
+def _line(x, axis, index):
+    return x[:, index : index + 1] if axis == 1 else x[:, :, index : index + 1]
+
+
+def _joined(lines, axis):
+    return keras.ops.concatenate(lines, axis) if len(lines) > 1 else lines[0]
+
+
+def _upsampled(x, convolution):
+    """Nearest upsampling by 2, mirror padding by 1 and a 3x3 convolution, as one operator.
+
+    Each source pixel fills a box of 2x2, so the convolution over them is a transposed one of
+    stride 2 with a 4x4 kernel: the 3x3 kernel summed over the box. The upsampled border mirrored
+    by 1 is the source's border repeated.
+    """
+    kernel = convolution.kernel.numpy()[::-1, ::-1]  # [3, 3, c, c'], turned: it runs backwards
+    box = np.zeros((4, 4, *kernel.shape[2:]), np.float32)
+    for row in (0, 1):
+        for column in (0, 1):
+            box[row : row + 3, column : column + 3] += kernel
+    use_bias = convolution.bias is not None
+    transposed = keras.layers.Conv2DTranspose(kernel.shape[3], 4, strides=2, use_bias=use_bias)
+    x = transposed(_mirrored(x, 1, "symmetric"))  # [1, 2h + 6, 2w + 6, c']
+    bias = [convolution.bias.numpy()] if use_bias else []
+    transposed.set_weights([box.transpose(0, 1, 3, 2), *bias])
+    return x[:, 3:-3, 3:-3]

@@ -1,0 +1,157 @@
+"""What is written into a .tflite file, and read from it, without running it."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+DESCRIPTION = "tf_cyclegan"  # the metadata buffer that holds the description as JSON
+
+# What our generators consist of, up to the versions that XNNPACK and LiteRT's GPU backends take.
+ALLOWED = {
+    "ADD": 2, "CONCATENATION": 2, "CONV_2D": 5, "DEQUANTIZE": 3, "LEAKY_RELU": 2, "MEAN": 2,
+    "MINIMUM": 1, "MUL": 2, "PAD": 2, "QUANTIZE": 2, "RELU": 2, "RESHAPE": 1, "RSQRT": 2,
+    "STRIDED_SLICE": 2, "SUB": 2, "TANH": 2, "TRANSPOSE_CONV": 3,
+}  # fmt: skip
+MOST_JOINED = 4  # tensors that a GPU concatenates at once
+
+
+def seal(content: bytes, description: dict[str, Any]) -> bytes:
+    """Writes the description into a converted file, and makes it keep to its size.
+
+    Set to another size by its user, a fixed-size file would run and give a wrong picture without
+    a word: its slices hold the size they were made for. So its input goes through a reshape to
+    its own shape and the minimum of both, which is the input itself; at any other size one of the
+    two fails as tensors are allocated. A resizable file gets its size as the one it starts with.
+
+    Args:
+        content: a .tflite file of one input `[1, h, w, c]`.
+        description: JSON values; of it `resizable`, `height` and `width` are used here.
+
+    Returns:
+        The file's new content.
+    """
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    graph = model.subgraphs[0]
+    if description["resizable"]:
+        image = graph.tensors[graph.inputs[0]]
+        image.shape = [1, description["height"], description["width"], image.shape[3]]
+    else:
+        _guard(model, graph)
+    model.buffers.append(schema.BufferT(data=list(json.dumps(description).encode())))
+    entry = schema.MetadataT(name=DESCRIPTION.encode(), buffer=len(model.buffers) - 1)
+    model.metadata = [*(model.metadata or []), entry]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _guard(model, graph):
+    checked = graph.inputs[0]  # what the network reads from now on
+    shape = graph.tensors[checked].shape
+
+    def tensor(name, kind, shape, buffer=0):
+        new = schema.TensorT(name=name, type=kind, shape=list(shape), buffer=buffer)
+        graph.tensors.append(new)
+        return len(graph.tensors) - 1
+
+    def operator(code, inputs, output, options_type, options):
+        model.operatorCodes.append(
+            schema.OperatorCodeT(builtinCode=code, deprecatedBuiltinCode=code, version=1)
+        )
+        return schema.OperatorT(
+            opcodeIndex=len(model.operatorCodes) - 1,
+            inputs=inputs,
+            outputs=[output],
+            builtinOptionsType=options_type,
+            builtinOptions=options,
+        )
+
+    model.buffers.append(schema.BufferT(data=list(np.array(shape, np.int32).tobytes())))
+    sizes = tensor(b"own_shape", schema.TensorType.INT32, [4], len(model.buffers) - 1)
+    image = tensor(b"image", schema.TensorType.FLOAT32, shape)
+    reshaped = tensor(b"image_reshaped", schema.TensorType.FLOAT32, shape)
+    graph.operators[:0] = [
+        operator(
+            schema.BuiltinOperator.RESHAPE,
+            [image, sizes],
+            reshaped,
+            schema.BuiltinOptions.ReshapeOptions,
+            schema.ReshapeOptionsT(newShape=list(shape)),
+        ),
+        operator(
+            schema.BuiltinOperator.MINIMUM,
+            [image, reshaped],
+            checked,
+            schema.BuiltinOptions.MaximumMinimumOptions,
+            schema.MaximumMinimumOptionsT(),
+        ),
+    ]
+    graph.inputs = [image]
+    model.signatureDefs[0].inputs[0].tensorIndex = image
+
+
+def read_description(content: bytes) -> dict[str, Any]:
+    """What `seal` wrote.
+
+    Raises:
+        ValueError: it is no .tflite file, or has no description.
+    """
+    model = _parsed(content)
+    for entry in model.metadata or []:
+        if entry.name.decode() == DESCRIPTION:
+            return json.loads(bytes(model.buffers[entry.buffer].data))
+    raise ValueError("the file has no description: export it with export/tflite.py.")
+
+
+def operators(content: bytes) -> Counter[str]:
+    """How often each operator occurs; a custom one under its own name, such as "FlexTile"."""
+    model = _parsed(content)
+    return Counter(
+        _name(model.operatorCodes[operator.opcodeIndex])
+        for graph in model.subgraphs
+        for operator in graph.operators
+    )
+
+
+def check_operators(content: bytes) -> None:
+    """Checks that a fixed-size file holds only what XNNPACK and LiteRT's GPU backends take.
+
+    An allow-list: operators by name and version, tensors of rank 4 at most and of known shape,
+    concatenations of 4 at most. TensorFlow's own analyzer approves of any file
+    (tensorflow/tensorflow#77042).
+
+    Raises:
+        ValueError: the first thing that does not fit.
+    """
+    model = _parsed(content)
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            shape = [] if tensor.shape is None else list(tensor.shape)
+            if len(shape) > 4:
+                raise ValueError(f"{tensor.name.decode()} has rank {len(shape)}: 4 is the most.")
+            if tensor.shapeSignature is not None and -1 in list(tensor.shapeSignature):
+                raise ValueError(f"{tensor.name.decode()} has no fixed shape.")
+        for operator in graph.operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            name = _name(code)
+            if name not in ALLOWED:
+                raise ValueError(f"{name} is no operator that every backend takes.")
+            if code.version > ALLOWED[name]:
+                raise ValueError(f"{name} is of version {code.version}: {ALLOWED[name]} at most.")
+            if name == "CONCATENATION" and len(operator.inputs) > MOST_JOINED:
+                raise ValueError(f"CONCATENATION of {len(operator.inputs)}: {MOST_JOINED} at most.")
+
+
+def _parsed(content):
+    if content[4:8] != b"TFL3":
+        raise ValueError("it is no .tflite file.")
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+
+
+def _name(code):
+    if code.customCode:
+        return code.customCode.decode()
+    number = flatbuffer_utils.get_builtin_code_from_operator_code(code)
+    return next(k for k, v in vars(schema.BuiltinOperator).items() if v == number)

@@ -1,0 +1,246 @@
+"""A generator as LiteRT (TensorFlow Lite) files: converted, and run before they are called done."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from tf_cyclegan.export.compare import (
+    Runner,
+    comparison_sheet,
+    difference,
+    keras_runner,
+    latencies,
+)
+from tf_cyclegan.export.lite_form import lite_form
+from tf_cyclegan.export.model_file import check_operators, operators, seal
+
+# Mode -> least PSNR against Keras, mean over the pictures, in dB over [-1, 1]: below what trained
+# generators reach, above what a wrong conversion gives.
+MODES = {
+    "float32": 90.0,
+    "float16": 50.0,
+    "dynamic": 25.0,
+    "int8": 18.0,
+    "int16x8": 25.0,
+    "int8_convolutions": 20.0,
+}
+CALIBRATED = {"int8", "int16x8", "int8_convolutions"}  # need pictures to measure ranges on
+
+
+def convert(
+    generator, mode: str, size: int | None, calibration: Sequence[np.ndarray] = ()
+) -> bytes:
+    """Converts a generator to one .tflite file, not yet described, sealed or checked.
+
+    Args:
+        generator: one of `tf_cyclegan.generators`, built.
+        mode: float32; float16 (weights; computed in float32 on a CPU); dynamic (int8 weights,
+            activations turned int8 as they come); int8 (weights and activations, by calibration);
+            int16x8 (activations of 16 bits); int8_convolutions (int8 by calibration, in the
+            convolutions alone). Input and output are float32 in every mode.
+        size: height and width; None for a file of any size.
+        calibration: for the modes of CALIBRATED, images `[1, h, w, c]` in [-1, 1] such as the
+            generator will see.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        ValueError: an unknown mode, no calibration where it is needed, or a size that does not fit.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is not known: use {', '.join(MODES)}.")
+    if mode in CALIBRATED and size is None:
+        raise ValueError(f"{mode} is measured at one size: leave --resizable out.")
+    if mode in CALIBRATED and not calibration:
+        raise ValueError(f"{mode} is calibrated on pictures: name a folder by --pictures.")
+    form = lite_form(generator, size)
+    with tempfile.TemporaryDirectory() as folder:
+        # The converter's other ways in lose a Keras 3 model's weights, and give a file of NaN.
+        archive = keras.export.ExportArchive()
+        archive.track(form)
+        archive.add_endpoint(
+            "serving_default",
+            lambda image: {"image": form(image)},
+            [tf.TensorSpec(form.input_shape, name="image")],
+        )
+        archive.write_out(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if mode not in ("float32", "int8_convolutions"):
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if mode == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if mode in ("int8", "int16x8"):
+            converter.representative_dataset = lambda: ([image] for image in calibration)
+        if mode == "int16x8":
+            converter.target_spec.supported_ops = [
+                tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+            ]
+        content = converter.convert()
+    return _quantized_convolutions(content, calibration) if mode == "int8_convolutions" else content
+
+
+def _quantized_convolutions(content, calibration):
+    from ai_edge_quantizer import quantizer
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    quantizing = quantizer.Quantizer(content)
+    for operation in (TFLOperationName.CONV_2D, TFLOperationName.CONV_2D_TRANSPOSE):
+        quantizing.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
+    data = {"serving_default": [{"image": image} for image in calibration]}
+    # It prints what it does, with progress bars.
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()):
+        return bytes(quantizing.quantize(quantizing.calibrate(data)).quantized_model)
+
+
+def export_files(
+    generator,
+    description: dict[str, Any],
+    modes: Sequence[str],
+    calibration: Sequence[np.ndarray],
+    examples: Sequence[np.ndarray],
+) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
+    """Converts a generator in several modes, and runs every file against Keras.
+
+    Args:
+        generator: one of `tf_cyclegan.generators`, built.
+        description: from `describe`.
+        modes: some of MODES.
+        calibration: images `[1, h, w, c]`, for the modes that need them.
+        examples: images `[1, h, w, c]` to compare on.
+
+    Returns:
+        File name -> content: a .tflite and a .json for each mode. The report: differences to
+        Keras, bytes, operators, partitions of XNNPACK, and latencies, all measured here. The
+        sheet: a picture of both, uint8 `[h, w, 3]`.
+
+    Raises:
+        ValueError: a mode cannot be converted, gives NaN or is too far from Keras, or a
+            fixed-size file holds what not every backend takes.
+    """
+    size, resizable = description["height"], description["resizable"]
+    run_keras = keras_runner(generator)
+    references = [run_keras(image) for image in examples]
+    runners: dict[str, Runner] = {"keras": run_keras}
+    files: dict[str, bytes] = {}
+    fakes: dict[str, list[np.ndarray]] = {}
+    measured: dict[str, Any] = {}
+    for mode in modes:
+        own = description | {"mode": mode}
+        content = convert(generator, mode, None if resizable else size, calibration)
+        content = seal(content, own)
+        if not resizable:
+            check_operators(content)
+        runners[mode] = run = LiteModel(content)
+        fakes[mode] = [run(image) for image in examples]
+        apart = difference(fakes[mode], references)
+        if not apart["psnr"] >= MODES[mode]:  # NaN is not
+            raise ValueError(
+                f"{mode}: {apart['psnr']:.1f} dB against Keras, {MODES[mode]:.0f} is the least: "
+                "nothing was written; leave this mode out, or calibrate on other --pictures."
+            )
+        stem = f"{own['direction']}_{'resizable' if resizable else size}_{mode}"
+        digest = hashlib.sha256(content).hexdigest()
+        own |= {"file": f"{stem}.tflite", "bytes": len(content), "sha256": digest}
+        files[f"{stem}.tflite"] = content
+        files[f"{stem}.json"] = (json.dumps(own, indent=2) + "\n").encode()
+        measured[mode] = {
+            "file": f"{stem}.tflite",
+            "bytes": len(content),
+            "difference": apart,
+            "partitions": run.partitions(),
+            "operators": dict(sorted(operators(content).items())),
+        }
+    for mode, milliseconds in latencies(runners, examples[0]).items():
+        measured.setdefault(mode, {})["milliseconds"] = milliseconds
+    report = description | {
+        "calibration": len(calibration),
+        "compared": len(examples),
+        "keras_milliseconds": measured.pop("keras")["milliseconds"],
+        "modes": measured,
+    }
+    return files, report, comparison_sheet(examples, references, fakes)
+
+
+def describe(generator, name: str, direction: str, size: int, resizable: bool) -> dict[str, Any]:
+    """What a user of the files must know, as JSON values.
+
+    Args:
+        generator: one of `tf_cyclegan.generators`, built.
+        name: of the model.
+        direction: "a2b" or "b2a".
+        size: height and width; of a resizable file, those that it starts with.
+        resizable: whether the file takes other sizes, multiples of `multiple`.
+    """
+    return {
+        "format": 1,
+        "name": name,
+        "direction": direction,
+        "height": size,
+        "width": size,
+        "input_channels": generator.input_channels,
+        "output_channels": generator.channels,
+        "layout": "NHWC",
+        "color": "RGB" if generator.input_channels == 3 else "gray",
+        "range": [-1, 1],
+        "mean": 127.5,  # (level - mean) / std is the network's input
+        "std": 127.5,
+        "resizable": resizable,
+        "multiple": generator.multiple,
+    }
+
+
+class LiteModel:
+    """A .tflite file in LiteRT's interpreter on the CPU.
+
+    Args:
+        content: the file's content.
+        threads: of the CPU.
+
+    Call arguments:
+        image: float32 `[1, h, w, c]`.
+
+    Returns:
+        float32 `[1, h, w, c']`.
+
+    Raises:
+        ValueError: the file does not take an image of this size.
+    """
+
+    def __init__(self, content: bytes, threads: int = 2):
+        self.interpreter = Interpreter(model_content=content, num_threads=threads)
+        self.input = self.interpreter.get_input_details()[0]["index"]
+        self.output = self.interpreter.get_output_details()[0]["index"]
+        self.shape: tuple[int, ...] = ()
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        if image.shape != self.shape:
+            self.interpreter.resize_tensor_input(self.input, image.shape)
+            try:
+                self.interpreter.allocate_tensors()
+            except RuntimeError as error:
+                raise ValueError(f"the file does not take {image.shape}: {error}") from None
+            self.shape = image.shape
+        self.interpreter.set_tensor(self.input, image)
+        self.interpreter.invoke()
+        return self.interpreter.get_tensor(self.output)
+
+    def partitions(self) -> int:
+        """In how many pieces XNNPACK runs it, after a first call; operators between them run alone.
+
+        Raises:
+            RuntimeError: nothing was allocated yet.
+        """
+        # The public interface does not tell.
+        return sum(node["op_name"] == "DELEGATE" for node in self.interpreter._get_ops_details())
