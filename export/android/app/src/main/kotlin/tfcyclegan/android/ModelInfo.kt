@@ -1,0 +1,45 @@
+package tfcyclegan.android
+
+/**
+ * What the .json beside a .tflite says of it, as far as this app needs it.
+ *
+ * [range] is that of the floats on both sides, and [bytes] is the size of the .tflite.
+ */
+data class ModelInfo(
+    val file: String,
+    val format: Int,
+    val height: Int,
+    val width: Int,
+    val inputChannels: Int,
+    val outputChannels: Int,
+    val layout: String,
+    val range: List<Double>,
+    val resizable: Boolean,
+    val bytes: Long,
+) {
+    /** This, or an IllegalArgumentException whose message says what to do. */
+    fun check(): ModelInfo {
+        require(format == 1) {
+            "$file is described in format $format, this app reads 1: update what is older."
+        }
+        // A phone's GPU takes no size but the one that a file was made for.
+        require(!resizable) {
+            "$file is for pictures of any size, which phones' GPUs refuse: export it with a size."
+        }
+        require(layout == "NHWC" && range == listOf(-1.0, 1.0)) {
+            "$file takes $layout in $range, this app NHWC in [-1, 1]: export it with tflite.py."
+        }
+        require(inputChannels in CHANNELS && outputChannels in CHANNELS) {
+            "$file has $inputChannels and $outputChannels channels, this app takes 1 or 3."
+        }
+        require(height in SIZES && width in SIZES) {
+            "$file is made for $width x $height pixels, this app takes 1 to ${SIZES.last} a side."
+        }
+        return this
+    }
+
+    private companion object {
+        val CHANNELS = setOf(1, 3)
+        val SIZES = 1..2048
+    }
+}

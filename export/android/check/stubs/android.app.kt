@@ -1,0 +1,6 @@
+package android.app
+
+import android.content.Context
+
+open class Activity : Context()
+open class Application : Context()

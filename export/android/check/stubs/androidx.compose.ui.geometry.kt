@@ -1,0 +1,6 @@
+package androidx.compose.ui.geometry
+
+class Size internal constructor() {
+    val width: Float get() = TODO()
+    val height: Float get() = TODO()
+}

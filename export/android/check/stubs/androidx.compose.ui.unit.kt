@@ -1,0 +1,4 @@
+package androidx.compose.ui.unit
+
+class Dp(val value: Float)
+val Int.dp: Dp get() = TODO()
