@@ -1,0 +1,55 @@
+"""ONNX files, and export/onnx_file.py as a program."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import CASES, make
+
+from tf_cyclegan.checkpoints import save_generator
+from tf_cyclegan.export import onnx_file
+from tf_cyclegan.export.onnx_file import export_onnx, onnx_runner
+
+SCRIPT = Path(__file__).resolve().parents[1] / "export" / "onnx_file.py"
+
+
+def noise(n, height, width, channels=3):
+    image = np.random.default_rng(0).uniform(-1, 1, (n, height, width, channels))
+    return image.astype(np.float32)
+
+
+@pytest.mark.parametrize("case", ["resnet", "resnet_resize", "resnet_gray", "unet_batch"])
+def test_any_batch_and_size_is_near_keras(case, tmp_path):
+    generator = make(CASES[case])
+    path = tmp_path / "new" / "model.onnx"
+    apart = export_onnx(generator, path, noise(1, 16, 16))
+    assert apart["max"] < 1e-4
+    for n, height, width in ((1, 16, 16), (3, 24, 8)):
+        image = noise(n, height, width)
+        np.testing.assert_allclose(onnx_runner(path)(image), generator(image), rtol=0, atol=1e-4)
+    assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_what_is_far_from_keras_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "LARGEST", 0)
+    with pytest.raises(ValueError, match="from Keras: nothing was written"):
+        export_onnx(make(CASES["resnet"]), tmp_path / "model.onnx", noise(1, 16, 16))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_script(tmp_path):
+    save_generator(make(CASES["resnet"]), tmp_path / "a2b.keras")
+
+    def run(output):
+        command = [sys.executable, SCRIPT, f"--run_dir={tmp_path}", f"--output={output}"]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = run(tmp_path / "a2b.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "from Keras at most" in done.stdout
+    assert onnx_runner(tmp_path / "a2b.onnx")(noise(1, 8, 8)).shape == (1, 8, 8, 3)
+    done = run(tmp_path / "a2b")
+    assert done.returncode == 1
+    assert "error: " in done.stderr and "ends in .onnx" in done.stderr
