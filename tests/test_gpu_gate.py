@@ -57,7 +57,7 @@ def test_the_full_generator_is_one_piece_on_cpu_and_gpu():
     generator = ResNetGenerator(filters=64, blocks=9)
     generator.build((None, None, None, 3))
     content = convert(generator, "float32", 256)
-    content = seal(content, {"resizable": False, "height": 256, "width": 256})
+    content = seal(content, FIXED | {"height": 256, "width": 256})
     run = LiteModel(content)
     expected = run(noise(256))
     assert run.partitions() == 1

@@ -11,12 +11,14 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.tools import flatbuffer_utils
 from cases import CASES, make
+from flatbuffers.number_types import Float32Flags, Int8Flags, Uint32Flags
+from flatbuffers.table import Table
 
 from tf_cyclegan.export.model_file import check_operators, operators, read_description, seal
-from tf_cyclegan.export.tflite import convert
+from tf_cyclegan.export.tflite import convert, describe
 from tf_cyclegan.layers import ReflectionPadding2D
 
-FIXED = {"resizable": False, "height": 16, "width": 16, "name": "öl"}
+FIXED = describe(make(CASES["resnet"]), "öl", "a2b", 16, resizable=False) | {"mode": "float32"}
 ANY = FIXED | {"resizable": True}
 
 
@@ -98,6 +100,52 @@ def test_a_resizable_file_takes_any_size_and_starts_with_its_own(generator, resi
     details = Interpreter(model_content=sealed).get_input_details()[0]
     assert list(details["shape"]) == [1, 16, 16, 3]
     assert list(details["shape_signature"]) == [1, -1, -1, 3]
+
+
+def slot(table, number):
+    """Where a slot of a flatbuffer's table lies."""
+    offset = table.Offset(4 + 2 * number)
+    assert offset, f"slot {number} is empty"
+    return table.Pos + offset
+
+
+def follow(table, *numbers):
+    """The table at the end of a path of slots; a list's first where a list is met."""
+    for number, is_list in numbers:
+        position = table.Indirect(slot(table, number))
+        if is_list:
+            position = table.Indirect(position + 4)  # after its length
+        table = Table(table.Bytes, position)
+    return table
+
+
+def text(table, number):
+    return table.String(slot(table, number)).decode()
+
+
+def number(table, slot_number):
+    return table.Get(Float32Flags, table.Vector(slot(table, slot_number) - table.Pos))
+
+
+def test_the_standard_metadata_says_the_same(fixed):
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(seal(fixed, FIXED)))
+    entry = next(e for e in model.metadata if e.name == b"TFLITE_METADATA")
+    content = bytes(model.buffers[entry.buffer].data)
+    assert content[4:8] == b"M001"
+    root = Table(content, int.from_bytes(content[:4], "little"))
+    assert text(root, 0) == "öl"
+    graph = follow(root, (3, True))
+    assert text(graph, 0) == "a2b"
+    image = follow(graph, (2, True))
+    assert text(image, 0) == "image" and text(follow(graph, (3, True)), 0) == "fake"
+    properties = follow(image, (3, False), (1, False))
+    assert properties.Get(Int8Flags, slot(properties, 0)) == 1  # RGB
+    size = follow(properties, (1, False))
+    assert [size.Get(Uint32Flags, slot(size, i)) for i in (0, 1)] == [16, 16]
+    normalization = follow(image, (4, True), (1, False))
+    stats = follow(image, (5, False))
+    assert [number(normalization, i) for i in (0, 1)] == [127.5, 127.5]
+    assert [number(stats, i) for i in (0, 1)] == [1, -1]
 
 
 def test_signature_names_are_kept(fixed):

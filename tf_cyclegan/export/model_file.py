@@ -8,6 +8,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
+from tf_cyclegan.export import lite_metadata
+
 DESCRIPTION = "tf_cyclegan"  # the metadata buffer that holds the description as JSON
 
 # What our generators consist of, up to the versions that XNNPACK and LiteRT's GPU backends take.
@@ -29,7 +31,7 @@ def seal(content: bytes, description: dict[str, Any]) -> bytes:
 
     Args:
         content: a .tflite file of one input `[1, h, w, c]`.
-        description: JSON values; of it `resizable`, `height` and `width` are used here.
+        description: from `tf_cyclegan.export.tflite.describe`, with its mode.
 
     Returns:
         The file's new content.
@@ -41,9 +43,14 @@ def seal(content: bytes, description: dict[str, Any]) -> bytes:
         image.shape = [1, description["height"], description["width"], image.shape[3]]
     else:
         _guard(model, graph)
-    model.buffers.append(schema.BufferT(data=list(json.dumps(description).encode())))
-    entry = schema.MetadataT(name=DESCRIPTION.encode(), buffer=len(model.buffers) - 1)
-    model.metadata = [*(model.metadata or []), entry]
+    notes = {
+        lite_metadata.NAME: lite_metadata.standard_metadata(description),
+        DESCRIPTION: json.dumps(description).encode(),
+    }
+    for name, note in notes.items():
+        model.buffers.append(schema.BufferT(data=list(note)))
+        entry = schema.MetadataT(name=name.encode(), buffer=len(model.buffers) - 1)
+        model.metadata = [*(model.metadata or []), entry]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
