@@ -1,0 +1,147 @@
+"""Translate one picture with a model that TensorFlow Serving serves.
+
+    python export/serving/client.py --server=127.0.0.1:8500 --protocol=grpc \\
+        --model=summer2winter --input=photo.jpg --output=winter.png
+
+The picture is set upright, its alpha put on white, and sent as PNG (signature image_bytes), or as
+floats (serving_default), which are many times as many bytes. TensorFlow Serving listens for gRPC on
+port 8500 and for REST on 8501. gRPC needs tensorflow-serving-api: pip install "tf_cyclegan[export]"
+"""
+
+import base64
+import http.client
+import io
+import json
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import tyro
+from PIL import Image
+
+MAX_BYTES = 256 * 2**20  # of a message; gRPC's own limit of 4 MiB is a small picture
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    server: str
+    """Host and port."""
+    model: str
+    """The model's name."""
+    input: str
+    """A picture file."""
+    output: str
+    """File for the translation; its suffix says which format."""
+    protocol: Literal["grpc", "rest"] = "grpc"
+    """How to ask."""
+    signature: Literal["image_bytes", "serving_default"] = "image_bytes"
+    """Whether PNGs or floats are exchanged."""
+    channels: Literal[1, 3] = 3
+    """1 where the model takes gray floats; image_bytes does that by itself."""
+    timeout: float = 60
+    """Seconds to wait for the answer."""
+
+
+def main(options: Options) -> int:
+    """Writes the translation, and returns the exit code."""
+    from tf_cyclegan.data import pictures  # after --help, which needs none of it
+
+    picture = pictures.read_picture(options.input, options.channels)
+    ask = {"grpc": ask_grpc, "rest": ask_rest}[options.protocol]
+    if options.signature == "image_bytes":
+        answer = ask(options, "image_bytes", np.array([to_png(picture)], object))[0]
+        gray = answer[25:26] == b"\0"  # the colour type in a PNG's header
+        fake = pictures.decode_picture(answer, "the answer", channels=1 if gray else 3)
+    else:
+        fake = pictures.to_uint8(ask(options, "image", pictures.to_float(picture)[np.newaxis])[0])
+    pictures.write_picture(options.output, fake)
+    height, width = fake.shape[:2]
+    print(f"{options.output}: {width} x {height} pixels from {options.model}")
+    return 0
+
+
+def to_png(picture: np.ndarray) -> bytes:
+    """uint8 `[h, w, 1 or 3]` -> the bytes of a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def ask_grpc(options: Options, key: str, array: np.ndarray) -> np.ndarray:
+    """Predicts over gRPC.
+
+    Args:
+        options: server, model, signature and timeout.
+        key: the name of the input and of the output.
+        array: float32, or of bytes objects.
+
+    Returns:
+        The output, likewise.
+
+    Raises:
+        ValueError: whatever went wrong, in one line.
+    """
+    try:
+        import grpc
+        from tensorflow import make_ndarray, make_tensor_proto
+        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+    except ImportError:
+        raise ValueError(
+            'gRPC needs tensorflow-serving-api: pip install "tf_cyclegan[export]", or use '
+            "--protocol=rest."
+        ) from None
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = options.model
+    request.model_spec.signature_name = options.signature
+    request.inputs[key].CopyFrom(make_tensor_proto(array))
+    limits = [(f"grpc.max_{way}_message_length", MAX_BYTES) for way in ("receive", "send")]
+    try:
+        with grpc.insecure_channel(options.server, options=limits) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            response = stub.Predict(request, timeout=options.timeout)
+        return make_ndarray(response.outputs[key])
+    except grpc.RpcError as error:
+        raise failure(options, f"{error.code().name}: {error.details()}") from None
+    except (ValueError, TypeError) as error:  # the answer holds no such output
+        raise failure(options, f"{type(error).__name__}: {error}") from None
+
+
+def ask_rest(options: Options, key: str, array: np.ndarray) -> np.ndarray:
+    """Predicts over REST; see `ask_grpc`."""
+    strings = array.dtype == object
+    rows = [{"b64": base64.b64encode(text).decode()} for text in array] if strings else array
+    body = {"signature_name": options.signature, "inputs": rows if strings else rows.tolist()}
+    request = urllib.request.Request(
+        f"http://{options.server}/v1/models/{options.model}:predict", json.dumps(body).encode()
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=options.timeout) as response:
+            outputs = json.loads(response.read())["outputs"]
+        if strings:
+            return np.array([base64.b64decode(row["b64"]) for row in outputs], object)
+        return np.array(outputs, np.float32)
+    except urllib.error.HTTPError as error:
+        raise failure(options, f"{error}: {error.read(10_000).decode(errors='replace')}") from None
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+        raise failure(options, f"{type(error).__name__}: {error}") from None
+
+
+def failure(options: Options, reason: str) -> ValueError:
+    """The one line for whatever went wrong on the way or on the server."""
+    return ValueError(
+        f"{options.server} gave no translation by {options.model} ({' '.join(reason.split())}): "
+        "check --server, --model, --signature and the picture."
+    )
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

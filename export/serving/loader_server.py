@@ -1,0 +1,442 @@
+"""The TF Serving protocol over TensorFlow's C++ SavedModel loader: a test double, not TF Serving.
+
+    python export/serving/loader_server.py --model_base_path=models/summer2winter
+
+TensorFlow Serving itself comes as a docker image only. What it is built on comes with pip: the C++
+loader and runtime in TensorFlow's wheel, called here through their C API, and the gRPC services of
+tensorflow-serving-api. This server puts the one behind the other, so that a model, its warm-up
+requests and its clients can be tried without docker. It serves the newest version of one model:
+Predict, GetModelMetadata and GetModelStatus over gRPC, and the same over REST. No batching, no
+reloading, no metrics; Linux only.
+"""
+
+import base64
+import ctypes
+import json
+import re
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import grpc
+import numpy as np
+import tensorflow as tf
+import tyro
+from google.protobuf import json_format
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_log_pb2,
+    prediction_service_pb2_grpc,
+)
+
+MAX_BYTES = 64 * 2**20  # of a request; a float32 picture of 2048 x 2048 pixels has 48 MiB
+NOT_FOUND, INVALID_ARGUMENT = 5, 3  # of google.rpc.Code, which gRPC and TensorFlow share
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags, named as TF Serving's."""
+
+    model_base_path: str
+    """The model's folder: its name is the model's name, and the highest number in it is served."""
+    port: int = 8500
+    """For gRPC; 0 for a free one."""
+    rest_api_port: int = 8501
+    """For REST; 0 for a free one."""
+
+
+class Refused(Exception):
+    """A request that failed: a code of google.rpc.Code, and why."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(message[:2000])  # gRPC's trailers hold no more than 8 KiB
+        self.code = code
+
+
+# === TensorFlow's C API ===
+
+
+class Pointer(ctypes.c_void_p):
+    """An address that ctypes does not turn into an int."""
+
+
+class Buffer(ctypes.Structure):
+    """TF_Buffer."""
+
+    _fields_ = [("data", Pointer), ("length", ctypes.c_size_t), ("deallocator", Pointer)]
+
+
+class Place(ctypes.Structure):
+    """TF_Output: a tensor in the graph."""
+
+    _fields_ = [("operation", Pointer), ("index", ctypes.c_int)]
+
+
+String = ctypes.c_char * 24  # TF_TString
+
+LIBRARIES = [
+    Path(tf.sysconfig.get_lib(), f"libtensorflow_{name}.so.2") for name in ("framework", "cc")
+]
+
+
+def load_library():
+    """The C API. What is not listed returns an int or nothing."""
+    ctypes.CDLL(str(LIBRARIES[0]), ctypes.RTLD_GLOBAL)
+    c = ctypes.CDLL(str(LIBRARIES[1]))
+    for kind, names in {
+        Pointer: "NewGraph NewSessionOptions NewStatus LoadSessionFromSavedModel AllocateTensor "
+        "GraphOperationByName TensorData StringGetDataPointer",
+        ctypes.POINTER(Buffer): "NewBuffer",
+        ctypes.c_char_p: "Message",
+        ctypes.c_int64: "Dim",
+        ctypes.c_size_t: "TensorByteSize StringGetSize",
+    }.items():
+        for name in names.split():
+            getattr(c, f"TF_{name}").restype = kind
+    return c
+
+
+class SavedModel:
+    """One version of a model in the C++ runtime.
+
+    Attributes:
+        signatures: the `SignatureDef`s by name.
+    """
+
+    def __init__(self, folder: Path):
+        self.c = load_library()
+        self.turns = threading.Semaphore(2)  # pictures at a time: each takes much memory
+        self.graph, meta_graph = self.c.TF_NewGraph(), self.c.TF_NewBuffer()
+        self.session = self._checked(
+            self.c.TF_LoadSessionFromSavedModel,
+            *(self.c.TF_NewSessionOptions(), None, bytes(folder)),
+            *((ctypes.c_char_p * 1)(b"serve"), 1, self.graph, meta_graph),
+        )
+        data = ctypes.string_at(meta_graph.contents.data, meta_graph.contents.length)
+        signatures = meta_graph_pb2.MetaGraphDef.FromString(data).signature_def
+        self.signatures = {k: v for k, v in signatures.items() if not k.startswith("__")}
+
+    def signature(self, name: str):
+        """A `SignatureDef`; "" is serving_default."""
+        if (name or "serving_default") not in self.signatures:
+            raise Refused(INVALID_ARGUMENT, f"Serving signature name: {name!r} not found")
+        return self.signatures[name or "serving_default"]
+
+    def predict(self, name: str, inputs: dict) -> dict:
+        """Runs a signature on arrays (strings: of bytes objects) by key, to the like.
+
+        Raises:
+            Refused: the inputs are not the signature's, or TensorFlow refused.
+        """
+        signature = self.signature(name)
+        if set(inputs) != set(signature.inputs):
+            raise Refused(INVALID_ARGUMENT, f"inputs {list(inputs)} for {list(signature.inputs)}")
+        feeds = self._places(signature.inputs[key].name for key in inputs)
+        fetches = self._places(info.name for info in signature.outputs.values())
+        given = [self._to_tensor(array) for array in inputs.values()]
+        results = (Pointer * len(fetches))()
+        try:
+            with self.turns:
+                self._checked(
+                    self.c.TF_SessionRun,
+                    *(self.session, None),
+                    *(feeds, (Pointer * len(given))(*[tensor for tensor, _ in given]), len(given)),
+                    *(fetches, results, len(fetches)),
+                    *(None, 0, None),
+                )
+            return dict(zip(signature.outputs, map(self._to_array, results), strict=True))
+        finally:
+            for tensor in [*[tensor for tensor, _ in given], *filter(None, results)]:
+                self.c.TF_DeleteTensor(tensor)
+
+    def _checked(self, function, *arguments):
+        """Calls a function whose last argument is a status, and raises what that says."""
+        status = self.c.TF_NewStatus()
+        try:
+            result = function(*arguments, status)
+            if code := self.c.TF_GetCode(status):
+                raise Refused(code, self.c.TF_Message(status).decode(errors="replace"))
+            return result
+        finally:
+            self.c.TF_DeleteStatus(status)
+
+    def _places(self, names):
+        parts = [name.split(":") for name in names]
+        return (Place * len(parts))(
+            *[(self.c.TF_GraphOperationByName(self.graph, n.encode()), int(i)) for n, i in parts]
+        )
+
+    def _to_tensor(self, array):
+        """An array -> a TF_Tensor, and what must outlive it."""
+        kind, shape = tf.as_dtype(array.dtype), (ctypes.c_int64 * array.ndim)(*array.shape)
+        size = array.nbytes if kind != tf.string else array.size * ctypes.sizeof(String)
+        tensor = self.c.TF_AllocateTensor(
+            kind.as_datatype_enum, shape, array.ndim, ctypes.c_size_t(size)
+        )
+        address = self.c.TF_TensorData(tensor)
+        if kind != tf.string:
+            array = np.ascontiguousarray(array)
+            ctypes.memmove(address, array.ctypes.data, size)
+            return tensor, None
+        texts = [bytes(text) for text in array.flat]
+        for text, string in zip(texts, self._strings(address, len(texts)), strict=True):
+            self.c.TF_StringInit(string)
+            self.c.TF_StringAssignView(string, text, ctypes.c_size_t(len(text)))
+        return tensor, texts
+
+    def _to_array(self, tensor):
+        kind, address = tf.as_dtype(self.c.TF_TensorType(tensor)), self.c.TF_TensorData(tensor)
+        shape = [self.c.TF_Dim(tensor, i) for i in range(self.c.TF_NumDims(tensor))]
+        if kind != tf.string:
+            data = ctypes.string_at(address, self.c.TF_TensorByteSize(tensor))
+            return np.frombuffer(data, kind.as_numpy_dtype).reshape(shape)
+        array = np.empty(shape, object)
+        for i, string in enumerate(self._strings(address, array.size)):
+            data, size = self.c.TF_StringGetDataPointer(string), self.c.TF_StringGetSize(string)
+            array.flat[i] = ctypes.string_at(data, size)
+        return array
+
+    @staticmethod
+    def _strings(address, count):
+        size = ctypes.sizeof(String)
+        return [Pointer((address.value or 0) + i * size) for i in range(count)]
+
+
+# === What both protocols ask for ===
+
+
+class Servable:
+    """A model folder's newest version, warmed up."""
+
+    def __init__(self, folder: Path):
+        versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+        if not versions:
+            raise ValueError(f"{folder} holds no version: export one with export/saved_model.py.")
+        self.name, self.version = folder.resolve().name, max(versions)
+        path = folder / str(self.version)
+        try:
+            self.model = SavedModel(path)
+            self.warmed_up = self._warm_up(path / "assets.extra" / "tf_serving_warmup_requests")
+        except Refused as error:
+            raise ValueError(f"{path} cannot be served: {' '.join(str(error).split())}") from None
+
+    def _warm_up(self, path):
+        records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator() if path.exists() else []
+        requests = [
+            prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+            for record in records
+        ]
+        for request in requests:
+            self.predict(request)
+        return len(requests)
+
+    def check(self, name: str, version: int | None):
+        """Raises Refused unless this is the model, and its version or no particular one."""
+        if name != self.name or version not in (None, self.version):
+            wanted = "Latest" if version is None else f"Specific({version})"
+            raise Refused(NOT_FOUND, f"Servable not found for request: {wanted} {name}")
+
+    def predict(self, request):
+        """A PredictRequest -> a PredictResponse."""
+        try:
+            inputs = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
+        except (TypeError, ValueError) as error:
+            raise Refused(INVALID_ARGUMENT, f"no tensor: {error}") from None
+        response = predict_pb2.PredictResponse()
+        for key, array in self.model.predict(request.model_spec.signature_name, inputs).items():
+            response.outputs[key].CopyFrom(tf.make_tensor_proto(array))
+        response.model_spec.CopyFrom(request.model_spec)
+        response.model_spec.version.value = self.version
+        return response
+
+    def metadata(self):
+        """A GetModelMetadataResponse with the signatures."""
+        signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=self.model.signatures)
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.name = self.name
+        response.model_spec.version.value = self.version
+        response.metadata["signature_def"].Pack(signatures)
+        return response
+
+    def status(self):
+        """A GetModelStatusResponse: a server that answers has loaded its one version."""
+        status = get_model_status_pb2.ModelVersionStatus(version=self.version, state="AVAILABLE")
+        return get_model_status_pb2.GetModelStatusResponse(model_version_status=[status])
+
+
+# === gRPC ===
+
+
+def start_grpc(servable: Servable, port: int) -> tuple[grpc.Server, int]:
+    """Starts the two services; they run as long as the server is held, on the port beside it."""
+    codes = {code.value[0]: code for code in grpc.StatusCode}
+
+    def answered(answer):
+        def method(self, request, context):
+            spec = request.model_spec
+            try:
+                servable.check(spec.name, spec.version.value if spec.HasField("version") else None)
+                return answer(request)
+            except Refused as error:
+                context.abort(codes[error.code], str(error))
+
+        return method
+
+    class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
+        Predict = answered(servable.predict)
+        GetModelMetadata = answered(lambda _: servable.metadata())
+
+    class Model(model_service_pb2_grpc.ModelServiceServicer):
+        GetModelStatus = answered(lambda _: servable.status())
+
+    limits = [(f"grpc.max_{way}_message_length", MAX_BYTES) for way in ("receive", "send")]
+    server = grpc.server(ThreadPoolExecutor(8), options=[*limits, ("grpc.so_reuseport", 0)])
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Prediction(), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Model(), server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    return server, port
+
+
+# === REST ===
+
+PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/([0-9]{1,18}))?(/metadata|:predict)?")
+
+
+def answer_rest(servable: Servable, method: str, path: str, body: bytes) -> dict:
+    """The JSON object that answers a request; raises Refused."""
+    match = PATH.fullmatch(path)
+    if not match or (method == "POST") != (match[3] == ":predict"):
+        raise Refused(NOT_FOUND, f"Malformed request: {method} {path}")
+    servable.check(match[1], int(match[2]) if match[2] else None)
+    if match[3] == ":predict":
+        return predict_json(servable.model, body)
+    message = servable.metadata() if match[3] else servable.status()
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def predict_json(model: SavedModel, body: bytes) -> dict:
+    """Predicts by rows ("instances") or by columns ("inputs")."""
+    try:
+        request = json.loads(body)
+        name = request.get("signature_name", "")
+        signature = model.signature(name)
+        rows, columns = request.get("instances"), request.get("inputs")
+        if rows is not None:
+            columns = {k: [_named(row, k) for row in rows] for k in signature.inputs}
+        inputs = {k: _array(_named(columns, k), v.dtype) for k, v in signature.inputs.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise Refused(INVALID_ARGUMENT, f"JSON Parse error: {error}") from None
+    outputs = {key: _json(key, array) for key, array in model.predict(name, inputs).items()}
+    if len(outputs) == 1:
+        return {"outputs" if rows is None else "predictions": next(iter(outputs.values()))}
+    if rows is None:
+        return {"outputs": outputs}
+    return {
+        "predictions": [
+            dict(zip(outputs, v, strict=True)) for v in zip(*outputs.values(), strict=True)
+        ]
+    }
+
+
+def _named(value, key):
+    """An input may go without its name where it is the only one."""
+    return value[key] if isinstance(value, dict) and key in value else value
+
+
+def _array(value, kind):
+    def decoded(value):
+        if isinstance(value, list):
+            return [decoded(item) for item in value]
+        if isinstance(value, dict) and set(value) == {"b64"}:
+            return base64.b64decode(value["b64"], validate=True)
+        return value.encode()
+
+    if kind == tf.string.as_datatype_enum:
+        return np.array(decoded(value), object)
+    return np.array(value, tf.as_dtype(kind).as_numpy_dtype)
+
+
+def _json(key, array):
+    if array.dtype != object:
+        return array.tolist()
+    if key.endswith("_bytes"):
+        return [{"b64": base64.b64encode(text).decode()} for text in array]
+    return [text.decode() for text in array]
+
+
+class RestHandler(BaseHTTPRequestHandler):
+    """Answers for the `servable` of its server."""
+
+    timeout = 60  # seconds without a byte
+
+    def do_GET(self):
+        self.answer(b"")
+
+    def do_POST(self):
+        size = self.headers.get("Content-Length", "")
+        if size.isdecimal() and int(size) <= MAX_BYTES:
+            self.answer(self.rfile.read(int(size)))
+        else:
+            self.reply(413, {"error": f"give a Content-Length of at most {MAX_BYTES}"})
+
+    def answer(self, body):
+        try:
+            self.reply(200, answer_rest(self.server.servable, self.command, self.path, body))
+        except Refused as error:
+            code = {INVALID_ARGUMENT: 400, NOT_FOUND: 404}.get(error.code, 500)
+            self.reply(code, {"error": str(error)})
+
+    def reply(self, code, answer):
+        data = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        """No line for each request."""
+
+
+class RestServer(ThreadingHTTPServer):
+    """One thread a connection; `SavedModel` lets few of them compute at a time."""
+
+    daemon_threads = True
+    request_queue_size = 512
+
+    def __init__(self, servable: Servable, port: int):
+        self.servable = servable
+        super().__init__(("127.0.0.1", port), RestHandler)
+
+
+def main(options: Options) -> int:
+    """Serves until it is interrupted, and returns the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    servable = Servable(Path(options.model_base_path))
+    rest = RestServer(servable, options.rest_api_port)
+    services, port = start_grpc(servable, options.port)
+    print(f"gRPC 127.0.0.1:{port}")
+    print(f"REST 127.0.0.1:{rest.server_port}")
+    print(f"{servable.name} {servable.version}: {servable.warmed_up} warm-up requests", flush=True)
+    try:
+        rest.serve_forever()
+    except KeyboardInterrupt:
+        services.stop(None)
+    return 0
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
