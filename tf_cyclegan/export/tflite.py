@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -202,11 +203,10 @@ def describe(generator, name: str, direction: str, size: int, resizable: bool) -
 
 
 class LiteModel:
-    """A .tflite file in LiteRT's interpreter on the CPU.
+    """A .tflite file in LiteRT's interpreter, on all cores of the CPU.
 
     Args:
         content: the file's content.
-        threads: of the CPU.
 
     Call arguments:
         image: float32 `[1, h, w, c]`.
@@ -218,8 +218,8 @@ class LiteModel:
         ValueError: the file does not take an image of this size.
     """
 
-    def __init__(self, content: bytes, threads: int = 2):
-        self.interpreter = Interpreter(model_content=content, num_threads=threads)
+    def __init__(self, content: bytes):
+        self.interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
         self.input = self.interpreter.get_input_details()[0]["index"]
         self.output = self.interpreter.get_output_details()[0]["index"]
         self.shape: tuple[int, ...] = ()

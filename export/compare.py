@@ -1,0 +1,139 @@
+"""Translate the same pictures by every runtime, and lay differences and times side by side.
+
+    python export/compare.py --run_dir=runs/demo --direction=a2b --saved_model=models/demo/a2b \\
+        --tflite=models/demo/tflite --onnx=models/demo/a2b.onnx --output=models/demo
+
+Reads what saved_model.py, tflite.py and onnx_file.py made of one generator. Writes comparison.json
+and comparison.md: largest and mean difference to Keras, PSNR, size, and the median milliseconds of
+each, measured in turns. The SavedModel is also asked over gRPC and REST, through
+serving/loader_server.py; the float32 file also runs on the page of web/, in Chromium, and on
+LiteRT's GPU backend over software Vulkan, which says nothing of a GPU's speed.
+Needs: pip install "tf_cyclegan[export]" openvino playwright; npm; Debian's chromium
+"""
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    run_dir: str
+    """A run folder, a folder that import_weights.py wrote, or a generator: .keras or .pth."""
+    saved_model: str
+    """The model's folder, with its versions."""
+    tflite: str
+    """Folder of fixed-size files, one of them float32."""
+    onnx: str
+    """The .onnx file."""
+    output: str
+    """Folder for comparison.json and comparison.md."""
+    direction: Literal["a2b", "b2a"] = "a2b"
+    """Which generator of the folder."""
+    pictures: tuple[str, ...] = ()
+    """Pictures or folders to compare on; if not given, the run's test pictures."""
+    rounds: int = 7
+    """How often each runtime is timed."""
+
+
+def main(options: Options) -> int:
+    """Writes the comparison, prints its table, and returns the exit code."""
+    import runtimes  # after --help, which needs none of it
+
+    from tf_cyclegan.checkpoints import write_text
+    from tf_cyclegan.export import compare
+    from tf_cyclegan.export.gpu_gate import run_on_gpu
+    from tf_cyclegan.export.model_file import read_description
+    from tf_cyclegan.export.onnx_file import onnx_runner
+    from tf_cyclegan.export.tflite import LiteModel
+    from tf_cyclegan.translate import find_generator
+
+    # === What there is ===
+    generator = find_generator(options.run_dir, options.direction)
+    lite, sizes = {}, {}
+    for path in sorted(Path(options.tflite).glob(f"{options.direction}_*.tflite")):
+        description = read_description(path.read_bytes())
+        if not description["resizable"]:
+            lite[description["mode"]], sizes[path] = path, description["height"]
+    if "float32" not in lite or len(set(sizes.values())) != 1:
+        raise ValueError(f"{options.tflite}: name a folder of one size, float32 among its modes.")
+    version, onnx = runtimes.newest(options.saved_model), Path(options.onnx)
+    _, test = compare.find_sets(options.pictures, options.run_dir, options.direction)
+    size = sizes[lite["float32"]]
+    images = compare.example_images(test, size, generator.input_channels, 8)
+
+    # === All of them, in turns ===
+    with ExitStack() as stack:
+        in_page: list[float] = []
+        browser = stack.enter_context(runtimes.in_chromium(lite["float32"], in_page))
+        runners = {
+            "Keras": compare.keras_runner(generator),
+            "SavedModel, TensorFlow": runtimes.in_tensorflow(version),
+            "SavedModel, OpenVINO": runtimes.in_openvino(version),
+            **stack.enter_context(runtimes.over_network(options.saved_model)),
+            "ONNX Runtime": onnx_runner(onnx),
+            **{f"LiteRT, {mode}": LiteModel(path.read_bytes()) for mode, path in lite.items()},
+            "LiteRT in Chromium, float32": browser,
+        }
+        fakes = {name: [run(image) for image in images] for name, run in runners.items()}
+        milliseconds = compare.latencies(runners, images[0], options.rounds)
+        # Without the way into the page and back.
+        milliseconds["LiteRT in Chromium, float32"] = median(in_page[-options.rounds :])
+    content = lite["float32"].read_bytes()
+    fakes["LiteRT on a GPU, float32"] = [run_on_gpu(content, image) for image in images]
+
+    # === The table ===
+    saved = sum(file.stat().st_size for file in version.rglob("*") if file.is_file())
+    bytes_of = {"SavedModel": saved, "ONNX Runtime": onnx.stat().st_size}
+    rows = {}
+    for name, pictures in fakes.items():
+        mode = name.rpartition(", ")[2]
+        file = lite[mode].stat().st_size if name.startswith("LiteRT") else None
+        rows[name] = {
+            "difference": compare.difference(pictures, fakes["Keras"]),
+            "bytes": bytes_of.get(name.partition(",")[0], file),
+            "milliseconds": milliseconds.get(name),
+        }
+    result = {"run": str(options.run_dir), "direction": options.direction, "size": size}
+    result |= {"pictures": len(images), "rounds": options.rounds, "cpus": os.cpu_count()}
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / "comparison.json", json.dumps(result | {"runtimes": rows}, indent=2) + "\n")
+    write_text(output / "comparison.md", table(rows))
+    print(table(rows), end="")
+    return 0
+
+
+def table(rows: dict) -> str:
+    """The rows in Markdown."""
+    lines = [
+        "| runtime | MB | largest difference | mean | PSNR | ms | / Keras | / ONNX Runtime |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        apart, ms = row["difference"], row["milliseconds"]
+        times = ["", "", ""]
+        if ms is not None:
+            ratios = (ms / rows[other]["milliseconds"] for other in ("Keras", "ONNX Runtime"))
+            times = [f"{ms:.1f}", *(f"{ratio:.2f}" for ratio in ratios)]
+        size = "" if row["bytes"] is None else f"{row['bytes'] / 1e6:.2f}"
+        far = [f"{apart['max']:.1e}", f"{apart['mean']:.1e}", f"{apart['psnr']:.1f}"]
+        lines.append(f"| {' | '.join([name, size, *far, *times])} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

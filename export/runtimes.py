@@ -1,0 +1,137 @@
+"""Exported files in other people's runtimes: functions of float32 [1, h, w, c] in [-1, 1]."""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+
+# For compare.py, in the page of web/, which runs a file off the page's own thread.
+IN_PAGE = """async ([file, values, shape]) => {
+    const { Runner } = await import("./runner.js");
+    if (!window.compared) {
+        const buffer = await (await fetch(`models/${file}`)).arrayBuffer();
+        window.compared = new Runner();
+        await window.compared.compile(buffer, "wasm");
+    }
+    const { output, milliseconds } = await window.compared.run(new Float32Array(values), shape);
+    return [[...output], milliseconds];
+}"""
+
+
+def newest(folder: str) -> Path:
+    """The version of a SavedModel that a server takes."""
+    versions = [path for path in Path(folder).glob("*") if path.name.isdigit()]
+    if not versions:
+        raise ValueError(f"{folder} holds no version: export it with saved_model.py.")
+    return max(versions, key=lambda path: int(path.name))
+
+
+def in_tensorflow(version: Path):
+    """A SavedModel in TensorFlow."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(version)  # to be kept: its functions do not keep its weights
+    run = loaded.signatures["serving_default"]
+    return lambda image, loaded=loaded: run(image=tf.constant(image))["image"].numpy()
+
+
+def in_openvino(version: Path):
+    """A SavedModel in OpenVINO."""
+    import openvino
+
+    core = openvino.Core()
+    run = core.compile_model(core.read_model(version), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda image: run({"image": image})[0]
+
+
+@contextlib.contextmanager
+def over_network(folder: str) -> Iterator[dict]:
+    """A SavedModel behind serving/loader_server.py, asked in the four ways that client.py knows."""
+    from serving import client
+
+    from tf_cyclegan.data.pictures import decode_picture, to_float, to_uint8
+
+    command = [sys.executable, HERE / "serving" / "loader_server.py"]
+    server = subprocess.Popen(
+        [*command, f"--model_base_path={folder}", "--port=0", "--rest_api_port=0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        lines = [server.stdout.readline() for _ in range(3)]
+        if not lines[-1]:
+            raise ValueError(f"{folder} is not served: see above.")
+        grpc, rest = (line.split()[1] for line in lines[:2])
+        name = Path(folder).name
+
+        def asking(ask, address):
+            def floats(image):
+                options = client.Options(address, name, "", "", signature="serving_default")
+                return ask(options, "image", image)
+
+            def encoded(image):
+                options = client.Options(address, name, "", "", signature="image_bytes")
+                png = client.to_png(to_uint8(image[0]))
+                answer = ask(options, "image_bytes", np.array([png], object))[0]
+                return to_float(decode_picture(answer))[np.newaxis]
+
+            return floats, encoded
+
+        grpc_floats, grpc_png = asking(client.ask_grpc, grpc)
+        rest_floats, rest_png = asking(client.ask_rest, rest)
+        yield {
+            "SavedModel, gRPC, floats": grpc_floats,
+            "SavedModel, gRPC, PNG": grpc_png,
+            "SavedModel, REST, floats": rest_floats,
+            "SavedModel, REST, PNG": rest_png,
+        }
+    finally:
+        server.terminate()
+        server.wait()
+        server.stdout.close()
+
+
+@contextlib.contextmanager
+def in_chromium(file: Path, timings: list[float]) -> Iterator:
+    """A .tflite file on the page of web/, in headless Chromium.
+
+    Args:
+        file: the .tflite, with its .json beside it.
+        timings: gets the page's own milliseconds of each call, without the way to it.
+    """
+    from playwright.sync_api import sync_playwright
+    from web import build, serve
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise ValueError("chromium is not installed: install Debian's package.")
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        for suffix in (".tflite", ".json"):
+            shutil.copy(file.with_suffix(suffix), name)
+        site = Path(name) / "site"
+        build.main(build.Options(models=name, output=str(site)))
+        server = serve.make_server(str(site), 0)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        try:
+            page = browser.new_page()
+            page.goto(f"http://127.0.0.1:{server.server_port}/")
+
+            def run(image):
+                question = [file.name, image.ravel().tolist(), image.shape]
+                fake, milliseconds = page.evaluate(IN_PAGE, question)
+                timings.append(milliseconds)
+                return np.array(fake, np.float32).reshape(*image.shape[:3], -1)
+
+            yield run
+        finally:
+            browser.close()
+            server.shutdown()

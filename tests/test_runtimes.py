@@ -1,0 +1,94 @@
+"""One photo, one generator, every runtime: export/compare.py after the three exporters."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+from tf_cyclegan.checkpoints import save_generator
+from tf_cyclegan.data.pictures import write_picture
+from tf_cyclegan.data.synthetic import landscape
+from tf_cyclegan.export.gpu_gate import CHROMIUM
+from tf_cyclegan.generators import ResNetGenerator
+
+EXPORT = Path(__file__).resolve().parents[1] / "export"
+EXACT = ["Keras", "SavedModel, TensorFlow", "SavedModel, gRPC, floats", "SavedModel, REST, floats"]
+NEAR = [
+    *("SavedModel, OpenVINO", "ONNX Runtime", "LiteRT, float32"),
+    *("LiteRT in Chromium, float32", "LiteRT on a GPU, float32"),
+]
+ONE_LEVEL = ["SavedModel, gRPC, PNG", "SavedModel, REST, PNG"]
+
+
+def missing():
+    """What the comparison needs and this machine lacks."""
+    absent = [p for p in ("chromium", "npm") if shutil.which(p) is None]
+    absent += [m for m in ("openvino", "playwright") if importlib.util.find_spec(m) is None]
+    return absent + ([] if CHROMIUM.exists() else ["SwiftShader"])
+
+
+def run(script, **flags):
+    arguments = [f"--{name}={value}" for name, value in flags.items()]
+    done = subprocess.run(
+        [sys.executable, EXPORT / script, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(bool(missing()) and "CI" not in os.environ, reason=f"absent: {missing()}")
+def test_the_same_photo_through_every_runtime(tmp_path):
+    keras.utils.set_random_seed(0)
+    generator = ResNetGenerator(filters=4, blocks=1, upsampling="resize")
+    generator.build((None, None, None, 3))
+    generator.set_weights([10 * weight for weight in generator.get_weights()])
+    save_generator(generator, tmp_path / "a2b.keras")
+    write_picture(tmp_path / "photo.png", landscape(0, "summer", 40, 56, 0))
+    common = {"run_dir": tmp_path, "direction": "a2b"}
+    pictures = {"pictures": tmp_path / "photo.png"}
+    modes = "float32,float16,dynamic,int8,int16x8,int8_convolutions"
+    run("saved_model.py", **common, output=tmp_path / "saved")
+    run("onnx_file.py", **common, output=tmp_path / "a2b.onnx")
+    run("tflite.py", **common, **pictures, size=32, modes=modes, output=tmp_path / "lite")
+    printed = run(
+        "compare.py",
+        **(common | pictures),
+        saved_model=tmp_path / "saved",
+        tflite=tmp_path / "lite",
+        onnx=tmp_path / "a2b.onnx",
+        output=tmp_path / "compared",
+        rounds=1,
+    )
+
+    result = json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    rows = result["runtimes"]
+    lite = [f"LiteRT, {mode}" for mode in modes.split(",")]
+    assert set(rows) == {*EXACT, *NEAR, *ONE_LEVEL, *lite}
+    for name in EXACT:
+        assert rows[name]["difference"]["max"] == 0, name
+    for name in NEAR:
+        assert 0 < rows[name]["difference"]["max"] < 2e-4, name
+    for name in ONE_LEVEL:
+        assert 0 < rows[name]["difference"]["max"] < 1.01 / 127.5, name
+    assert all(rows[name]["difference"]["psnr"] > 18 for name in lite)
+    timed = set(rows) - {"LiteRT on a GPU, float32"}
+    assert all(rows[name]["milliseconds"] > 0 for name in timed)
+    table = (tmp_path / "compared" / "comparison.md").read_text()
+    assert table.count("\n") == 2 + len(rows) and printed.endswith(table)
+
+
+def test_a_folder_without_files_is_named(tmp_path):
+    arguments = (f"--run_dir={tmp_path}", f"--saved_model={tmp_path}", f"--tflite={tmp_path}")
+    done = subprocess.run(
+        [sys.executable, EXPORT / "compare.py", *arguments, "--onnx=x", f"--output={tmp_path}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}")
