@@ -1,5 +1,9 @@
 # make demo: train the embedded data set, translate its test pictures, say where to look.
-# make test: lint, types and the whole test suite. Both need nothing but Python and make.
+# make export: the demo's generator as SavedModel, LiteRT and ONNX files, and all of them compared.
+# make web: the demo on a page, computed by the browser.
+# make test: lint, types and the whole test suite.
+# demo needs nothing but Python and make. The others also use npm, Java and chromium: tests without
+# them are skipped, with the reason.
 
 PYTHON ?= python3
 # TensorFlow Addons ends at Python 3.11; its lane is skipped, with the reason, where none is found.
@@ -7,11 +11,30 @@ PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10; do $$p -c '' 2>/dev/nul
 # TensorFlow logs its failed optimisations and absent GPUs as errors; real ones reach Python anyway.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint venv addons clean
+.PHONY: demo export web test lint venv addons clean
 
 demo: venv
 	.venv/bin/python scripts/train.py --run_dir=runs/demo
 	.venv/bin/python scripts/translate.py --run_dir=runs/demo --direction=both --output=runs/demo/translated
+
+runs/demo/a2b.keras:
+	$(MAKE) demo
+
+MODES = float32,float16,dynamic,int8,int16x8,int8_convolutions
+
+export: venv runs/demo/a2b.keras
+	rm -rf models/demo
+	.venv/bin/python export/saved_model.py --run_dir=runs/demo --output=models/demo/a2b
+	.venv/bin/python export/tflite.py --run_dir=runs/demo --modes=$(MODES) --output=models/demo/tflite
+	.venv/bin/python export/onnx_file.py --run_dir=runs/demo --output=models/demo/a2b.onnx
+	.venv/bin/python export/compare.py --run_dir=runs/demo --saved_model=models/demo/a2b \
+		--tflite=models/demo/tflite --onnx=models/demo/a2b.onnx --output=models/demo
+
+web: venv runs/demo/a2b.keras
+	for direction in a2b b2a; do .venv/bin/python export/tflite.py --run_dir=runs/demo \
+		--direction=$$direction --modes=float32,dynamic --output=models/demo/web || exit 1; done
+	.venv/bin/python export/web/build.py --models=models/demo/web --output=dist/web
+	.venv/bin/python export/web/serve.py --folder=dist/web
 
 test: venv addons lint
 	.venv/bin/python -m pytest -q --durations=10

@@ -1,0 +1,61 @@
+/** Photos: from a file or the camera, bounded before they are decoded. */
+
+import { Refusal } from "./refusal.js";
+
+const MAX_BYTES = 64 * 2 ** 20;
+const MAX_PIXELS = 50_000_000; // as in tf_cyclegan/data/pictures.py
+
+/**
+ * Decodes a photo, upright by its EXIF orientation.
+ *
+ * @param {File} file
+ * @returns {Promise<ImageBitmap>}
+ * @throws {Refusal} if it is too large, or no picture that this browser knows
+ */
+export async function readPhoto(file) {
+  if (file.size > MAX_BYTES) {
+    throw new Refusal(`${file.name} has ${megabytes(file.size)} MB: 64 MB are the most.`);
+  }
+  const image = new Image(); // its size is known before its pixels are decoded
+  image.src = URL.createObjectURL(file);
+  try {
+    await new Promise((resolve, reject) => {
+      image.onload = resolve;
+      image.onerror = reject;
+    });
+    const { naturalWidth: width, naturalHeight: height } = image;
+    if (width * height > MAX_PIXELS) {
+      throw new Refusal(
+        `${file.name} has ${width} × ${height} pixels: scale it down to 50 million first.`,
+      );
+    }
+    return await createImageBitmap(file);
+  } catch (error) {
+    if (error instanceof Refusal) throw error;
+    throw new Refusal(
+      `${file.name} is no picture that this browser can read: choose a JPEG, PNG or WebP file.`,
+    );
+  } finally {
+    URL.revokeObjectURL(image.src);
+  }
+}
+
+export const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+
+/**
+ * Draws the middle of a photo at a size, on white where it is transparent.
+ *
+ * @param {ImageBitmap} bitmap
+ * @param {{x: number, y: number, width: number, height: number}} part of the photo
+ * @param {HTMLCanvasElement} canvas gets the size and the picture
+ * @returns {Uint8ClampedArray} its RGBA bytes
+ */
+export function draw(bitmap, part, canvas, { width, height }) {
+  Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, part.x, part.y, part.width, part.height, 0, 0, width, height);
+  return context.getImageData(0, 0, width, height).data;
+}

@@ -1,0 +1,69 @@
+/** Pictures to numbers and back, with the numbers of tf_cyclegan/data/pictures.py. No DOM. */
+
+const SMALLEST = 8; // pixels a side, below which a generator's deepest map cannot be mirrored
+
+/** Every level as float32 level / 127.5 - 1, rounded to float32 after each step. */
+const FLOATS = Float32Array.from({ length: 256 }, (_, level) => Math.fround(level / 127.5) - 1);
+
+/**
+ * RGBA bytes to float32 in [-1, 1].
+ *
+ * @param {Uint8ClampedArray} rgba opaque pixels, row by row; alpha is not looked at
+ * @param {1 | 3} channels 1 turns RGB gray by ITU-R 601's luma, in Pillow's integer arithmetic
+ */
+export function toFloat(rgba, channels) {
+  const floats = new Float32Array((rgba.length / 4) * channels);
+  for (let from = 0, to = 0; from < rgba.length; from += 4) {
+    const [r, g, b] = [rgba[from], rgba[from + 1], rgba[from + 2]];
+    if (channels === 1) {
+      floats[to++] = FLOATS[(19595 * r + 38470 * g + 7471 * b + 32768) >> 16];
+    } else {
+      floats[to++] = FLOATS[r];
+      floats[to++] = FLOATS[g];
+      floats[to++] = FLOATS[b];
+    }
+  }
+  return floats;
+}
+
+/**
+ * Float32 in [-1, 1] to opaque RGBA bytes: (y + 1) * 127.5, rounded half to even and clipped, both
+ * of which Uint8ClampedArray does by itself.
+ *
+ * @param {Float32Array} floats
+ * @param {1 | 3} channels of `floats`
+ */
+export function toPixels(floats, channels) {
+  const rgba = new Uint8ClampedArray((floats.length / channels) * 4);
+  for (let from = 0, to = 0; from < floats.length; from += channels) {
+    for (let color = 0; color < 3; color++) {
+      const value = floats[channels === 1 ? from : from + color];
+      rgba[to++] = Math.fround(Math.fround(value + 1) * 127.5);
+    }
+    rgba[to++] = 255;
+  }
+  return rgba;
+}
+
+/** The largest rectangle in the middle of a picture that has the shape of width x height. */
+export function crop(pictureWidth, pictureHeight, width, height) {
+  const scale = Math.min(pictureWidth / width, pictureHeight / height);
+  const [w, h] = [width * scale, height * scale];
+  return { x: (pictureWidth - w) / 2, y: (pictureHeight - h) / 2, width: w, height: h };
+}
+
+/**
+ * The size that a resizable model computes a picture at: its own, or scaled down until the longer
+ * side is at most `limit`, each side rounded to a multiple that the model takes. Never 0, so that
+ * a limit below the smallest such multiple gives that multiple.
+ */
+export function fit(pictureWidth, pictureHeight, limit, multiple) {
+  const smallest = Math.ceil(SMALLEST / multiple) * multiple;
+  const largest = Math.floor(limit / multiple) * multiple;
+  const scale = Math.min(1, limit / Math.max(pictureWidth, pictureHeight));
+  const [width, height] = [pictureWidth, pictureHeight].map((side) => {
+    const rounded = Math.round((side * scale) / multiple) * multiple;
+    return Math.max(Math.min(rounded, largest), smallest);
+  });
+  return { width, height };
+}

@@ -1,0 +1,44 @@
+/** A compiled model in a worker of its own: what goes wrong there ends with the worker. */
+export class Runner {
+  #worker = new Worker(new URL("worker.js", import.meta.url));
+  #settle = {}; // of the question that is open
+
+  constructor() {
+    this.#worker.onmessage = ({ data }) => {
+      if (data.failure) this.#settle.reject(new Error(data.failure));
+      else this.#settle.resolve(data);
+    };
+    this.#worker.onerror = (event) => this.#settle.reject(new Error(event.message));
+  }
+
+  #ask(question) {
+    return new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject };
+      this.#worker.postMessage(question);
+    });
+  }
+
+  /**
+   * @param {ArrayBuffer} buffer the .tflite
+   * @param {"wasm" | "webgpu"} accelerator
+   * @returns {Promise<{accelerator: string, threads: number}>} what it was in fact compiled for
+   */
+  compile(buffer, accelerator) {
+    return this.#ask({ bytes: new Uint8Array(buffer), accelerator });
+  }
+
+  /**
+   * @param {Float32Array} input
+   * @param {number[]} shape [1, height, width, channels]
+   * @returns {Promise<{output: Float32Array, milliseconds: number}>}
+   */
+  run(input, shape) {
+    return this.#ask({ input, shape });
+  }
+
+  /** Ends the worker, and with it all memory; what is open is rejected. */
+  stop() {
+    this.#worker.terminate();
+    this.#settle.reject?.(new Error("stopped"));
+  }
+}

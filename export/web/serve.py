@@ -1,0 +1,82 @@
+"""Serve a built site on this machine, with the headers that its threads and its workers need.
+
+    python export/web/serve.py --folder=dist/web --port=8080
+
+Another server should send the same: Cross-Origin-Opener-Policy and Cross-Origin-Embedder-Policy,
+without which LiteRT.js has one thread, and the page's Content-Security-Policy, which a worker takes
+only from a header.
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    folder: str = "dist/web"
+    """What build.py wrote."""
+    port: int = 8080
+    """0 takes any free one."""
+
+
+def make_server(folder: str, port: int) -> ThreadingHTTPServer:
+    """A server of the site on 127.0.0.1, not started yet."""
+    try:
+        page = (Path(folder) / "index.html").read_text(encoding="utf-8")
+        [policy] = re.findall(r'"Content-Security-Policy" content="(.*?)"', page)
+    except (OSError, ValueError):
+        raise ValueError(f"{folder} holds no site: run export/web/build.py first.") from None
+    headers = {
+        "Content-Security-Policy": policy,
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Embedder-Policy": "require-corp",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-cache",  # asks whether it changed: a site is built again and again
+    }
+
+    class Handler(SimpleHTTPRequestHandler):
+        extensions_map = SimpleHTTPRequestHandler.extensions_map | {
+            ".js": "text/javascript",
+            ".json": "application/json",
+            ".svg": "image/svg+xml",
+            ".wasm": "application/wasm",
+            ".tflite": "application/octet-stream",
+        }
+
+        def end_headers(self):
+            for name, value in headers.items():
+                self.send_header(name, value)
+            super().end_headers()
+
+        def log_message(self, *message):
+            pass
+
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, directory=folder))
+    except OSError as error:
+        raise ValueError(f"port {port} cannot be had ({error.strerror}): use another.") from None
+
+
+def main(options: Options) -> None:
+    """Serves until Ctrl-C."""
+    server = make_server(options.folder, options.port)
+    print(f"http://127.0.0.1:{server.server_port} (Ctrl-C ends it)", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        pass
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__, use_underscores=True))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
