@@ -4,9 +4,9 @@
     python export/tflite.py --run_dir=runs/mine --direction=a2b --modes=int8 --output=phone
     python export/tflite.py --run_dir=runs/mine --direction=a2b --resizable --output=laptop
 
-Writes <direction>_<size>_<mode>.tflite for each mode and a .json beside each, report.json, and
-report.png: inputs, Keras, each mode and its difference. Every file has run, in LiteRT's interpreter
-on the run's test pictures, before it is written; if one is too far from Keras, none is.
+Writes a2b_256_float32.tflite and so on, beside each a .json that describes it, a2b_256_report.json,
+and a2b_256_report.png: pictures, Keras, each mode, its difference. Every file has run on the run's
+test pictures, in LiteRT's interpreter, before it is written; if one is too far from Keras, none is.
 Needs: pip install "tf_cyclegan[export]"
 """
 
@@ -47,7 +47,7 @@ def main(options: Options) -> int:
     from tf_cyclegan.checkpoints import read_config  # after --help, which needs none of it
     from tf_cyclegan.data.pictures import write_picture
     from tf_cyclegan.export.compare import example_images, find_sets
-    from tf_cyclegan.export.tflite import CALIBRATED, describe, export_files
+    from tf_cyclegan.export.tflite import CALIBRATED, describe, export_files, start_of_name
     from tf_cyclegan.translate import find_generator
 
     generator = find_generator(options.run_dir, options.direction)
@@ -66,12 +66,13 @@ def main(options: Options) -> int:
 
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    files["report.json"] = (json.dumps(report, indent=2) + "\n").encode()
+    stem = start_of_name(description)
+    files[f"{stem}_report.json"] = (json.dumps(report, indent=2) + "\n").encode()
     for file, content in files.items():
         part = output / f"{file}.part"
         part.write_bytes(content)
         os.replace(part, output / file)
-    write_picture(output / "report.png", sheet)
+    write_picture(output / f"{stem}_report.png", sheet)
 
     keras = report["keras_milliseconds"]
     print(f"{len(examples)} pictures of {size}x{size}, Keras {keras:.1f} ms a picture")
@@ -82,7 +83,7 @@ def main(options: Options) -> int:
             f"{mode['file']:<36}{mode['bytes'] / 1e6:>7.2f}{apart['psnr']:>8.1f}"
             f"{apart['max']:>10.1e}{mode['milliseconds'] / keras:>12.2f}{mode['partitions']:>8}"
         )
-    print(f"written to {output}, see report.png there")
+    print(f"written to {output}, see {stem}_report.png there")
     return 0
 
 

@@ -210,11 +210,11 @@ def test_script_writes_files_and_report(script, run, tmp_path, capsys):
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == [
         *("a2b_16_float32.json", "a2b_16_float32.tflite", "a2b_16_int8.json", "a2b_16_int8.tflite"),
-        *("report.json", "report.png"),
+        *("a2b_16_report.json", "a2b_16_report.png"),
     ]
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "a2b_16_report.json").read_text())
     assert report["name"] == "run" and report["calibration"] == 32 and report["compared"] == 8
-    assert read_picture(tmp_path / "out" / "report.png").shape[1] > 4 * 128
+    assert read_picture(tmp_path / "out" / "a2b_16_report.png").shape[1] > 4 * 128
     printed = capsys.readouterr().out
     assert "a2b_16_int8.tflite" in printed and "8 pictures of 16x16" in printed
 

@@ -151,7 +151,7 @@ def export_files(
                 f"{mode}: {apart['psnr']:.1f} dB against Keras, {MODES[mode]:.0f} is the least: "
                 "nothing was written; leave this mode out, or calibrate on other --pictures."
             )
-        stem = f"{own['direction']}_{'resizable' if resizable else size}_{mode}"
+        stem = f"{start_of_name(description)}_{mode}"
         digest = hashlib.sha256(content).hexdigest()
         own |= {"file": f"{stem}.tflite", "bytes": len(content), "sha256": digest}
         files[f"{stem}.tflite"] = content
@@ -200,6 +200,12 @@ def describe(generator, name: str, direction: str, size: int, resizable: bool) -
         "resizable": resizable,
         "multiple": generator.multiple,
     }
+
+
+def start_of_name(description: dict[str, Any]) -> str:
+    """What the names of all files of one direction and size start with, such as "a2b_256"."""
+    size = "resizable" if description["resizable"] else description["height"]
+    return f"{description['direction']}_{size}"
 
 
 class LiteModel:
