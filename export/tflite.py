@@ -44,7 +44,9 @@ class Options:
 
 def main(options: Options) -> int:
     """Writes the files and the report, and returns the exit code."""
-    from tf_cyclegan.checkpoints import read_config  # after --help, which needs none of it
+    from tqdm import tqdm  # after --help, which needs none of it
+
+    from tf_cyclegan.checkpoints import read_config
     from tf_cyclegan.data.pictures import write_picture
     from tf_cyclegan.export.compare import example_images, find_sets
     from tf_cyclegan.export.tflite import CALIBRATED, describe, export_files, start_of_name
@@ -62,7 +64,8 @@ def main(options: Options) -> int:
     examples = example_images(test, size, generator.input_channels, 8)
     name = options.name or Path(options.run_dir).resolve().stem
     description = describe(generator, name, options.direction, size, options.resizable)
-    files, report, sheet = export_files(generator, description, modes, calibration, examples)
+    progress = tqdm(modes, desc="converting", unit="mode")  # int8 takes minutes at 256x256
+    files, report, sheet = export_files(generator, description, progress, calibration, examples)
 
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)

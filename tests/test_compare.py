@@ -35,7 +35,7 @@ def test_latencies_take_turns():
     calls = []
     runners = {name: lambda image, name=name: calls.append((name, image)) for name in "ab"}
     times = latencies(runners, "image", rounds=3)
-    assert calls == [("a", "image"), ("b", "image")] * 3
+    assert calls == [("a", "image"), ("a", "image"), ("b", "image"), ("b", "image")] * 3
     assert set(times) == {"a", "b"} and all(ms > 0 for ms in times.values())
 
 

@@ -21,7 +21,7 @@ EXPORT = Path(__file__).resolve().parents[1] / "export"
 EXACT = ["Keras", "SavedModel, TensorFlow", "SavedModel, gRPC, floats", "SavedModel, REST, floats"]
 NEAR = [
     *("SavedModel, OpenVINO", "ONNX Runtime", "LiteRT, float32"),
-    *("LiteRT in Chromium, float32", "LiteRT on a GPU, float32"),
+    *("LiteRT in Chromium, float32", "LiteRT on software Vulkan, float32"),
 ]
 ONE_LEVEL = ["SavedModel, gRPC, PNG", "SavedModel, REST, PNG"]
 
@@ -77,7 +77,7 @@ def test_the_same_photo_through_every_runtime(tmp_path):
     for name in ONE_LEVEL:
         assert 0 < rows[name]["difference"]["max"] < 1.01 / 127.5, name
     assert all(rows[name]["difference"]["psnr"] > 18 for name in lite)
-    timed = set(rows) - {"LiteRT on a GPU, float32"}
+    timed = set(rows) - {"LiteRT on software Vulkan, float32"}
     assert all(rows[name]["milliseconds"] > 0 for name in timed)
     table = (tmp_path / "compared" / "comparison.md").read_text()
     assert table.count("\n") == 2 + len(rows) and printed.endswith(table)

@@ -96,11 +96,12 @@ def difference(fakes: Sequence[np.ndarray], references: Sequence[np.ndarray]) ->
 def latencies(runners: dict[str, Runner], image: np.ndarray, rounds: int = 7) -> dict[str, float]:
     """The median milliseconds of each runner, in turns, so that the machine's noise falls on all.
 
-    Each has run before on an image of this size.
+    Only the second of two runs counts: in the first, caches are another's, and so may cores be.
     """
     times: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(rounds):
         for name, run in runners.items():
+            run(image)
             start = time.perf_counter()
             run(image)
             times[name].append(time.perf_counter() - start)

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -29,8 +29,8 @@ from tf_cyclegan.export.model_file import check_operators, operators, seal
 # Mode -> least PSNR against Keras, mean over the pictures, in dB over [-1, 1]: below what trained
 # generators reach, above what a wrong conversion gives.
 MODES = {
-    "float32": 90.0,
-    "float16": 50.0,
+    "float32": 60.0,
+    "float16": 40.0,
     "dynamic": 25.0,
     "int8": 18.0,
     "int16x8": 25.0,
@@ -108,7 +108,7 @@ def _quantized_convolutions(content, calibration):
 def export_files(
     generator,
     description: dict[str, Any],
-    modes: Sequence[str],
+    modes: Iterable[str],
     calibration: Sequence[np.ndarray],
     examples: Sequence[np.ndarray],
 ) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
