@@ -61,5 +61,9 @@ def test_the_full_generator_is_one_piece_on_cpu_and_gpu():
     run = LiteModel(content)
     expected = run(noise(256))
     assert run.partitions() == 1
+    # From end to end: nothing is left to run before, after or between.
+    nodes = run.interpreter._get_ops_details()
+    delegate = next(node for node in nodes if node["op_name"] == "DELEGATE")
+    assert run.input in delegate["inputs"] and list(delegate["outputs"]) == [run.output]
     np.testing.assert_allclose(run_on_gpu(content, noise(256)), expected, rtol=0, atol=2e-4)
     np.testing.assert_allclose(generator(noise(256)), expected, rtol=0, atol=2e-4)
