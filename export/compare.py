@@ -132,6 +132,7 @@ def table(rows: dict) -> str:
             times = [f"{ms:.1f}", *(f"{ratio:.2f}" for ratio in ratios)]
         size = "" if row["bytes"] is None else f"{row['bytes'] / 1e6:.2f}"
         far = [f"{apart['max']:.1e}", f"{apart['mean']:.1e}", f"{apart['psnr']:.1f}"]
+        far = far if apart["max"] else ["0", "0", "equal"]
         lines.append(f"| {' | '.join([name, size, *far, *times])} |")
     return "\n".join(lines) + "\n"
 
@@ -140,5 +141,7 @@ if __name__ == "__main__":
     options = tyro.cli(Options, description=__doc__, use_underscores=True)
     try:
         sys.exit(main(options))
+    except ImportError as error:
+        sys.exit(f'error: {error}: pip install "tf_cyclegan[export]" openvino playwright')
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -94,5 +94,7 @@ if __name__ == "__main__":
     options = tyro.cli(Options, description=__doc__, use_underscores=True)
     try:
         sys.exit(main(options))
+    except ImportError as error:
+        sys.exit(f'error: {error}: pip install "tf_cyclegan[export]"')
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -83,6 +83,40 @@ def test_the_same_photo_through_every_runtime(tmp_path):
     assert table.count("\n") == 2 + len(rows) and printed.endswith(table)
 
 
+@pytest.mark.parametrize(
+    "script, package, flags",
+    [
+        ("tflite.py", "ai_edge_litert", {"output": "out"}),
+        ("onnx_file.py", "tf2onnx", {"output": "out.onnx"}),
+        (
+            "compare.py",
+            "ai_edge_litert",
+            {"output": "o", "saved_model": "s", "tflite": "t", "onnx": "x"},
+        ),
+    ],
+)
+def test_a_missing_package_is_named(script, package, flags, tmp_path):
+    (tmp_path / f"{package}.py").write_text(f"raise ImportError('No module named {package}')")
+    generator = ResNetGenerator(filters=2, blocks=0)
+    generator.build((None, None, None, 3))
+    save_generator(generator, tmp_path / "a2b.keras")
+    arguments = [f"--{name}={tmp_path / value}" for name, value in flags.items()]
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, EXPORT / script, f"--run_dir={tmp_path}", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert (
+        last.startswith("error: ")
+        and package in last
+        and 'pip install "tf_cyclegan[export]' in last
+    )
+
+
 def test_a_folder_without_files_is_named(tmp_path):
     arguments = (f"--run_dir={tmp_path}", f"--saved_model={tmp_path}", f"--tflite={tmp_path}")
     done = subprocess.run(

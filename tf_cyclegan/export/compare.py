@@ -18,6 +18,7 @@ from tf_cyclegan.translate import find_pictures
 
 Runner = Callable[[np.ndarray], np.ndarray]  # float32 [1, h, w, c] in [-1, 1], in and out
 
+EQUAL = 200.0  # dB, for the infinity that JSON does not know
 SHOWN = 3  # pictures on the sheet
 MAGNIFIED = 8  # times, of their differences
 
@@ -81,11 +82,13 @@ def difference(fakes: Sequence[np.ndarray], references: Sequence[np.ndarray]) ->
 
     Returns:
         `max` and `mean`, of the absolute difference over all pictures; `psnr`, the mean over the
-        pictures in dB over the range of 2, NaN where a picture is, infinite where all are equal.
+        pictures in dB over the range of 2: NaN where a picture is, EQUAL where two are equal.
     """
     errors = [np.abs(f - r).astype(np.float64) for f, r in zip(fakes, references, strict=True)]
     with np.errstate(divide="ignore"):
-        psnr = [-10 * np.log10(np.mean(np.square(error)) / 4) for error in errors]
+        psnr = [
+            np.minimum(-10 * np.log10(np.mean(np.square(error)) / 4), EQUAL) for error in errors
+        ]
     return {
         "max": float(np.max([error.max() for error in errors])),
         "mean": float(np.mean([error.mean() for error in errors])),
