@@ -32,7 +32,7 @@ class Options:
     """Which generator of the folder."""
     size: int | None = None
     """Height and width of the pictures; if not given, what the run was trained on, or 256."""
-    modes: str = "float32,float16,dynamic,int8"
+    modes: str = "float32,float16,dynamic"
     """Any of float32, float16, dynamic, int8, int16x8 and int8_convolutions."""
     resizable: bool = False
     """One file for pictures of any size, CPU only, instead of one that is bound to its size."""
