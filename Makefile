@@ -47,10 +47,12 @@ lint: venv
 
 venv: .venv/installed
 
+# clean-fid goes without its torchvision, which does not import beside PyTorch's CPU build.
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --upgrade pip
 	.venv/bin/pip install --quiet --editable ".[test]"
+	.venv/bin/pip install --quiet --no-deps clean-fid==0.1.35
 	touch $@
 
 ifneq ($(PYTHON_ADDONS),)

@@ -27,6 +27,7 @@ def main(config: Config) -> int:
     from tf_cyclegan.data import TrainingData, load_dataset
     from tf_cyclegan.metrics import score_translations
     from tf_cyclegan.translate import translator
+    from tf_cyclegan.watch import Watch
 
     # === Data: everything is read, and so checked, before anything is written ===
     config.check()
@@ -56,7 +57,8 @@ def main(config: Config) -> int:
     if worker == 0:
         samples = Samples(run.path, *shown, config.sample_every)
         samples.set_model(model)  # which fit does, but there may be no step left to fit
-        callbacks[1:1] = [LossLog(run.path, step), samples]
+        watch = Watch(*data.examples(sets, 16), config.watch_every)
+        callbacks[1:1] = [LossLog(run.path, step), samples, watch]
     while step < total and not checkpoints.stopped_by:
         epoch, done = divmod(step, data.steps_per_epoch)
         steps = min(data.steps_per_epoch - done, total - step)

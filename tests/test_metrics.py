@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from tf_cyclegan.data.pictures import PictureSet
-from tf_cyclegan.metrics import score_translations, truth_scores
+from tf_cyclegan.metrics import (
+    cycle_scores,
+    label_scores,
+    score_translations,
+    truth_scores,
+)
 
 
 def noise(seed=0, channels=3):
@@ -66,3 +71,56 @@ def test_gray_to_rgb_is_compared_as_gray_in_three_channels():
     after, before = score_translations(lambda p: truth, as_set([gray]), as_set([truth]))
     assert after["l1"] == 0
     assert before == truth_scores([gray.repeat(3, axis=2)], [truth])
+
+
+def test_cycles_are_scored_like_the_truth():
+    pairs = [noise(1), noise(2)], [noise(3), noise(4)]
+    scores = truth_scores(*pairs)
+    assert cycle_scores(*pairs) == {name: scores[name] for name in ("l1", "psnr")}
+    small = np.zeros((2, 2, 3), np.uint8)  # no window of SSIM's fits, and none is needed
+    assert cycle_scores([small], [small + np.uint8(255)])["l1"] == 2
+
+
+# === Label maps ===
+
+PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]], np.uint8)
+
+
+def labels(*rows):
+    return PALETTE[np.array(rows)]
+
+
+def test_label_scores_by_hand():
+    truth, picture = labels([0, 0, 0, 1], [0, 0, 0, 1]), labels([0, 0, 0, 1], [0, 0, 2, 0])
+    scores = label_scores([picture], [truth], PALETTE)
+    assert scores["pixel_accuracy"] == pytest.approx(6 / 8)
+    assert scores["class_accuracy"] == pytest.approx((5 / 6 + 1 / 2) / 2)
+    # class 2 is in the picture alone and counts as 0; class 3 is in neither and does not count
+    assert scores["iou"] == pytest.approx((5 / 7 + 1 / 2 + 0) / 3)
+
+
+def test_label_counts_are_of_all_pictures_together():
+    maps = [labels([0, 0], [0, 1]), labels([1, 1], [1, 1])]
+    scores = label_scores([maps[0], labels([0, 1], [1, 1])], maps, PALETTE)
+    assert scores["class_accuracy"] == pytest.approx((3 / 3 + 4 / 5) / 2)
+    assert label_scores(maps, maps, PALETTE) == dict.fromkeys(scores, 1.0)
+
+
+def test_labels_are_of_the_nearest_colour():
+    truth = labels([0, 1, 2, 3])
+    near = np.array([[[200, 60, 60], [90, 250, 90], [30, 0, 190], [40, 30, 20]]], np.uint8)
+    assert label_scores([near], [truth], PALETTE)["pixel_accuracy"] == 1
+    assert label_scores([near[:, ::-1]], [truth], PALETTE)["pixel_accuracy"] == 0
+
+
+def test_what_are_no_label_maps():
+    one, other = labels([0, 1]), labels([0, 1, 2])
+    cases = {
+        "use RGB pairs of one size": ([one], [other], PALETTE),
+        "RGB pairs": ([one[:, :, :1]], [one[:, :, :1]], PALETTE),
+        "no label maps": ([], [], PALETTE),
+        "is no list of 2 or more RGB": ([one], [one], PALETTE[:, :2]),
+    }
+    for message, arguments in cases.items():
+        with pytest.raises(ValueError, match=message):
+            label_scores(*arguments)

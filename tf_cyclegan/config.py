@@ -110,6 +110,8 @@ class Config:
     """Continue where the run folder's last checkpoint ends; --no_resume refuses such a folder."""
     sample_every: int = 500
     """Steps between sample sheets; 0 for none but the last."""
+    watch_every: int = 1
+    """Epochs between looks for mode collapse and saturated discriminators; 0 for none."""
     save_every: int = 1000
     """Steps between checkpoints; 0 for none but the last."""
     save_minutes: float = 10.0
@@ -142,7 +144,7 @@ class Config:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: use 1 or more.")
         for name in (
-            "pool_size epochs decay_epochs seed sample_every save_every save_minutes "
+            "pool_size epochs decay_epochs seed sample_every watch_every save_every save_minutes "
             "learning_rate lambda_adversarial lambda_cycle_a lambda_cycle_b lambda_identity"
         ).split():
             if getattr(self, name) < 0:

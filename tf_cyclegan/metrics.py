@@ -1,11 +1,17 @@
-"""How near pictures come to the truth, where it is known."""
+"""How near pictures come to those they should equal: the truth, the cycle's start, a label map."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
 
 from tf_cyclegan.data.pictures import PictureSet, to_channels
+
+_MEASURES: dict[str, Callable] = {
+    "l1": lambda picture, true: np.abs(picture.astype(np.float64) - true).mean() / 127.5,
+    "psnr": lambda picture, true: tf.image.psnr(picture, true, max_val=255),
+    "ssim": lambda picture, true: tf.image.ssim(picture, true, max_val=255),
+}
 
 
 def score_translations(translate: Callable, real: PictureSet, truth: PictureSet):
@@ -37,10 +43,71 @@ def truth_scores(pictures, truth) -> dict[str, float]:
         "psnr": mean peak signal-to-noise ratio in dB;
         "ssim": mean structural similarity (Wang et al. 2004), 1 is equal.
     """
-    scores: dict[str, list[float]] = {"l1": [], "psnr": [], "ssim": []}
+    return _mean_over_pairs(pictures, truth, ("l1", "psnr", "ssim"))
+
+
+def cycle_scores(real, again) -> dict[str, float]:
+    """How near pictures come back after there and back again; near is no proof of a translation.
+
+    Args:
+        real, again: sequences of uint8 `[h, w, c]`, pair by pair of one size.
+
+    Returns:
+        "l1" and "psnr", as in `truth_scores`.
+    """
+    return _mean_over_pairs(again, real, ("l1", "psnr"))
+
+
+def _mean_over_pairs(pictures, truth, names) -> dict[str, float]:
+    pairs = zip(pictures, truth, strict=True)
+    scores = [[float(_MEASURES[name](*pair)) for name in names] for pair in pairs]
+    return dict(zip(names, np.mean(scores, axis=0).tolist(), strict=True))
+
+
+def label_scores(pictures: Iterable, truth: Iterable, palette) -> dict[str, float]:
+    """How many pixels of label maps are right (Long et al. 2015): for photo -> labels only.
+
+    These are the columns of the paper's tables on photo -> labels. Its FCN-score of labels -> photo
+    has the same columns, but runs a trained segmentation network on the generated photos first,
+    which is not done here. Counts are over all pixels of all pictures; none are left out, whereas
+    Cityscapes' own protocol leaves out the unlabelled ones.
+
+    Args:
+        pictures, truth: uint8 RGB label maps `[h, w, 3]`, pair by pair of one size.
+        palette: uint8 `[classes, 3]`, each class' colour. A pixel is of the class whose colour is
+            nearest; of equally near ones, the first.
+
+    Returns:
+        "pixel_accuracy": share of right pixels;
+        "class_accuracy": that share in each class of the truth, mean over the classes there;
+        "iou": intersection over union, mean over the classes of the truth and the pictures.
+
+    Raises:
+        ValueError: no pictures, or the palette or a picture has another form.
+    """
+    colours = np.asarray(palette)
+    if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) < 2:
+        raise ValueError(f"a palette of {colours.shape} is no list of 2 or more RGB colours.")
+    classes, counts = len(colours), np.zeros((len(colours), len(colours)), np.int64)
     for picture, true in zip(pictures, truth, strict=True):
-        difference = np.abs(picture.astype(np.float64) - true)
-        scores["l1"].append(difference.mean() / 127.5)
-        scores["psnr"].append(float(tf.image.psnr(picture, true, max_val=255)))
-        scores["ssim"].append(float(tf.image.ssim(picture, true, max_val=255)))
-    return {name: float(np.mean(values)) for name, values in scores.items()}
+        if picture.shape != true.shape or true.shape[2] != 3:
+            raise ValueError(
+                f"label maps of {picture.shape} and {true.shape}: use RGB pairs of one size."
+            )
+        pairs = classes * _nearest_colour(true, colours) + _nearest_colour(picture, colours)
+        counts += np.bincount(pairs.ravel(), minlength=classes**2).reshape(counts.shape)
+    if not counts.any():
+        raise ValueError("there are no label maps to score.")
+    right, true_sum = np.diag(counts), counts.sum(1)
+    union = true_sum + counts.sum(0) - right
+    return {
+        "pixel_accuracy": float(right.sum() / counts.sum()),
+        "class_accuracy": float(np.mean(right[true_sum > 0] / true_sum[true_sum > 0])),
+        "iou": float(np.mean(right[union > 0] / union[union > 0])),
+    }
+
+
+def _nearest_colour(picture: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    colours = colours.astype(np.int64)
+    # |p - c|^2 less |p|^2, which is the same for every colour; exact in integers.
+    return (np.square(colours).sum(1) - 2 * picture.astype(np.int64) @ colours.T).argmin(-1)

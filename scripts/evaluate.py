@@ -1,0 +1,165 @@
+"""Measure what a training's generators make of the test pictures, in both directions.
+
+    python scripts/evaluate.py --run_dir=runs/demo
+    python scripts/evaluate.py --run_dir=runs/mine --features=inception  # comparable KID and FID
+    python scripts/evaluate.py --run_dir=theirs --dataset=cycle_gan/maps --features=network.keras
+
+Prints a table, and writes evaluation.json and a sheet for each direction. Distances on "pixels",
+the default, and on a network of your own tell runs on the same data apart, no more: only those on
+inception may stand beside published ones. It needs: pip install "tf_cyclegan[metrics]"
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    run_dir: str
+    """A run folder, or a folder that import_weights.py wrote both directions into."""
+    features: str = "pixels"
+    """What distances are taken on: pixels, inception, inception-clean, or a FILE.h5 or .keras."""
+    dataset: str | None = None
+    """Another data set than the run's own, by its name in TensorFlow Datasets."""
+    data_dir: str | None = None
+    """Another data set: a folder with testA and testB, or trainA and trainB."""
+    output: str | None = None
+    """Folder for the results; if not given, evaluation/ in the run folder."""
+
+
+def main(options: Options) -> int:
+    """Evaluates both directions, and returns the exit code."""
+    import tensorflow as tf  # after --help, which needs none of it
+
+    from tf_cyclegan.checkpoints import read_config, write_text
+    from tf_cyclegan.config import Config
+    from tf_cyclegan.data import load_dataset
+    from tf_cyclegan.data.pictures import write_picture
+    from tf_cyclegan.evaluation import evaluate_direction, pixel_features
+    from tf_cyclegan.features import load_features
+    from tf_cyclegan.sheets import picture_sheet
+    from tf_cyclegan.translate import load_translator
+
+    # === What is measured, on what, with what ===
+    run_dir = Path(options.run_dir)
+    own = read_config(run_dir) if (run_dir / "config.json").exists() else None
+    config = own or Config()
+    if options.dataset or options.data_dir:
+        other = {"dataset": options.dataset, "data_dir": options.data_dir}
+        config = dataclasses.replace(config, **other, data_a=None, data_b=None)
+    elif own is None:
+        raise ValueError(f"{run_dir} has no data of its own: name some by --data_dir or --dataset.")
+    translators = {d: load_translator(run_dir, d) for d in ("a2b", "b2a")}
+    features = pixel_features if options.features == "pixels" else load_features(options.features)
+    sets = load_dataset(config)
+    split = "test" if {"testA", "testB"} <= set(sets) else "train"
+
+    # === Both directions ===
+    output = Path(options.output or run_dir / "evaluation")
+    results, sheets = {}, {}
+    for direction, domains in (("a2b", "AB"), ("b2a", "BA")):
+        inputs, targets = (sets[f"{split}{domain}"] for domain in domains)
+        truth = sets.get(f"truth{domains[0]}") if split == "test" else None
+        print(f"{direction}: {len(inputs)} pictures ...", flush=True)
+        backward = translators["b2a" if direction == "a2b" else "a2b"]
+        results[direction], columns = evaluate_direction(
+            translators[direction], backward, inputs, targets, truth, features
+        )
+        first = columns["real"][0].shape[:2]
+        shown = [i for i, real in enumerate(columns["real"]) if real.shape[:2] == first][:8]
+        sheets[direction] = picture_sheet({k: [v[i] for i in shown] for k, v in columns.items()})
+
+    # === What came of it ===
+    checkpoint = tf.train.latest_checkpoint(run_dir / "checkpoints" / "worker_0")
+    step = int(checkpoint.rpartition("-")[2]) if checkpoint else None
+    epoch = None
+    if step is not None and config == own:  # of one replica
+        larger = max(len(sets["trainA"]), len(sets["trainB"]))
+        epoch = round(step / -(-larger // config.batch_size), 2)
+    protocol = {
+        "run_dir": str(run_dir),
+        "data": options.dataset or options.data_dir or "the run's own",
+        "split": split,
+        "sizes": "each picture in its own",
+        "features": options.features,
+        "features_sha256": getattr(features, "sha256", None),
+        "features_resizing": getattr(features, "resizing", "to 8x8, antialiased"),
+        "step": step,
+        "epoch": epoch,
+        "seed": own.seed if own else None,
+        "commit": commit(),
+        "tensorflow": tf.__version__,
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    for direction, sheet in sheets.items():
+        write_picture(output / f"{direction}.png", sheet)
+    text = json.dumps({"protocol": protocol} | results, indent=2, allow_nan=False) + "\n"
+    write_text(output / "evaluation.json", text)
+    print(table(results))
+    for direction, scores in results.items():
+        print(f"{direction}: {scores['collapse']['verdict']}")
+    print(f"written to {output}/evaluation.json, a2b.png, b2a.png")
+    return 0
+
+
+def table(results: dict) -> str:
+    """The scores in lines, a column for each direction, the untranslated pictures in brackets."""
+    lines = [f"{'':<26}" + "".join(f"{direction:>30}" for direction in results)]
+
+    def line(name, text):
+        cells = [text(scores) for scores in results.values()]
+        lines.append(f"{name:<26}" + "".join(f"{cell:>30}" for cell in cells))
+
+    def kid(s):
+        d = s["distance"]
+        return f"{d['kid']:.4g} +- {d['kid_spread']:.2g} ({d['untranslated']['kid']:.4g})"
+
+    def score(group, name, digits):
+        def text(s):
+            if s[group] is None:
+                return "not known"
+            before = s[group].get("untranslated")
+            bracket = f" ({before[name]:.{digits}f})" if before else ""
+            return f"{s[group][name]:.{digits}f}{bracket}"
+
+        return text
+
+    line("KID", kid)
+    line("FID", score("distance", "fid", 1))
+    for group in ("cycle", "identity", "truth"):
+        line(f"{group} L1", score(group, "l1", 3))
+        line(f"{group} PSNR", score(group, "psnr", 1))
+    line("truth SSIM", score("truth", "ssim", 3))
+    for name in ("inputs", "fakes", "targets"):
+        line(f"diversity of {name}", score("collapse", name, 2))
+    line("recall", score("collapse", "recall", 2))
+    line("coverage", score("collapse", "coverage", 2))
+    return "\n".join(lines)
+
+
+def commit() -> str | None:
+    """The commit of this checkout, where it is one; marked where files have changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        folder = Path(__file__).resolve().parent
+        return subprocess.check_output(
+            command, cwd=folder, text=True, stderr=subprocess.DEVNULL
+        ).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,169 @@
+"""The scores of known translations, and scripts/evaluate.py through its main()."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tf_cyclegan.checkpoints import save_generator
+from tf_cyclegan.config import Config
+from tf_cyclegan.data.folders import list_pictures
+from tf_cyclegan.data.pictures import PictureSet, read_picture, write_picture
+from tf_cyclegan.data.synthetic import landscape
+from tf_cyclegan.evaluation import evaluate_direction, pixel_features
+from tf_cyclegan.generators import ResNetGenerator
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
+SIDE = 24
+
+
+def pictures(first, count, season):
+    names = tuple(str(first + i) for i in range(count))
+    return PictureSet(names, lambda i: landscape(first + i, season, SIDE, SIDE, 0))
+
+
+INPUTS, TRUTH = pictures(0, 30, "summer"), pictures(0, 30, "winter")
+TARGETS = pictures(100, 30, "winter")
+
+
+def lookup(source, result):
+    """A translator that knows the answers."""
+    known = {source.read(i).tobytes(): result.read(i) for i in range(len(source))}
+    return lambda picture: known.get(picture.tobytes(), picture)
+
+
+def evaluate(forward, backward, truth=TRUTH):
+    return evaluate_direction(forward, backward, INPUTS, TARGETS, truth, pixel_features)
+
+
+def test_pixel_features_are_small_pictures():
+    gray = np.full((16, 24, 1), 255, np.uint8)
+    features = pixel_features([gray, np.zeros((9, 9, 3), np.uint8)])
+    assert features.shape == (2, 192) and features.dtype == np.float32
+    assert (features[0] == 1).all() and (features[1] == -1).all()
+
+
+def test_a_perfect_translation():
+    scores, columns = evaluate(lookup(INPUTS, TRUTH), lookup(TRUTH, INPUTS))
+    assert scores["truth"]["l1"] == scores["cycle"]["l1"] == scores["identity"]["l1"] == 0
+    assert scores["truth"]["untranslated"]["l1"] > 0.2
+    distance = scores["distance"]
+    assert abs(distance["kid"]) < 0.1 * distance["untranslated"]["kid"]
+    assert distance["fid"] < 0.5 * distance["untranslated"]["fid"]
+    assert not scores["collapse"]["collapsed"]
+    assert scores["pictures"] == {"inputs": 30, "targets": 30, "kid_subset": 15}
+    assert list(columns) == ["real", "fake", "cycled", "truth"]
+    np.testing.assert_array_equal(columns["fake"][3], TRUTH.read(3))
+
+
+def test_no_translation_at_all():
+    scores, _ = evaluate(lambda picture: picture, lambda picture: picture)
+    assert scores["distance"]["kid"] == scores["distance"]["untranslated"]["kid"]
+    truth = scores["truth"]
+    assert truth["l1"] == truth["untranslated"]["l1"] > 0.2
+
+
+def test_a_generator_of_one_picture_is_named():
+    scores, _ = evaluate(lambda picture: TRUTH.read(0), lambda picture: picture)
+    assert scores["collapse"]["collapsed"]
+    assert "collapse" in scores["collapse"]["verdict"]
+
+
+def test_without_truth():
+    scores, columns = evaluate(lambda picture: picture, lambda picture: picture, None)
+    assert scores["truth"] is None and "truth" not in columns
+
+
+# === The script ===
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder on the embedded data set, untrained."""
+    path = tmp_path_factory.mktemp("run")
+    for seed, direction in enumerate(("a2b", "b2a")):
+        keras.utils.set_random_seed(seed)
+        generator = ResNetGenerator(filters=2, blocks=0)
+        generator.build((None, None, None, 3))
+        generator.set_weights([10 * weight for weight in generator.get_weights()])
+        save_generator(generator, path / f"{direction}.keras")
+    (path / "config.json").write_text(Config(load_size=SIDE, crop_size=SIDE, seed=3).to_json())
+    return path
+
+
+def leaves(scores, path=""):
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}/{name}")
+        else:
+            yield f"{path}/{name}", value
+
+
+def test_script_fills_every_column_and_gives_the_same_numbers_twice(script, run, capsys):
+    assert script.main(script.Options(str(run))) == 0
+    printed = capsys.readouterr().out
+    folder = run / "evaluation"
+    first = (folder / "evaluation.json").read_text()
+    result = json.loads(first)
+    assert set(result) == {"protocol", "a2b", "b2a"}
+    for direction in ("a2b", "b2a"):
+        values = dict(leaves(result[direction]))
+        assert None not in values.values()
+        assert len(values) > 20
+        assert read_picture(folder / f"{direction}.png").shape[1] > 4 * SIDE
+        assert result[direction]["collapse"]["verdict"] in printed
+    assert "not known" not in printed and "KID" in printed
+    protocol = result["protocol"]
+    assert protocol["split"] == "test" and protocol["seed"] == 3 and protocol["step"] is None
+    assert script.main(script.Options(str(run))) == 0
+    assert (folder / "evaluation.json").read_text() == first
+
+
+def test_script_on_a_folder_without_tests_or_truth(script, run, tmp_path, capsys):
+    for domain, season in (("A", "summer"), ("B", "winter")):
+        (tmp_path / f"train{domain}").mkdir()
+        for i in range(7):
+            picture = landscape(i, season, SIDE, SIDE + 4 * (i % 2), 0)
+            write_picture(tmp_path / f"train{domain}" / f"{i}.png", picture)
+    assert len(list_pictures(tmp_path / "trainA")) == 7
+    options = script.Options(str(run), data_dir=str(tmp_path), output=str(tmp_path / "out"))
+    assert script.main(options) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert result["protocol"]["split"] == "train" and result["protocol"]["epoch"] is None
+    assert result["a2b"]["truth"] is None
+    assert "not known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flags, cause",
+    [
+        (["--run_dir=missing"], "missing"),
+        (["--run_dir={bare}"], "no data of its own: name some by --data_dir"),
+        (["--run_dir={run}", "--features=missing.h5"], "missing.h5"),
+    ],
+)
+def test_command_fails_in_one_line(run, tmp_path, flags, cause):
+    for direction in ("a2b", "b2a"):
+        (tmp_path / f"{direction}.keras").write_bytes((run / f"{direction}.keras").read_bytes())
+    flags = [flag.format(run=run, bare=tmp_path) for flag in flags]
+    output = f"--output={tmp_path / 'out'}"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *flags, output], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ") and cause in done.stderr
+    assert not (tmp_path / "out").exists()
