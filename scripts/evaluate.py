@@ -124,7 +124,7 @@ def table(results: dict) -> str:
 
     def score(group, name, digits):
         def text(s):
-            if s[group] is None:
+            if s[group] is None or s[group][name] is None:
                 return "not known"
             before = s[group].get("untranslated")
             bracket = f" ({before[name]:.{digits}f})" if before else ""
@@ -138,6 +138,8 @@ def table(results: dict) -> str:
         line(f"{group} L1", score(group, "l1", 3))
         line(f"{group} PSNR", score(group, "psnr", 1))
     line("truth SSIM", score("truth", "ssim", 3))
+    line("truth color shift", score("color", "truth", 1))
+    line("identity color shift", score("color", "identity", 1))
     for name in ("inputs", "fakes", "targets"):
         line(f"diversity of {name}", score("collapse", name, 2))
     line("recall", score("collapse", "recall", 2))

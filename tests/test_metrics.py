@@ -5,6 +5,7 @@ import pytest
 
 from tf_cyclegan.data.pictures import PictureSet
 from tf_cyclegan.metrics import (
+    color_shift,
     cycle_scores,
     label_scores,
     score_translations,
@@ -79,6 +80,21 @@ def test_cycles_are_scored_like_the_truth():
     assert cycle_scores(*pairs) == {name: scores[name] for name in ("l1", "psnr")}
     small = np.zeros((2, 2, 3), np.uint8)  # no window of SSIM's fits, and none is needed
     assert cycle_scores([small], [small + np.uint8(255)])["l1"] == 2
+
+
+def flat(*color):
+    return np.full((4, 5, len(color)), color, np.uint8)
+
+
+def test_color_shifts_of_known_colors():
+    # L*a*b* of sRGB's red is (53.24, 80.09, 67.20), of its blue (32.30, 79.19, -107.86).
+    red, blue = flat(255, 0, 0), flat(0, 0, 255)
+    expected = np.linalg.norm([53.24 - 32.30, 80.09 - 79.19, 67.20 + 107.86])
+    assert color_shift([red], [blue]) == pytest.approx(expected, abs=0.05)
+    assert color_shift([flat(0)], [flat(255, 255, 255)]) == pytest.approx(100, abs=0.05)
+    assert color_shift([red, red], [red, blue]) == pytest.approx(expected / 2, abs=0.05)
+    with pytest.raises(ValueError):
+        color_shift([red], [red, blue])
 
 
 # === Label maps ===

@@ -10,7 +10,7 @@ import numpy as np
 from tf_cyclegan.data.augment import resize
 from tf_cyclegan.data.pictures import PictureSet, to_channels
 from tf_cyclegan.distances import collapse, fid, kid
-from tf_cyclegan.metrics import cycle_scores, truth_scores
+from tf_cyclegan.metrics import color_shift, cycle_scores, truth_scores
 
 Translate = Callable[[np.ndarray], np.ndarray]  # uint8 [h, w, c] to uint8 [h, w, c']
 
@@ -47,7 +47,8 @@ def evaluate_direction(
     Returns:
         Scores by group: `distance` (KID and FID to the targets, and those of the untranslated
         inputs), `cycle` (input -> fake -> back), `identity` (targets through the same generator;
-        None where channels differ), `truth` (None where it is not known), `collapse`. And the
+        None where channels differ), `truth` (None where it is not known), `color` (shift of the
+        identity's and of the translation's mean color), `collapse`. And the
         first pictures by column name: real, fake, cycled, and truth where it is known.
     """
     real = [inputs.read(i) for i in range(len(inputs))]
@@ -70,13 +71,17 @@ def evaluate_direction(
         "cycle": cycle_scores(real, cycled),
         "identity": None,
         "truth": None,
+        "color": {"identity": None, "truth": None},
         "collapse": vars(found),
     }
     if real[0].shape[2] == aims[0].shape[2]:
-        scores["identity"] = cycle_scores(aims, [forward(picture) for picture in aims])
+        same = [forward(picture) for picture in aims]
+        scores["identity"] = cycle_scores(aims, same)
+        scores["color"]["identity"] = color_shift(same, aims)
     columns = {"real": real, "fake": fakes, "cycled": cycled}
     if truth is not None:
         columns["truth"] = true = [truth.read(i) for i in range(len(truth))]
         before = [to_channels(p, t.shape[2]) for p, t in zip(real, true, strict=True)]
         scores["truth"] = truth_scores(fakes, true) | {"untranslated": truth_scores(before, true)}
+        scores["color"]["truth"] = color_shift(fakes, true)
     return scores, columns

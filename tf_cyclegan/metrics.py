@@ -64,6 +64,36 @@ def _mean_over_pairs(pictures, truth, names) -> dict[str, float]:
     return dict(zip(names, np.mean(scores, axis=0).tolist(), strict=True))
 
 
+def color_shift(pictures: Iterable, others: Iterable) -> float:
+    """How far the mean colors of pictures are from those of their counterparts.
+
+    Args:
+        pictures, others: uint8 `[h, w, 1 or 3]` in sRGB, pair by pair.
+
+    Returns:
+        The mean distance in CIE L*a*b* (D65): 1 is about the least that is seen, 100 is black
+        against white.
+    """
+    distances = [
+        np.linalg.norm(_lab(picture).mean((0, 1)) - _lab(other).mean((0, 1)))
+        for picture, other in zip(pictures, others, strict=True)
+    ]
+    return float(np.mean(distances))
+
+
+def _lab(picture: np.ndarray) -> np.ndarray:
+    """uint8 sRGB `[h, w, 1 or 3]` -> L*a*b* `[h, w, 3]` (IEC 61966-2-1, CIE 15)."""
+    rgb = to_channels(picture, 3) / 255.0
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ np.array(
+        [[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]]
+    )
+    xyz = xyz / [0.9505, 1.0, 1.089]  # of white
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    x, y, z = np.moveaxis(f, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
 def label_scores(pictures: Iterable, truth: Iterable, palette) -> dict[str, float]:
     """How many pixels of label maps are right (Long et al. 2015): for photo -> labels only.
 

@@ -1,0 +1,132 @@
+"""Train variants of one setting with equal budgets and seeds, measure them, and draw them.
+
+    python scripts/experiments.py losses
+    python scripts/experiments.py identity --seeds 0 1 --train="--epochs=11 --decay_epochs=4"
+    python scripts/experiments.py losses --train="--data_dir=my_photos" --seeds 0 --output=measured
+
+Trains and evaluates each variant with each seed under runs/experiments/, and writes README.md (a
+table of means and ranges over the seeds), results.json and figure.png. Run again, it continues
+where it stopped; variants that experiments share are trained once. With the defaults a variant and
+seed takes about 4 minutes of 2 CPU cores.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+SCRIPTS = Path(__file__).resolve().parent
+
+# Name -> the question, and the flags of scripts/train.py that set each variant apart.
+EXPERIMENTS = {
+    "losses": (
+        "Which terms does the objective need? (section 5.1.4, tables 4 and 5, figure 7)",
+        {
+            "cycle alone": "--lambda_adversarial=0",
+            "GAN alone": "--lambda_cycle_a=0 --lambda_cycle_b=0",
+            "GAN + forward cycle": "--lambda_cycle_b=0",
+            "GAN + backward cycle": "--lambda_cycle_a=0",
+            "CycleGAN": "",
+        },
+    ),
+    "generators": (
+        "A ResNet or a U-Net, with about as many weights?",
+        {"ResNet": "", "U-Net": "--generator=unet --filters=8 --depth=5"},
+    ),
+    "adversarial": (
+        "Which adversarial loss?",
+        {name: f"--adversarial={name}" for name in ("bce", "hinge", "wgan-gp")} | {"lsgan": ""},
+    ),
+    "identity": (
+        "What does the identity term keep? (section 5.2, figure 9)",
+        {"without": "--lambda_identity=0", "with identity": ""},
+    ),
+    "pool": (
+        "What does the pool of 50 earlier fakes steady? (section 4)",
+        {"no pool": "--pool_size=0", "pool of 50": ""},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    name: tyro.conf.Positional[Literal["losses", "generators", "adversarial", "identity", "pool"]]
+    """Which experiment."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each variant is trained once with each."""
+    train: str = "--epochs=5 --decay_epochs=3"
+    """Flags of scripts/train.py for all variants: other data, another budget, a GPU's settings."""
+    features: str = "pixels"
+    """As in scripts/evaluate.py."""
+    output: str | None = None
+    """Folder for the results; if not given, docs/experiments/<name>."""
+
+
+def main(options: Options) -> int:
+    """Trains and measures what is not there yet, and returns the exit code."""
+    from tf_cyclegan.data.pictures import write_picture  # after --help, which needs none of it
+    from tf_cyclegan.experiments import figure, page
+
+    question, variants = EXPERIMENTS[options.name]
+    results = {
+        variant: [measured(flags, seed, options) for seed in options.seeds]
+        for variant, flags in variants.items()
+    }
+    first = {name: run_folder(flags, options.seeds[0], options) for name, flags in variants.items()}
+    seeds = " ".join(map(str, options.seeds))
+    command = f"python scripts/experiments.py {options.name} --seeds {seeds}"
+    command += f' --train="{options.train}" --features={options.features}'
+
+    output = Path(options.output or Path("docs/experiments") / options.name)
+    output.mkdir(parents=True, exist_ok=True)
+    write_picture(output / "figure.png", figure(first))
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "README.md").write_text(page(options.name, question, command, results))
+    print(f"written to {output}")
+    return 0
+
+
+def run_folder(flags: str, seed: int, options: Options) -> Path:
+    """Where a variant and seed is trained: named after the flags, so that experiments share it."""
+    names = [re.sub(r"[^\w.]+", "_", text).strip("_") for text in (options.train, flags)]
+    return Path("runs/experiments", *(name or "default" for name in names), f"seed_{seed}")
+
+
+def measured(flags: str, seed: int, options: Options) -> dict:
+    """The scores of a variant and seed, trained and evaluated now or by an earlier call."""
+    from tf_cyclegan.experiments import late_spread
+
+    run = run_folder(flags, seed, options)
+    folder = run / f"evaluation_{Path(options.features).stem}"
+    if not (folder / "evaluation.json").exists():
+        ours = f"--run_dir={run} --seed={seed} --sample_every=0 --watch_every=0"
+        call("train.py", f"{options.train} {flags} {ours}")
+        call("evaluate.py", f"--run_dir={run} --features={options.features} --output={folder}")
+    scores = json.loads((folder / "evaluation.json").read_text())
+    for direction, judge in (("a2b", "d_b"), ("b2a", "d_a")):
+        scores[direction]["d_spread"] = late_spread(run / "losses.csv", judge)
+    return scores
+
+
+def call(script: str, flags: str):
+    """Runs a script beside this one, its words going to the terminal."""
+    print(f"{script} {flags}", flush=True)
+    code = subprocess.run([sys.executable, SCRIPTS / script, *shlex.split(flags)]).returncode
+    if code:
+        raise ValueError(f"{script} {flags} ended with {code}: see above; then run this again.")
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,95 @@
+"""Tables of experiments, and scripts/experiments.py on a budget of a few steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tf_cyclegan.data.pictures import read_picture
+from tf_cyclegan.experiments import cell, late_spread, page
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_a_cell_holds_mean_and_range():
+    runs = [{"truth": {"l1": value}} for value in (0.1, 0.2, 0.6)]
+    assert cell(runs, "truth", "l1", 2) == "0.30 (0.10 to 0.60)"
+    assert cell(runs[:1], "truth", "l1", 3) == "0.100"
+    assert cell([{"d_spread": 0.5}], "d_spread", None, 1) == "0.5"
+    assert cell([*runs, {"truth": None}], "truth", "l1", 2) == ""
+    assert cell([{"d_spread": None}], "d_spread", None, 1) == ""
+
+
+def test_the_spread_is_that_of_the_last_quarter(tmp_path):
+    rows = ["step,d_a,d_b"]
+    rows += [f"{i},{9 * (i % 2)},{float(i >= 80)}" for i in range(1, 121)]
+    rows += [f"{i},{i % 2},{float(i > 140)}" for i in range(121, 161)]
+    path = tmp_path / "losses.csv"
+    path.write_text("\n".join(rows) + "\n")
+    # 40 rows in 20 parts of 2: d_a's pairs are alike, d_b's are 0 in one half and 1 in the other.
+    assert late_spread(path, "d_a") == 0
+    assert late_spread(path, "d_b") == 0.5
+    assert late_spread(path, "absent") is None
+
+
+def test_a_page_leaves_empty_columns_out():
+    empty = dict.fromkeys(("truth", "identity"))
+    scores = empty | {
+        "pictures": {"inputs": 4, "targets": 5},
+        "color": {"truth": None, "identity": None},
+        "distance": {"kid": 0.25},
+        "cycle": {"l1": 0.5},
+        "collapse": {"collapsed": True},
+        "d_spread": None,
+    }
+    protocol = {"split": "test", "seed": 7, "step": 30, "features": "pixels"}
+    run = {"protocol": protocol, "a2b": scores, "b2a": scores}
+    text = page("losses", "Why?", "python this.py", {"one": [run], "two": [run]})
+    assert "| | KID | cycle L1 | collapsed |\n|---|---|---|---|\n" in text
+    assert text.count("| two | 0.250 | 0.500 | 1.0 |") == 2
+    assert "python this.py" in text and "(4 and 5 pictures), 30 steps" in text and "Seed 7" in text
+
+
+def run(folder, *flags):
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts" / "experiments.py", *flags],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+
+
+def test_an_experiment_is_run_once_and_drawn(tmp_path):
+    train = (
+        "--train=--max_steps=2 --load_size=24 --crop_size=24 --filters=2 --blocks=1 --d_filters=2"
+    )
+    done = run(tmp_path, "identity", "--seeds", "3", train)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("train.py --max_steps=2") == 2
+    folder = tmp_path / "docs" / "experiments" / "identity"
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results) == ["without", "with identity"]
+    assert results["without"][0]["protocol"]["step"] == 2
+    assert results["without"][0]["a2b"]["truth"]["l1"] > 0
+    assert results["without"][0]["a2b"] != results["with identity"][0]["a2b"]
+    assert "| with identity | 0." in (folder / "README.md").read_text()
+    assert read_picture(folder / "figure.png").shape[1] > 4 * 120
+
+    again = run(tmp_path, "identity", "--seeds", "3", train)
+    assert again.returncode == 0 and "train.py" not in again.stdout
+    # The variant without other flags is the pool's own, too.
+    shared = run(tmp_path, "pool", "--seeds", "3", train)
+    assert shared.stdout.count("train.py --max_steps=2") == 1
+
+
+@pytest.mark.parametrize("flags", [["losses", "--train=--epochs=-1"], ["identity", "--train=--no"]])
+def test_a_training_that_fails_is_named(tmp_path, flags):
+    done = run(tmp_path, *flags)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: train.py --")
+    assert not (tmp_path / "docs").exists()

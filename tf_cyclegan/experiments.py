@@ -1,0 +1,113 @@
+"""What an experiment found: its table, as a page in Markdown, and its figure."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_cyclegan.callbacks import read_losses
+from tf_cyclegan.checkpoints import read_config
+from tf_cyclegan.data import load_dataset
+from tf_cyclegan.sheets import picture_sheet
+from tf_cyclegan.translate import load_translator
+
+# Column -> where it lies in one direction of evaluation.json, and its digits.
+COLUMNS = {
+    "truth L1": ("truth", "l1", 3),
+    "PSNR": ("truth", "psnr", 1),
+    "SSIM": ("truth", "ssim", 3),
+    "color": ("color", "truth", 1),
+    "KID": ("distance", "kid", 3),
+    "cycle L1": ("cycle", "l1", 3),
+    "identity L1": ("identity", "l1", 3),
+    "identity color": ("color", "identity", 1),
+    "d spread": ("d_spread", None, 3),
+    "collapsed": ("collapse", "collapsed", 1),
+}
+SHOWN = 3  # inputs of each direction on the figure
+
+
+def late_spread(path: Path, loss: str) -> float | None:
+    """How much a loss wanders: the standard deviation of its means over 20 equal parts of the last
+    quarter of a training.
+
+    Args:
+        path: a losses.csv.
+        loss: the name of its column; None is returned where there is none.
+    """
+    values = [row[loss] for row in read_losses(path) if loss in row]
+    if not values:
+        return None
+    parts = np.array_split(values[-max(len(values) // 4, 20) :], 20)
+    return float(np.std([part.mean() for part in parts if len(part)]))
+
+
+def figure(runs: dict[str, Path]) -> np.ndarray:
+    """Test inputs, what each variant makes of them, and the truth: a2b above, b2a below.
+
+    Args:
+        runs: variant -> run folder, all on the same data.
+
+    Returns:
+        uint8 `[h, w, 3]`.
+    """
+    sets = load_dataset(read_config(next(iter(runs.values()))))
+    sheets = []
+    for direction, letter in (("a2b", "A"), ("b2a", "B")):
+        real = sets.get(f"test{letter}", sets[f"train{letter}"])
+        first = real.read(0).shape
+        shown = [i for i in range(len(real)) if real.read(i).shape == first][:SHOWN]
+        columns = {"real": [real.read(i) for i in shown]}
+        for variant, run in runs.items():
+            columns[variant] = list(map(load_translator(run, direction), columns["real"]))
+        if f"truth{letter}" in sets:
+            columns["truth"] = [sets[f"truth{letter}"].read(i) for i in shown]
+        sheets.append(picture_sheet(columns, scale=max(1, 128 // first[1])))
+    width = min(sheet.shape[1] for sheet in sheets)  # pictures of b may be narrower
+    return np.concatenate([sheet[:, :width] for sheet in sheets])
+
+
+def page(title: str, question: str, command: str, results: dict[str, list[dict]]) -> str:
+    """An experiment in Markdown: a table for each direction, and figure.png.
+
+    Args:
+        title, question: what it is called, and what it asks.
+        command: that reproduces it.
+        results: variant -> the content of evaluation.json, of each seed.
+    """
+    runs = next(iter(results.values()))
+    protocol, seeds = runs[0]["protocol"], [run["protocol"]["seed"] for run in runs]
+    counts = runs[0]["a2b"]["pictures"]
+    lines = [
+        f"# {title}\n\n{question}\n\n```sh\n{command}\n```\n",
+        f"Means over {len(seeds)} seeds, ranges in brackets, on the {protocol['split']} split "
+        f"({counts['inputs']} and {counts['targets']} pictures), {protocol['step']} steps. "
+        f"Distances are on {protocol['features']}. `d spread` is how much the loss of the "
+        "discriminator in the target domain wanders in the last quarter of the training.",
+    ]
+    for direction in ("a2b", "b2a"):
+        table = {
+            column: [cell([run[direction] for run in runs], *where) for runs in results.values()]
+            for column, where in COLUMNS.items()
+        }
+        # What nothing fills is left out, such as the truth where it is not known.
+        table = {column: cells for column, cells in table.items() if any(cells)}
+        lines.append(f"\n## {direction}\n")
+        lines.append(f"| | {' | '.join(table)} |\n{'|---' * (len(table) + 1)}|")
+        for variant, cells in zip(results, zip(*table.values(), strict=True), strict=True):
+            lines.append(f"| {variant} | {' | '.join(cells)} |")
+    lines.append("\n![Inputs, each variant's translations, and the truth](figure.png)\n")
+    lines.append(f"*Seed {seeds[0]}: a2b above, b2a below.*")
+    return "\n".join(lines) + "\n"
+
+
+def cell(runs: list[dict[str, Any]], group: str, name: str | None, digits: int) -> str:
+    """Mean and range of one number over the seeds; empty where one of them has none."""
+    groups = [run[group] for run in runs]
+    values = [g if name is None or g is None else g[name] for g in groups]
+    if None in values:
+        return ""
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
