@@ -11,6 +11,7 @@ inception may stand beside published ones. It needs: pip install "tf_cyclegan[me
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -101,8 +102,8 @@ def main(options: Options) -> int:
     output.mkdir(parents=True, exist_ok=True)
     for direction, sheet in sheets.items():
         write_picture(output / f"{direction}.png", sheet)
-    text = json.dumps({"protocol": protocol} | results, indent=2, allow_nan=False) + "\n"
-    write_text(output / "evaluation.json", text)
+    result = finite({"protocol": protocol} | results)
+    write_text(output / "evaluation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     print(table(results))
     for direction, scores in results.items():
         print(f"{direction}: {scores['collapse']['verdict']}")
@@ -145,6 +146,18 @@ def table(results: dict) -> str:
     line("recall", score("collapse", "recall", 2))
     line("coverage", score("collapse", "coverage", 2))
     return "\n".join(lines)
+
+
+def finite(scores: dict) -> dict:
+    """The scores as JSON can hold them: null for the PSNR of equal pictures, which is infinite."""
+    result = {}
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            value = finite(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            value = None
+        result[name] = value
+    return result
 
 
 def commit() -> str | None:

@@ -148,6 +148,13 @@ def test_script_on_a_folder_without_tests_or_truth(script, run, tmp_path, capsys
     assert "not known" in capsys.readouterr().out
 
 
+def test_script_writes_json_where_pictures_are_equal(script):
+    scores = {"a2b": {"cycle": {"psnr": float("inf"), "l1": 0.0}, "truth": None}, "step": 3}
+    result = script.finite(scores)
+    assert result == {"a2b": {"cycle": {"psnr": None, "l1": 0.0}, "truth": None}, "step": 3}
+    json.dumps(result, allow_nan=False)
+
+
 @pytest.mark.parametrize(
     "flags, cause",
     [
