@@ -76,7 +76,8 @@ def main(options: Options) -> int:
         )
         first = columns["real"][0].shape[:2]
         shown = [i for i, real in enumerate(columns["real"]) if real.shape[:2] == first][:8]
-        sheets[direction] = picture_sheet({k: [v[i] for i in shown] for k, v in columns.items()})
+        columns = {name: [column[i] for i in shown] for name, column in columns.items()}
+        sheets[direction] = picture_sheet(columns, scale=-(-128 // first[1]))
 
     # === What came of it ===
     checkpoint = tf.train.latest_checkpoint(run_dir / "checkpoints" / "worker_0")

@@ -25,6 +25,7 @@ COLUMNS = {
     "collapsed": ("collapse", "collapsed", 1),
 }
 SHOWN = 3  # inputs of each direction on the figure
+NARROWEST = 192  # pixels of a column, for the variants' names above it
 
 
 def late_spread(path: Path, loss: str) -> float | None:
@@ -62,7 +63,7 @@ def figure(runs: dict[str, Path]) -> np.ndarray:
             columns[variant] = list(map(load_translator(run, direction), columns["real"]))
         if f"truth{letter}" in sets:
             columns["truth"] = [sets[f"truth{letter}"].read(i) for i in shown]
-        sheets.append(picture_sheet(columns, scale=max(1, 128 // first[1])))
+        sheets.append(picture_sheet(columns, scale=-(-NARROWEST // first[1])))
     width = min(sheet.shape[1] for sheet in sheets)  # pictures of b may be narrower
     return np.concatenate([sheet[:, :width] for sheet in sheets])
 
