@@ -28,11 +28,12 @@ EXPERIMENTS = {
     "losses": (
         "Which terms does the objective need? (section 5.1.4, tables 4 and 5, figure 7)",
         {
-            "cycle alone": "--lambda_adversarial=0",
-            "GAN alone": "--lambda_cycle_a=0 --lambda_cycle_b=0",
-            "GAN + forward cycle": "--lambda_cycle_b=0",
-            "GAN + backward cycle": "--lambda_cycle_a=0",
-            "CycleGAN": "",
+            "cycle alone": "--lambda_identity=0 --lambda_adversarial=0",
+            "GAN alone": "--lambda_identity=0 --lambda_cycle_a=0 --lambda_cycle_b=0",
+            "GAN + forward cycle": "--lambda_identity=0 --lambda_cycle_b=0",
+            "GAN + backward cycle": "--lambda_identity=0 --lambda_cycle_a=0",
+            "CycleGAN": "--lambda_identity=0",
+            "CycleGAN with identity": "",
         },
     ),
     "generators": (
