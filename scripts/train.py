@@ -4,16 +4,18 @@
     python scripts/train.py --dataset=cycle_gan/summer2winter_yosemite
     python scripts/train.py --data_dir=my_photos  # with trainA/ and trainB/ in it
     python scripts/train.py --data_a=photos --data_b=paintings --run_dir=runs/mine
+    python scripts/train.py --model=pix2pix --data_dir=my_pairs  # where true pairs are known
 
 The same command again continues where the last checkpoint ends. Ctrl-C and SIGTERM save first.
 The defaults below are the paper's; the embedded data set has smaller ones (DEMO in config.py).
 """
 
 import sys
+from dataclasses import replace
 
 import tyro
 
-from tf_cyclegan.config import DEMO, Config
+from tf_cyclegan.config import DEMO, PIX2PIX, Config
 
 
 def main(config: Config) -> int:
@@ -100,8 +102,10 @@ def main(config: Config) -> int:
 
 if __name__ == "__main__":
     config = tyro.cli(Config, description=__doc__, use_underscores=True)
-    if config.synthetic:
-        config = tyro.cli(Config, default=DEMO, description=__doc__, use_underscores=True)
+    defaults = DEMO if config.synthetic else Config()
+    if config.model == "pix2pix":
+        defaults = replace(defaults, **PIX2PIX)
+    config = tyro.cli(Config, default=defaults, description=__doc__, use_underscores=True)
     try:
         sys.exit(main(config))
     except (ValueError, FloatingPointError, OSError, MemoryError) as error:

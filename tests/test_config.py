@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tf_cyclegan import config as module
-from tf_cyclegan.config import DEMO, SYNTHETIC, Config
+from tf_cyclegan.config import DEMO, PIX2PIX, SYNTHETIC, Config
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 
@@ -56,13 +56,15 @@ REFUSED = {
         "discriminator": "pixel",
     },
     "Identity .*use --lambda_identity=0": {"channels_b": 1},
+    "lambda_l1 needs pairs: add --paired": {"lambda_l1": 1.0, "data_dir": "x", "pool_size": 0},
+    "A pool keeps no inputs, .*lambda_l1.* use --pool_size=0": {"lambda_l1": 1.0},
     "dropout is 1.0: use .* less than 1": {"dropout": 1.0},
     "dropout is -0.1: use 0 or more": {"dropout": -0.1},
 } | {
     f"{name} is -1: use 0 or more": {name: -1}
     for name in (
         "pool_size epochs decay_epochs seed sample_every save_every save_minutes learning_rate "
-        "lambda_adversarial lambda_cycle_a lambda_cycle_b lambda_identity"
+        "lambda_adversarial lambda_cycle_a lambda_cycle_b lambda_identity lambda_l1"
     ).split()
 }
 
@@ -90,6 +92,8 @@ def test_refused_settings_name_flag_and_remedy(message, settings):
         {"channels_b": 1, "lambda_identity": 0},
         {"pool_size": 0, "save_every": 0, "sample_every": 0, "save_minutes": 0},
         {"epochs": 0},
+        PIX2PIX,
+        PIX2PIX | {"data_dir": "pairs", "channels_b": 1},
         {"decay_epochs": 0},
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_cyclegan.build import make_cyclegan, make_strategy
-from tf_cyclegan.config import Config
+from tf_cyclegan.config import PIX2PIX, Config
 from tf_cyclegan.cyclegan import CycleGAN, share_overflow
 from tf_cyclegan.data import TrainingData, load_dataset
 
@@ -258,6 +258,35 @@ def test_forward_cycle_alone_is_its_own_weight():
     assert float(losses["identity_a"]) == pytest.approx(0.5 * 3 * same_a, rel=1e-5)
 
 
+def test_pix2pix_pays_for_the_distance_to_the_truth_and_is_judged_beside_its_input(sets):
+    strategy, model = tiny(**PIX2PIX)
+    real_a, real_b = batch()
+    expected = {
+        name: float(100 * np.abs(made - truth).mean())
+        for name, made, truth in (
+            ("l1_a2b", model.a2b(real_a), real_b),
+            ("l1_b2a", model.b2a(real_b), real_a),
+        )
+    }
+    fake_logits = model.d_b(tf.concat([real_a, model.a2b(real_a)], axis=-1))
+    losses = {k: float(v) for k, v in strategy.run(model.train_step, [(real_a, real_b)]).items()}
+    assert set(losses) == {*expected, "g_adv_a2b", "g_adv_b2a", "d_a", "d_b", "learning_rate"}
+    assert {name: losses[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert losses["g_adv_a2b"] == pytest.approx(np.mean((fake_logits - 1) ** 2), rel=1e-5)
+
+
+def test_pix2pix_learns_pairs_that_it_has_seen():
+    config = dataclasses.replace(TINY, **PIX2PIX, learning_rate=5e-3)
+    data = TrainingData(load_dataset(config), config)
+    strategy = make_strategy("one")
+    model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
+    history = model.fit(
+        data.distributed(strategy, 0, 80), steps_per_epoch=40, epochs=2, verbose=0
+    ).history
+    for name in ("l1_a2b", "l1_b2a"):
+        assert history[name][1] < 0.8 * history[name][0]
+
+
 def test_generators_move_against_frozen_discriminators_and_the_other_way_round():
     for still, moving in (
         ("generator_optimizer", "discriminator_optimizer"),
@@ -351,8 +380,10 @@ def test_an_overflow_on_the_second_replica_stops_the_update_on_both():
 def test_errors_name_the_remedy():
     _, model = tiny()
     sgd = keras.optimizers.SGD
-    with pytest.raises(ValueError, match="one of the first three above 0"):
+    with pytest.raises(ValueError, match="one of the first four above 0"):
         model.compile(sgd(), sgd(), lambda_adversarial=0, lambda_cycle_a=0, lambda_cycle_b=0)
+    with pytest.raises(ValueError, match="Pools keep fakes without their inputs"):
+        model.compile(sgd(), sgd(), lambda_l1=1.0)
     with pytest.raises(ValueError, match="use 0 or more"):
         model.compile(sgd(), sgd(), lambda_cycle_a=-1)
     from tf_cyclegan.generators import ResNetGenerator

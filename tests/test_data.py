@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.config import Config
+from tf_cyclegan.config import PIX2PIX, Config
 from tf_cyclegan.data import (
     SYNTHETIC_TEST,
     SYNTHETIC_TRAIN,
@@ -196,6 +196,15 @@ def test_cached_pictures_are_cropped_and_flipped_anew_each_epoch():
 def test_domains_are_cropped_independently():
     a, b = take(data_of(noise(1), noise(1), CROPPED), 0, 20)
     assert sum(np.array_equal(x, y) for x, y in zip(a, b, strict=True)) < 5
+
+
+def test_pairs_come_together_cropped_and_flipped_alike():
+    scenes = noise(5)
+    a, b = take(data_of(scenes, scenes, CROPPED, **PIX2PIX), 0, 20)
+    np.testing.assert_array_equal(a, b)
+    assert len({image.tobytes() for image in a}) > 15
+    with pytest.raises(DatasetError, match="pairs differ in size: use --preprocess"):
+        data_of(noise(1, 8, 12), noise(1, 12, 8), PLAIN, **PIX2PIX)
 
 
 def draws(count, crop=8, side=12, flip=True):
@@ -392,6 +401,14 @@ def test_embedded_scenes_are_unpaired_and_the_tests_unseen():
         for i in (0, SYNTHETIC_TRAIN - 1):  # the name says which scene it is
             index = int(sets[name].names[i].removeprefix("landscape_").removesuffix(".png"))
             np.testing.assert_array_equal(sets[name].read(i), landscape(index, season, 8, 8))
+
+
+def test_embedded_scenes_come_in_pairs_where_training_needs_them():
+    sets = load_dataset(Config(load_size=8, **PIX2PIX))
+    assert sets["trainA"].names == sets["trainB"].names
+    np.testing.assert_array_equal(sets["trainB"].read(7), landscape(7, "winter", 8, 8))
+    unseen = {*sets["testA"].names, *sets["testB"].names} - {*sets["trainA"].names}
+    assert len(unseen) == 2 * SYNTHETIC_TEST
 
 
 def test_embedded_data_in_gray_has_its_truth_in_the_other_domains_channels():

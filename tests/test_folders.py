@@ -104,3 +104,31 @@ def test_missing_or_empty_splits(tmp_path):
         with pytest.raises(DatasetError, match=f"{split} holds no pictures"):
             load_folders(tmp_path)
         fill(tmp_path / split, ["a.png"])
+
+
+def test_pairs_by_name(tmp_path):
+    fill(tmp_path / "trainA", ["1_A.jpg", "10_A.jpg", "2_A.jpg"])
+    fill(tmp_path / "trainB", ["1_B.png", "10_B.png", "2_B.png"])
+    fill(tmp_path / "testA", ["a.png", "b_B.png", "c_a.png"])
+    fill(tmp_path / "testB", ["b.png", "c_a.jpg", "a_B.jpg"])
+    sets = load_folders(tmp_path, paired=True)
+    assert sets["trainB"].names == ("10_B.png", "1_B.png", "2_B.png")
+    assert sets["testB"].names == ("a_B.jpg", "b.png", "c_a.jpg")
+    assert sets["testB"].read(0)[0, 0, 0] == 20 and sets["testB"].read(1)[0, 0, 0] == 0
+    assert sets["truthA"] is sets["testB"] and sets["truthB"] is sets["testA"]
+    two = load_folders(data_a=tmp_path / "trainA", data_b=tmp_path / "trainB", paired=True)
+    assert list(two) == ["trainA", "trainB"]
+    assert "truthA" not in load_folders(tmp_path)
+
+
+def test_pictures_without_a_counterpart(tmp_path):
+    fill(tmp_path / "trainA", ["1.png", "2.png", "3.png"])
+    fill(tmp_path / "trainB", ["1.png", "4.png"])
+    message = r"3 pictures of trainA and trainB have no counterpart \(2, 3, 4\): .*--paired"
+    with pytest.raises(DatasetError, match=message) as error:
+        load_folders(tmp_path, paired=True)
+    assert_one_line(error)
+    fill(tmp_path / "trainB", ["1.jpg"])
+    with pytest.raises(DatasetError, match="trainB holds two pictures of one name") as error:
+        load_folders(tmp_path, paired=True)
+    assert_one_line(error)

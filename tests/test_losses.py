@@ -10,6 +10,7 @@ from tf_cyclegan.losses import (
     generator_loss,
     gradient_penalty,
     identity_loss,
+    paired_loss,
 )
 
 # Two examples of two patches each.
@@ -64,7 +65,7 @@ def test_losses_are_finite_for_extreme_logits_and_reward_the_right_side(adversar
     assert np.all(np.isfinite(discriminator_loss(adversarial, low, high)))
 
 
-@pytest.mark.parametrize("loss", [cycle_loss, identity_loss])
+@pytest.mark.parametrize("loss", [cycle_loss, identity_loss, paired_loss])
 def test_picture_losses_are_mean_absolute_differences_by_example(loss):
     real = np.zeros((2, 2, 1, 3), np.float32)
     other = real.copy()

@@ -132,6 +132,28 @@ def test_download_splits_and_pictures(tmp_path, site, config):
             np.testing.assert_array_equal(pictures.read(index), splits[split].read(index))
 
 
+def test_pairs_are_read_by_the_names_that_tfds_drops(tmp_path, site):
+    names = {"trainA": "1_A 2_A 10_A", "trainB": "2_B 10_B 1_B", "testA": "3_A", "testB": "3_B"}
+    levels = iter(range(20, 200, 20))
+    files = {
+        f"maps/{split}/{name}.jpg": jpeg(next(levels))
+        for split, listed in names.items()
+        for name in listed.split()
+    }
+    site.offer("maps", zip_of(files))
+    sets = load_tfds("cycle_gan/maps", tmp_path / "data", paired=True)
+    assert sets["trainA"].names == ("10_A.jpg", "1_A.jpg", "2_A.jpg")
+    assert sets["trainB"].names == ("10_B.jpg", "1_B.jpg", "2_B.jpg")
+    assert sets["truthA"].names == ("3_B.jpg",) and sets["truthB"].names == ("3_A.jpg",)
+    for split, name in (("trainB", "10_B"), ("testA", "3_A")):
+        expected = decode_picture(files[f"maps/{split}/{name}.jpg"])
+        np.testing.assert_array_equal(sets[split].read(0), expected)
+    site.close()  # fetched once
+    assert load_tfds("cycle_gan/maps", tmp_path / "data", paired=True)["trainA"].names
+    with pytest.raises(DatasetError, match="horse2zebra holds no pairs: use one of .*maps"):
+        load_tfds("cycle_gan/horse2zebra", tmp_path / "data", paired=True)
+
+
 def test_without_network_the_error_tells_a_way_that_works(tmp_path, site):
     data = zip_of(files_of("facades"))
     site.offer("facades", data)

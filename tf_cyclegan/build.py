@@ -52,8 +52,10 @@ def make_generator(config: Config, channels_in: int, channels_out: int) -> keras
     return network
 
 
-def make_discriminator(config: Config, channels: int) -> keras.Model:
-    """A built discriminator, in the config's precision."""
+def make_discriminator(config: Config, channels: int, channels_of_input: int) -> keras.Model:
+    """A built discriminator, in the config's precision; of pairs it also sees the input."""
+    if config.lambda_l1:
+        channels += channels_of_input
     if config.discriminator == "pixel":
         network = PixelDiscriminator(config.d_filters, config.norm, dtype=config.precision)
     else:
@@ -92,8 +94,8 @@ def make_cyclegan(
         model = CycleGAN(
             a2b=make_generator(config, config.channels_a, config.channels_b),
             b2a=make_generator(config, config.channels_b, config.channels_a),
-            d_a=make_discriminator(config, config.channels_a),
-            d_b=make_discriminator(config, config.channels_b),
+            d_a=make_discriminator(config, config.channels_a, config.channels_b),
+            d_b=make_discriminator(config, config.channels_b, config.channels_a),
             pool_a=pool_a,
             pool_b=pool_b,
             seed=config.seed,
@@ -106,6 +108,7 @@ def make_cyclegan(
             lambda_cycle_a=config.lambda_cycle_a,
             lambda_cycle_b=config.lambda_cycle_b,
             lambda_identity=config.lambda_identity,
+            lambda_l1=config.lambda_l1,
             jit_compile=config.jit_compile,
         )
     return model

@@ -16,8 +16,9 @@ from tf_cyclegan.config import Config
 
 # What may differ between a training and its continuation: the rest would make it another one.
 MAY_CHANGE = {
-    "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "cache", "run_dir",
-    "resume", "sample_every", "watch_every", "save_every", "save_minutes", "keep_checkpoints",
+    "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "paired", "cache",
+    "run_dir", "resume", "sample_every", "watch_every", "save_every", "save_minutes",
+    "keep_checkpoints",
 }  # fmt: skip
 
 

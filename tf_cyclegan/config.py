@@ -23,6 +23,9 @@ class Config:
     """A folder of pictures of domain a, with data_b instead of data_dir."""
     data_b: str | None = None
     """A folder of pictures of domain b."""
+    paired: bool = False
+    """Pictures of one name in both domains (1_A.jpg and 1_B.jpg, or 1.jpg twice) are pairs: what
+    pix2pix is trained on, and evaluate.py measures against."""
     channels_a: Literal[1, 3] = 3
     """Domain a in gray (1) or RGB (3)."""
     channels_b: Literal[1, 3] = 3
@@ -44,6 +47,9 @@ class Config:
     """Pictures of each domain for each replica; the paper takes 1."""
 
     # === Networks ===
+    model: Literal["cyclegan", "pix2pix"] = "cyclegan"
+    """pix2pix is for pairs. It changes defaults: --paired, --lambda_l1=100, and no cycles, identity
+    and pool."""
     generator: Literal["resnet", "unet"] = "resnet"
     """The paper's ResNet, or pix2pix's U-Net."""
     filters: int = 64
@@ -76,6 +82,9 @@ class Config:
     """Weight of the backward cycle b -> a -> b."""
     lambda_identity: float = 0.5
     """Weight of the identity terms, as a share of the cycle weights; keeps colours."""
+    lambda_l1: float = 0.0
+    """Weight of the distance to the true counterpart; above 0 the batches are pairs, and the
+    discriminators see the input beside the output."""
     pool_size: int = 50
     """Earlier fakes kept for each discriminator; 0 for none."""
 
@@ -145,7 +154,8 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}: use 1 or more.")
         for name in (
             "pool_size epochs decay_epochs seed sample_every watch_every save_every save_minutes "
-            "learning_rate lambda_adversarial lambda_cycle_a lambda_cycle_b lambda_identity"
+            "learning_rate lambda_adversarial lambda_cycle_a lambda_cycle_b lambda_identity "
+            "lambda_l1"
         ).split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: use 0 or more.")
@@ -175,6 +185,10 @@ class Config:
             raise ValueError(
                 "Identity needs both domains with the same channels: use --lambda_identity=0."
             )
+        if self.lambda_l1 and not (self.paired or self.synthetic):
+            raise ValueError("lambda_l1 needs pairs: add --paired if pictures of one name are.")
+        if self.lambda_l1 and self.pool_size:
+            raise ValueError("A pool keeps no inputs, which lambda_l1 needs: use --pool_size=0.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: use 0 or more and less than 1.")
 
@@ -215,3 +229,13 @@ DEMO = Config(
     sample_every=400,
     save_every=400,
 )
+
+# What --model=pix2pix changes: Isola et al. 2017, arXiv:1611.07004, and the authors' code.
+PIX2PIX = {
+    "paired": True,
+    "lambda_l1": 100.0,
+    "lambda_cycle_a": 0.0,
+    "lambda_cycle_b": 0.0,
+    "lambda_identity": 0.0,
+    "pool_size": 0,
+}

@@ -20,6 +20,7 @@ from tf_cyclegan.losses import (
     generator_loss,
     gradient_penalty,
     identity_loss,
+    paired_loss,
 )
 
 GRADIENT_PENALTY = 10.0  # Gulrajani et al. 2017, section 4
@@ -67,6 +68,7 @@ class CycleGAN(keras.Model):
         lambda_cycle_a=10.0,
         lambda_cycle_b=10.0,
         lambda_identity=0.5,
+        lambda_l1=0.0,
         run_eagerly=False,
         jit_compile=False,
     ):
@@ -82,6 +84,9 @@ class CycleGAN(keras.Model):
             lambda_cycle_b: weight of b -> a -> b, the backward cycle.
             lambda_identity: weight of the identity terms, as a share of the cycle weight of the
                 same domain (the authors' code; 0.5 in section 5.2).
+            lambda_l1: weight of the distance to the true counterpart, for batches of pairs. Above
+                0 the discriminators judge a picture beside its input, `[n, h, w, c + c']`: with no
+                cycles and no pools that is pix2pix (Isola et al. 2017), both directions at once.
             run_eagerly, jit_compile: as in `keras.Model.compile`.
 
         Raises:
@@ -93,12 +98,14 @@ class CycleGAN(keras.Model):
                 raise ValueError(
                     f"{name} is not built: call {name}.build((None, None, None, channels))."
                 )
-        weights = (lambda_adversarial, lambda_cycle_a, lambda_cycle_b, lambda_identity)
-        if min(weights) < 0 or max(weights[:3]) == 0:
+        weights = (lambda_adversarial, lambda_cycle_a, lambda_cycle_b, lambda_l1, lambda_identity)
+        if min(weights) < 0 or max(weights[:4]) == 0:
             raise ValueError(
-                f"The weights of the losses are {weights} (adversarial, cycle a, cycle b, "
-                "identity): use 0 or more, and one of the first three above 0."
+                f"The weights of the losses are {weights} (adversarial, cycle a, cycle b, l1, "
+                "identity): use 0 or more, and one of the first four above 0."
             )
+        if lambda_l1 and self.pool_a:
+            raise ValueError("Pools keep fakes without their inputs: use none with lambda_l1.")
         # Without optimizer=None Keras would make, and save, an RMSprop over all weights.
         super().compile(optimizer=None, run_eagerly=run_eagerly, jit_compile=jit_compile)
         self.generator_optimizer = generator_optimizer
@@ -109,6 +116,7 @@ class CycleGAN(keras.Model):
         self.lambda_cycle_b = lambda_cycle_b
         self.lambda_identity_a = lambda_identity * lambda_cycle_a
         self.lambda_identity_b = lambda_identity * lambda_cycle_b
+        self.lambda_l1 = lambda_l1
         generator_optimizer.build(self._generator_variables())
         discriminator_optimizer.build(self._discriminator_variables())
         self.trackers = {name: keras.metrics.Mean(name=name) for name in self.log_names()}
@@ -133,6 +141,8 @@ class CycleGAN(keras.Model):
             "cycle_b": self.lambda_cycle_b,
             "identity_a": self.lambda_identity_a,
             "identity_b": self.lambda_identity_b,
+            "l1_a2b": self.lambda_l1,
+            "l1_b2a": self.lambda_l1,
             "d_a": self.lambda_adversarial,
             "d_b": self.lambda_adversarial,
         }
@@ -150,11 +160,11 @@ class CycleGAN(keras.Model):
             term of weight 0 would need.
         """
         pictures = {}
-        if self.lambda_adversarial or self.lambda_cycle_a:
+        if self.lambda_adversarial or self.lambda_cycle_a or self.lambda_l1:
             pictures["fake_b"] = self.a2b(real_a, training=training)
         if self.lambda_cycle_a:
             pictures["cycle_a"] = self.b2a(pictures["fake_b"], training=training)
-        if self.lambda_adversarial or self.lambda_cycle_b:
+        if self.lambda_adversarial or self.lambda_cycle_b or self.lambda_l1:
             pictures["fake_a"] = self.b2a(real_b, training=training)
         if self.lambda_cycle_b:
             pictures["cycle_b"] = self.a2b(pictures["fake_a"], training=training)
@@ -168,11 +178,12 @@ class CycleGAN(keras.Model):
         """The generators' terms, weighted, by name: each `[n]`."""
         losses = {}
         if self.lambda_adversarial:
-            for name, judge, fake in (
-                ("g_adv_a2b", self.d_b, pictures["fake_b"]),
-                ("g_adv_b2a", self.d_a, pictures["fake_a"]),
+            for name, judge, real, fake in (
+                ("g_adv_a2b", self.d_b, real_a, pictures["fake_b"]),
+                ("g_adv_b2a", self.d_a, real_b, pictures["fake_a"]),
             ):
-                loss = generator_loss(self.adversarial, judge(fake, training=training))
+                logits = judge(self.shown(fake, real), training=training)
+                loss = generator_loss(self.adversarial, logits)
                 losses[name] = self.lambda_adversarial * loss
         if self.lambda_cycle_a:
             losses["cycle_a"] = self.lambda_cycle_a * cycle_loss(real_a, pictures["cycle_a"])
@@ -186,14 +197,21 @@ class CycleGAN(keras.Model):
             losses["identity_b"] = self.lambda_identity_b * identity_loss(
                 real_b, pictures["same_b"]
             )
+        if self.lambda_l1:
+            losses["l1_a2b"] = self.lambda_l1 * paired_loss(real_b, pictures["fake_b"])
+            losses["l1_b2a"] = self.lambda_l1 * paired_loss(real_a, pictures["fake_a"])
         return losses
+
+    def shown(self, picture, source):
+        """What a discriminator is shown: the picture, and for pairs its input before it."""
+        return tf.concat([source, picture], axis=-1) if self.lambda_l1 else picture
 
     def discriminator_losses(self, real_a, real_b, fake_a, fake_b, training=False):
         """The discriminators' terms, `d_b` and `d_a`: each `[n]`."""
         losses = {}
         for name, judge, real, fake in (
-            ("d_b", self.d_b, real_b, fake_b),
-            ("d_a", self.d_a, real_a, fake_a),
+            ("d_b", self.d_b, self.shown(real_b, real_a), self.shown(fake_b, real_a)),
+            ("d_a", self.d_a, self.shown(real_a, real_b), self.shown(fake_a, real_b)),
         ):
             # Two calls, not one of both: with batch norm that would mix real with fake.
             real_logits = judge(real, training=training)

@@ -134,6 +134,19 @@ def identity_loss(real, same):
     return per_example_mean(tf.abs(same - real))
 
 
+def paired_loss(truth, fake):
+    """`|fake - truth|_1`, where the truth is known: pix2pix (Isola et al. 2017, equation 3).
+
+    Args:
+        truth: the true counterparts of a batch, `[n, h, w, c]`.
+        fake: what a generator makes of that batch.
+
+    Returns:
+        `[n]`.
+    """
+    return per_example_mean(tf.abs(fake - truth))
+
+
 def unknown_adversarial(adversarial):
     """The error for a name that is none of `ADVERSARIAL`."""
     return ValueError(f"adversarial={adversarial!r} is not known: use one of {ADVERSARIAL}.")

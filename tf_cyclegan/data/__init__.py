@@ -21,21 +21,22 @@ def load_dataset(config: Config) -> dict[str, PictureSet]:
     """Finds the pictures that the config names; they are read later, one by one.
 
     Returns:
-        "trainA" and "trainB"; "testA" and "testB" where the data has them; and "truthA" and
-        "truthB", the true counterparts of the test pictures of that letter, where they are known
-        (the embedded data set).
+        "trainA" and "trainB", in pairs where training needs them; "testA" and "testB" where the
+        data has them; and "truthA" and "truthB", the true counterparts of the test pictures of that
+        letter, where they are known (the embedded data set, and others with `config.paired`).
 
     Raises:
-        DatasetError: the data set is unknown, missing, empty or cannot be downloaded.
+        DatasetError: the data set is unknown, missing, empty, not in the pairs that are asked for,
+            or cannot be downloaded.
     """
     if config.synthetic:
-        sets = _synthetic(config.load_size)
+        sets = _synthetic(config.load_size, paired=config.lambda_l1 > 0)
     elif config.dataset:
         if config.data_a or config.data_b:
             raise DatasetError("dataset excludes data_a and data_b: give the one or the others")
-        sets = load_tfds(config.dataset, config.data_dir)
+        sets = load_tfds(config.dataset, config.data_dir, config.paired)
     else:
-        sets = load_folders(config.data_dir, config.data_a, config.data_b)
+        sets = load_folders(config.data_dir, config.data_a, config.data_b, config.paired)
     gray_a, gray_b = config.channels_a == 1, config.channels_b == 1
     gray = {"trainA": gray_a, "testA": gray_a, "truthB": gray_a}
     gray |= {"trainB": gray_b, "testB": gray_b, "truthA": gray_b}
@@ -47,8 +48,8 @@ def in_gray(pictures: PictureSet) -> PictureSet:
     return PictureSet(pictures.names, lambda i: to_channels(pictures.read(i), 1))
 
 
-def _synthetic(side):
-    """The embedded data set, drawn at `side` pixels; its training seasons show other scenes."""
+def _synthetic(side, paired):
+    """The embedded data set at `side` pixels; its training seasons show other scenes, or pairs."""
 
     def pictures(first, count, season):
         return PictureSet(
@@ -59,7 +60,7 @@ def _synthetic(side):
     test = 2 * SYNTHETIC_TRAIN
     return {
         "trainA": pictures(0, SYNTHETIC_TRAIN, SEASONS["a"]),
-        "trainB": pictures(SYNTHETIC_TRAIN, SYNTHETIC_TRAIN, SEASONS["b"]),
+        "trainB": pictures(0 if paired else SYNTHETIC_TRAIN, SYNTHETIC_TRAIN, SEASONS["b"]),
         "testA": pictures(test, SYNTHETIC_TEST, SEASONS["a"]),
         "truthA": pictures(test, SYNTHETIC_TEST, SEASONS["b"]),
         "testB": pictures(test + SYNTHETIC_TEST, SYNTHETIC_TEST, SEASONS["b"]),
@@ -72,7 +73,8 @@ class TrainingData:
 
     An epoch has as many pictures as the larger domain, in each domain's own random order. (The
     authors draw b with replacement; here each domain runs through all its pictures before any
-    comes again.) The last batch of an epoch is filled up from the next round.
+    comes again.) The last batch of an epoch is filled up from the next round. Where training needs
+    pairs, those of one name come together, cropped and flipped alike.
 
     Args:
         sets: from `load_dataset`.
@@ -91,6 +93,9 @@ class TrainingData:
         self.a = ResizedPictures(sets["trainA"], config)
         self.b = ResizedPictures(sets["trainB"], config)
         self.config = config
+        self.pairs = config.lambda_l1 > 0
+        if self.pairs and self.a.sizes != self.b.sizes:
+            raise DatasetError("pairs differ in size: use --preprocess=resize_and_crop")
         self.global_batch = config.batch_size * replicas
         self.steps_per_epoch = -(-max(len(self.a), len(self.b)) // self.global_batch)
         self.shape_a = (*(self.a.shape or (None, None)), config.channels_a)
@@ -122,7 +127,8 @@ class TrainingData:
         def pair(place):
             return (
                 self._picture(self.a, self.shape_a, place, stream=0),
-                self._picture(self.b, self.shape_b, place, stream=1),
+                # In one stream of draws a pair stays one, and is cropped and flipped alike.
+                self._picture(self.b, self.shape_b, place, stream=0 if self.pairs else 1),
             )
 
         dataset = tf.data.Dataset.range(start, stop).flat_map(places)

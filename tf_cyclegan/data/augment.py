@@ -57,6 +57,7 @@ class ResizedPictures:
 
     Attributes:
         crop: the side of the random square crop, or None.
+        sizes: (h, w) of each picture once resized.
         shape: (h, w) of what is trained on; None where pictures differ.
 
     Raises:
@@ -70,9 +71,9 @@ class ResizedPictures:
         self.crop = config.crop_size if "crop" in config.preprocess else None
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
             first = pool.map(self._first_look, range(len(pictures)))
-            sizes, kept = zip(*first, strict=True)
+            self.sizes, kept = zip(*first, strict=True)
         self._kept = kept if config.cache else None
-        shapes = {(self.crop, self.crop) if self.crop else size for size in sizes}
+        shapes = {(self.crop, self.crop) if self.crop else size for size in self.sizes}
         self.shape = shapes.pop() if len(shapes) == 1 else None
 
     def __len__(self):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tf_cyclegan.data.pictures import (
@@ -60,6 +62,7 @@ def load_folders(
     data_dir: Folder | None = None,
     data_a: Folder | None = None,
     data_b: Folder | None = None,
+    paired: bool = False,
 ) -> dict[str, PictureSet]:
     """Two domains from disk, either way of naming them.
 
@@ -67,9 +70,11 @@ def load_folders(
         data_dir: holds the folders trainA and trainB, perhaps testA and testB.
         data_a: the training pictures of domain a, given instead of `data_dir` and with `data_b`.
         data_b: the same of domain b.
+        paired: whether pictures of one name are pairs; see `pair_up`.
 
     Returns:
-        "trainA", "trainB" and, where there, "testA", "testB" -> pictures.
+        "trainA", "trainB" and, where there, "testA", "testB" -> pictures; of pairs also "truthA"
+        and "truthB", the counterparts of the test pictures of that letter.
 
     Raises:
         DatasetError: if the arguments do not fit together, or a folder is missing or empty.
@@ -79,10 +84,8 @@ def load_folders(
             raise DatasetError(
                 "no pictures named: give data_a and data_b, or data_dir with trainA and trainB"
             )
-        return {
-            "trainA": folder_pictures(data_a),
-            "trainB": folder_pictures(data_b),
-        }
+        sets = {"trainA": folder_pictures(data_a), "trainB": folder_pictures(data_b)}
+        return pair_up(sets) if paired else sets
     if data_a is not None or data_b is not None:
         raise DatasetError("data_dir excludes data_a and data_b: give the one or the other two")
 
@@ -97,4 +100,44 @@ def load_folders(
             f"{', '.join(found[:10]) or 'none'}): rename them, or give data_a and data_b"
         )
     splits = [split for split in ("trainA", "trainB", "testA", "testB") if split in found]
-    return {split: folder_pictures(root / split) for split in splits}
+    sets = {split: folder_pictures(root / split) for split in splits}
+    return pair_up(sets) if paired else sets
+
+
+def pair_up(sets: dict[str, PictureSet]) -> dict[str, PictureSet]:
+    """The same sets, domain b in the order of domain a's counterparts, and the tests' truths.
+
+    Names are compared without their suffix and without a last "_A" or "_B", as in the paper's
+    data sets: 1_A.jpg belongs to 1_B.jpg, and 1.jpg to 1.png.
+
+    Raises:
+        DatasetError: a picture has no counterpart, or two.
+    """
+    result = dict(sets)
+    for split in ("train", "test"):
+        a, b = sets.get(f"{split}A"), sets.get(f"{split}B")
+        if a and b:
+            stems_a, stems_b = _stems(a, f"{split}A"), _stems(b, f"{split}B")
+            if alone := sorted(stems_a.keys() ^ stems_b.keys()):
+                shown = ", ".join(alone[:3]) + (", ..." if len(alone) > 3 else "")
+                raise DatasetError(
+                    f"{len(alone)} pictures of {split}A and {split}B have no counterpart "
+                    f"({shown}): give pairs one name, or leave --paired out"
+                )
+            result[f"{split}B"] = _reordered(b, [stems_b[stem] for stem in stems_a])
+    if {"testA", "testB"} <= result.keys():
+        result |= {"truthA": result["testB"], "truthB": result["testA"]}
+    return result
+
+
+def _stems(pictures: PictureSet, folder: str) -> dict[str, int]:
+    """The part of each name that its counterpart shares -> the picture's place."""
+    stems = {re.sub(r"_[AB]$", "", Path(name).stem): i for i, name in enumerate(pictures.names)}
+    if len(stems) < len(pictures):
+        raise DatasetError(f"{folder} holds two pictures of one name: pairs need different ones")
+    return stems
+
+
+def _reordered(pictures: PictureSet, order: Sequence[int]) -> PictureSet:
+    names = tuple(pictures.names[i] for i in order)
+    return PictureSet(names, lambda index: pictures.read(order[index]))

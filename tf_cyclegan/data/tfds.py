@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from tf_cyclegan.data.folders import load_folders
 from tf_cyclegan.data.pictures import DatasetError, PictureSet, decode_picture
 
 _SPLITS = ("trainA", "trainB", "testA", "testB")
+PAIRED = ("cycle_gan/facades", "cycle_gan/maps")  # their files are named in pairs
 
 
 def config_of(name: str) -> str:
@@ -30,7 +32,9 @@ def config_of(name: str) -> str:
     return config
 
 
-def load_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> dict[str, PictureSet]:
+def load_tfds(
+    name: str, data_dir: str | os.PathLike[str] | None = None, paired: bool = False
+) -> dict[str, PictureSet]:
     """A dataset of the CycleGAN paper, downloaded by TFDS on first use.
 
     The encoded pictures stay in memory (35 MB for facades, 1.5 GB for maps) and are decoded at
@@ -39,14 +43,19 @@ def load_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> dict
     Args:
         name: "cycle_gan/<config>", such as "cycle_gan/summer2winter_yosemite".
         data_dir: where TFDS keeps its data; by default ~/tensorflow_datasets.
+        paired: whether pictures of one name are pairs, as in `PAIRED`. They are then read from the
+            files of the zip, since TFDS drops the names.
 
     Returns:
-        "trainA", "trainB", "testA" and "testB" -> pictures.
+        "trainA", "trainB", "testA" and "testB" -> pictures; of pairs also "truthA" and "truthB".
 
     Raises:
-        DatasetError: if the name is unknown, or the download or preparation fails.
+        DatasetError: if the name is unknown or its pictures are no pairs, or the download or
+            preparation fails.
     """
     config = config_of(name)
+    if paired and name not in PAIRED:
+        raise DatasetError(f"{name} holds no pairs: use one of {', '.join(PAIRED)}")
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import downloader
 
@@ -54,15 +63,27 @@ def load_tfds(name: str, data_dir: str | os.PathLike[str] | None = None) -> dict
     downloader.MAX_RETRIES = 3
     builder = tfds.builder(name, data_dir=data_dir)
     url = next(url for url in builder.url_infos if url.endswith(f"/{config}.zip"))
+    downloads = builder.data_dir_root / "downloads"
     try:
-        builder.download_and_prepare()
+        if paired:
+            manager = tfds.download.DownloadManager(
+                download_dir=downloads,
+                manual_dir=downloads / "manual",
+                url_infos=builder.url_infos,
+                dataset_name=builder.name,
+            )
+            files = manager.download_and_extract(url)
+        else:
+            builder.download_and_prepare()
     except Exception as error:  # requests, zipfile, gfile and TFDS each raise their own kinds
         cause = (str(error).splitlines() or [""])[0]
         raise DatasetError(
             f"{name} could not be downloaded or prepared ({type(error).__name__}: {cause}): "
             f"check the network, or fetch {url} by other means, put it into "
-            f"{builder.data_dir_root / 'downloads' / 'manual'} and start again"
+            f"{downloads / 'manual'} and start again"
         ) from error
+    if paired:
+        return load_folders(files / config, paired=True)
     return {split: _pictures(builder, split) for split in _SPLITS}
 
 
