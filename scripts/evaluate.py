@@ -11,7 +11,6 @@ inception may stand beside published ones. It needs: pip install "tf_cyclegan[me
 
 import dataclasses
 import json
-import math
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -32,6 +31,10 @@ class Options:
     """Another data set than the run's own, by its name in TensorFlow Datasets."""
     data_dir: str | None = None
     """Another data set: a folder with testA and testB, or trainA and trainB."""
+    paired: bool = False
+    """Pictures of one name in testA and testB are pairs: measure against them."""
+    palette: str | None = None
+    """Where domain b is label maps in pairs: cityscapes, facades, or a text file of colours."""
     output: str | None = None
     """Folder for the results; if not given, evaluation/ in the run folder."""
 
@@ -44,8 +47,10 @@ def main(options: Options) -> int:
     from tf_cyclegan.config import Config
     from tf_cyclegan.data import load_dataset
     from tf_cyclegan.data.pictures import write_picture
-    from tf_cyclegan.evaluation import evaluate_direction, pixel_features
+    from tf_cyclegan.data.tfds import PAIRED
+    from tf_cyclegan.evaluation import evaluate_direction, finite, pixel_features, table
     from tf_cyclegan.features import load_features
+    from tf_cyclegan.metrics import read_palette
     from tf_cyclegan.sheets import picture_sheet
     from tf_cyclegan.translate import load_translator
 
@@ -58,9 +63,13 @@ def main(options: Options) -> int:
         config = dataclasses.replace(config, **other, data_a=None, data_b=None)
     elif own is None:
         raise ValueError(f"{run_dir} has no data of its own: name some by --data_dir or --dataset.")
+    paired = config.paired or options.paired or config.dataset in PAIRED
+    if options.palette and not paired:
+        raise ValueError("label maps are measured against true ones: --palette goes with --paired.")
+    palettes = {"a2b": read_palette(options.palette) if options.palette else None, "b2a": None}
     translators = {d: load_translator(run_dir, d) for d in ("a2b", "b2a")}
     features = pixel_features if options.features == "pixels" else load_features(options.features)
-    sets = load_dataset(config)
+    sets = load_dataset(dataclasses.replace(config, paired=paired))
     split = "test" if {"testA", "testB"} <= set(sets) else "train"
 
     # === Both directions ===
@@ -72,7 +81,7 @@ def main(options: Options) -> int:
         print(f"{direction}: {len(inputs)} pictures ...", flush=True)
         backward = translators["b2a" if direction == "a2b" else "a2b"]
         results[direction], columns = evaluate_direction(
-            translators[direction], backward, inputs, targets, truth, features
+            translators[direction], backward, inputs, targets, truth, features, palettes[direction]
         )
         first = columns["real"][0].shape[:2]
         shown = [i for i, real in enumerate(columns["real"]) if real.shape[:2] == first][:8]
@@ -110,55 +119,6 @@ def main(options: Options) -> int:
         print(f"{direction}: {scores['collapse']['verdict']}")
     print(f"written to {output}/evaluation.json, a2b.png, b2a.png")
     return 0
-
-
-def table(results: dict) -> str:
-    """The scores in lines, a column for each direction, the untranslated pictures in brackets."""
-    lines = [f"{'':<26}" + "".join(f"{direction:>30}" for direction in results)]
-
-    def line(name, text):
-        cells = [text(scores) for scores in results.values()]
-        lines.append(f"{name:<26}" + "".join(f"{cell:>30}" for cell in cells))
-
-    def kid(s):
-        d = s["distance"]
-        return f"{d['kid']:.4g} +- {d['kid_spread']:.2g} ({d['untranslated']['kid']:.4g})"
-
-    def score(group, name, digits):
-        def text(s):
-            if s[group] is None or s[group][name] is None:
-                return "not known"
-            before = s[group].get("untranslated")
-            bracket = f" ({before[name]:.{digits}f})" if before else ""
-            return f"{s[group][name]:.{digits}f}{bracket}"
-
-        return text
-
-    line("KID", kid)
-    line("FID", score("distance", "fid", 1))
-    for group in ("cycle", "identity", "truth"):
-        line(f"{group} L1", score(group, "l1", 3))
-        line(f"{group} PSNR", score(group, "psnr", 1))
-    line("truth SSIM", score("truth", "ssim", 3))
-    line("truth color shift", score("color", "truth", 1))
-    line("identity color shift", score("color", "identity", 1))
-    for name in ("inputs", "fakes", "targets"):
-        line(f"diversity of {name}", score("collapse", name, 2))
-    line("recall", score("collapse", "recall", 2))
-    line("coverage", score("collapse", "coverage", 2))
-    return "\n".join(lines)
-
-
-def finite(scores: dict) -> dict:
-    """The scores as JSON can hold them: null for the PSNR of equal pictures, which is infinite."""
-    result = {}
-    for name, value in scores.items():
-        if isinstance(value, dict):
-            value = finite(value)
-        elif isinstance(value, float) and not math.isfinite(value):
-            value = None
-        result[name] = value
-    return result
 
 
 def commit() -> str | None:

@@ -15,7 +15,7 @@ from tf_cyclegan.config import Config
 from tf_cyclegan.data.folders import list_pictures
 from tf_cyclegan.data.pictures import PictureSet, read_picture, write_picture
 from tf_cyclegan.data.synthetic import landscape
-from tf_cyclegan.evaluation import evaluate_direction, pixel_features
+from tf_cyclegan.evaluation import evaluate_direction, finite, pixel_features
 from tf_cyclegan.generators import ResNetGenerator
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
@@ -148,9 +148,35 @@ def test_script_on_a_folder_without_tests_or_truth(script, run, tmp_path, capsys
     assert "not known" in capsys.readouterr().out
 
 
-def test_script_writes_json_where_pictures_are_equal(script):
+def test_script_on_pairs_of_photos_and_label_maps(script, run, tmp_path, capsys):
+    """Every winter picture in two colours: the classes of a palette."""
+    black_or_white = "000000\nffffff\n"
+    (tmp_path / "palette.txt").write_text(black_or_white)
+    for split in ("train", "test"):
+        for domain, season in (("A", "summer"), ("B", "winter")):
+            folder = tmp_path / f"{split}{domain}"
+            folder.mkdir()
+            for i in range(7):
+                picture = landscape(i, season, SIDE, SIDE, 0)
+                if domain == "B":
+                    picture = np.where(picture > 160, 255, 0).astype(np.uint8)[..., [0, 0, 0]]
+                write_picture(folder / f"{9 - i}_{domain}.png", picture)
+    flags = {"data_dir": str(tmp_path), "output": str(tmp_path / "out")}
+    with pytest.raises(ValueError, match="--palette goes with --paired"):
+        script.main(script.Options(str(run), **flags, palette="facades"))
+    palette = str(tmp_path / "palette.txt")
+    assert script.main(script.Options(str(run), **flags, paired=True, palette=palette)) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert result["a2b"]["truth"]["untranslated"]["l1"] > 0.2
+    assert set(result["a2b"]["labels"]) == {"pixel_accuracy", "class_accuracy", "iou"}
+    assert 0 < result["a2b"]["labels"]["pixel_accuracy"] < 1
+    assert "labels" not in result["b2a"] and result["b2a"]["truth"]["l1"] > 0
+    assert "class IoU" in capsys.readouterr().out
+
+
+def test_scores_become_json_where_pictures_are_equal():
     scores = {"a2b": {"cycle": {"psnr": float("inf"), "l1": 0.0}, "truth": None}, "step": 3}
-    result = script.finite(scores)
+    result = finite(scores)
     assert result == {"a2b": {"cycle": {"psnr": None, "l1": 0.0}, "truth": None}, "step": 3}
     json.dumps(result, allow_nan=False)
 

@@ -5,9 +5,11 @@ import pytest
 
 from tf_cyclegan.data.pictures import PictureSet
 from tf_cyclegan.metrics import (
+    PALETTES,
     color_shift,
     cycle_scores,
     label_scores,
+    read_palette,
     score_translations,
     truth_scores,
 )
@@ -104,6 +106,26 @@ PALETTE = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]], np.uint8)
 
 def labels(*rows):
     return PALETTE[np.array(rows)]
+
+
+def test_palettes(tmp_path):
+    assert len(read_palette("cityscapes")) == 20 and len(read_palette("facades")) == 12
+    for name in PALETTES:
+        assert len(np.unique(read_palette(name), axis=0)) == len(read_palette(name))
+    assert read_palette("cityscapes")[0].tolist() == [128, 64, 128]  # road
+    path = tmp_path / "colours.txt"
+    path.write_text("#ff0000\n00ff80 000000\n")
+    assert read_palette(str(path)).tolist() == [[255, 0, 0], [0, 255, 128], [0, 0, 0]]
+    path.write_text("ff0000 red")
+    with pytest.raises(ValueError, match="'red' is no colour: write red as ff0000"):
+        read_palette(str(path))
+    with pytest.raises(ValueError, match="nowhere is no palette: use cityscapes, facades"):
+        read_palette("nowhere")
+
+
+def test_pairs_of_two_sizes_are_refused():
+    with pytest.raises(ValueError, match="resize pairs to one size"):
+        truth_scores([np.zeros((12, 12, 3), np.uint8)], [np.zeros((12, 16, 3), np.uint8)])
 
 
 def test_label_scores_by_hand():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from tf_cyclegan.data.augment import resize
 from tf_cyclegan.data.pictures import PictureSet, to_channels
 from tf_cyclegan.distances import collapse, fid, kid
-from tf_cyclegan.metrics import color_shift, cycle_scores, truth_scores
+from tf_cyclegan.metrics import color_shift, cycle_scores, label_scores, truth_scores
 
 Translate = Callable[[np.ndarray], np.ndarray]  # uint8 [h, w, c] to uint8 [h, w, c']
 
@@ -34,6 +35,7 @@ def evaluate_direction(
     targets: PictureSet,
     truth: PictureSet | None,
     features: Callable[[Iterable[np.ndarray]], np.ndarray],
+    palette: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
     """Measures one direction on a whole split.
 
@@ -43,13 +45,18 @@ def evaluate_direction(
         targets: real pictures of the domain they should look like, no pairs.
         truth: the inputs' true counterparts, where they are known.
         features: pictures to `[n, d]`.
+        palette: colours of the classes, `[classes, 3]`, where the targets are label maps.
 
     Returns:
         Scores by group: `distance` (KID and FID to the targets, and those of the untranslated
         inputs), `cycle` (input -> fake -> back), `identity` (targets through the same generator;
-        None where channels differ), `truth` (None where it is not known), `color` (shift of the
-        identity's and of the translation's mean color), `collapse`. And the
-        first pictures by column name: real, fake, cycled, and truth where it is known.
+        None where channels differ), `truth` (None where it is not known), `labels` (with a palette
+        alone), `color` (shift of the identity's and of the translation's mean color),
+        `collapse`. And the pictures by column name: real, fake, cycled, and truth where it is
+        known.
+
+    Raises:
+        ValueError: a picture and its truth differ in size, or there are too few pictures.
     """
     real = [inputs.read(i) for i in range(len(inputs))]
     aims = [targets.read(i) for i in range(len(targets))]
@@ -84,4 +91,59 @@ def evaluate_direction(
         before = [to_channels(p, t.shape[2]) for p, t in zip(real, true, strict=True)]
         scores["truth"] = truth_scores(fakes, true) | {"untranslated": truth_scores(before, true)}
         scores["color"]["truth"] = color_shift(fakes, true)
+        if palette is not None:
+            scores["labels"] = label_scores(fakes, true, palette)
     return scores, columns
+
+
+def table(results: dict) -> str:
+    """The scores in lines, a column for each direction, the untranslated pictures in brackets."""
+    lines = [f"{'':<26}" + "".join(f"{direction:>30}" for direction in results)]
+
+    def line(name, text):
+        cells = [text(scores) for scores in results.values()]
+        lines.append(f"{name:<26}" + "".join(f"{cell:>30}" for cell in cells))
+
+    def kid(s):
+        d = s["distance"]
+        return f"{d['kid']:.4g} +- {d['kid_spread']:.2g} ({d['untranslated']['kid']:.4g})"
+
+    def score(group, name, digits):
+        def text(s):
+            if s.get(group) is None or s[group][name] is None:
+                return "not known"
+            before = s[group].get("untranslated")
+            bracket = f" ({before[name]:.{digits}f})" if before else ""
+            return f"{s[group][name]:.{digits}f}{bracket}"
+
+        return text
+
+    line("KID", kid)
+    line("FID", score("distance", "fid", 1))
+    for group in ("cycle", "identity", "truth"):
+        line(f"{group} L1", score(group, "l1", 3))
+        line(f"{group} PSNR", score(group, "psnr", 1))
+    line("truth SSIM", score("truth", "ssim", 3))
+    if any("labels" in scores for scores in results.values()):
+        line("pixel accuracy", score("labels", "pixel_accuracy", 3))
+        line("class accuracy", score("labels", "class_accuracy", 3))
+        line("class IoU", score("labels", "iou", 3))
+    line("truth color shift", score("color", "truth", 1))
+    line("identity color shift", score("color", "identity", 1))
+    for name in ("inputs", "fakes", "targets"):
+        line(f"diversity of {name}", score("collapse", name, 2))
+    line("recall", score("collapse", "recall", 2))
+    line("coverage", score("collapse", "coverage", 2))
+    return "\n".join(lines)
+
+
+def finite(scores: dict) -> dict:
+    """The scores as JSON can hold them: null for the PSNR of equal pictures, which is infinite."""
+    result = {}
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            value = finite(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            value = None
+        result[name] = value
+    return result

@@ -1,11 +1,25 @@
 """How near pictures come to those they should equal: the truth, the cycle's start, a label map."""
 
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from tf_cyclegan.data.pictures import PictureSet, to_channels
+
+# Colours of label maps, RGB. Cityscapes: its 19 training classes, from road to bicycle, and what is
+# left out of them. Facades: the 12 classes of the CMP base.
+PALETTES = {
+    "cityscapes": """
+        804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98
+        4682b4 dc143c ff0000 00008e 000046 003c64 005064 0000e6 770b20 000000
+    """,
+    "facades": """
+        0000aa 0000ff 0055ff 00aaff 00ffff 55ffaa aaff55 ffff00 ffaa00 ff5500 ff0000 aa0000
+    """,
+}
 
 _MEASURES: dict[str, Callable] = {
     "l1": lambda picture, true: np.abs(picture.astype(np.float64) - true).mean() / 127.5,
@@ -59,8 +73,14 @@ def cycle_scores(real, again) -> dict[str, float]:
 
 
 def _mean_over_pairs(pictures, truth, names) -> dict[str, float]:
-    pairs = zip(pictures, truth, strict=True)
-    scores = [[float(_MEASURES[name](*pair)) for name in names] for pair in pairs]
+    scores = []
+    for picture, true in zip(pictures, truth, strict=True):
+        if picture.shape != true.shape:
+            raise ValueError(
+                f"a picture of {picture.shape} cannot be compared with one of {true.shape}: "
+                "resize pairs to one size."
+            )
+        scores.append([float(_MEASURES[name](picture, true)) for name in names])
     return dict(zip(names, np.mean(scores, axis=0).tolist(), strict=True))
 
 
@@ -92,6 +112,32 @@ def _lab(picture: np.ndarray) -> np.ndarray:
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = np.moveaxis(f, -1, 0)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def read_palette(spec: str) -> np.ndarray:
+    """The colours of label maps.
+
+    Args:
+        spec: a name in `PALETTES`, or a text file of colours such as `804080`, one a line or more.
+
+    Returns:
+        uint8 `[classes, 3]`.
+
+    Raises:
+        ValueError: it is neither, or something in the file is no such colour.
+    """
+    text = PALETTES.get(spec)
+    if text is None:
+        try:
+            text = Path(spec).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            names = ", ".join(PALETTES)
+            raise ValueError(f"{spec} is no palette: use {names}, or a text file.") from None
+    colours = [word.removeprefix("#") for word in text.split()]
+    for colour in colours:
+        if not re.fullmatch("[0-9a-fA-F]{6}", colour):
+            raise ValueError(f"{spec}: {colour[:20]!r} is no colour: write red as ff0000.")
+    return np.array([list(bytes.fromhex(colour)) for colour in colours], np.uint8).reshape(-1, 3)
 
 
 def label_scores(pictures: Iterable, truth: Iterable, palette) -> dict[str, float]:
