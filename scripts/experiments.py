@@ -2,7 +2,8 @@
 
     python scripts/experiments.py losses
     python scripts/experiments.py identity --seeds 0 1 --train="--epochs=11 --decay_epochs=4"
-    python scripts/experiments.py losses --train="--data_dir=my_photos" --seeds 0 --output=measured
+    python scripts/experiments.py losses --variants "GAN alone" CycleGAN --seeds 0 \\
+        --train="--data_dir=my_photos" --features=network.h5 --output=measured
 
 Trains and evaluates each variant with each seed under runs/experiments/, and writes README.md (a
 table of means and ranges over the seeds), results.json and figure.png. Run again, it continues
@@ -52,6 +53,10 @@ EXPERIMENTS = {
         "What does the pool of 50 earlier fakes steady? (section 4)",
         {"no pool": "--pool_size=0", "pool of 50": ""},
     ),
+    "paired": (
+        "How far is it from what true pairs would teach? (pix2pix, the ceiling of tables 2 to 5)",
+        {"CycleGAN": "", "pix2pix": "--model=pix2pix"},
+    ),
 }
 
 
@@ -59,8 +64,12 @@ EXPERIMENTS = {
 class Options:
     """The flags."""
 
-    name: tyro.conf.Positional[Literal["losses", "generators", "adversarial", "identity", "pool"]]
+    name: tyro.conf.Positional[
+        Literal["losses", "generators", "adversarial", "identity", "pool", "paired"]
+    ]
     """Which experiment."""
+    variants: tuple[str, ...] = ()
+    """Only these rows of the table, by name; if not given, all."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each variant is trained once with each."""
     train: str = "--epochs=5 --decay_epochs=3"
@@ -77,20 +86,24 @@ def main(options: Options) -> int:
     from tf_cyclegan.experiments import figure, page
 
     question, variants = EXPERIMENTS[options.name]
+    if unknown := set(options.variants) - set(variants):
+        raise ValueError(f"no variant {', '.join(unknown)}: use some of {', '.join(variants)}.")
+    variants = {n: flags for n, flags in variants.items() if n in (options.variants or variants)}
     results = {
         variant: [measured(flags, seed, options) for seed in options.seeds]
         for variant, flags in variants.items()
     }
     first = {name: run_folder(flags, options.seeds[0], options) for name, flags in variants.items()}
-    seeds = " ".join(map(str, options.seeds))
-    command = f"python scripts/experiments.py {options.name} --seeds {seeds}"
-    command += f' --train="{options.train}" --features={options.features}'
+    command = ["python", "scripts/experiments.py", options.name]
+    command += ["--variants", *options.variants] if options.variants else []
+    command += ["--seeds", *map(str, options.seeds)]
+    command += [f"--train={options.train}", f"--features={options.features}"]
 
     output = Path(options.output or Path("docs/experiments") / options.name)
     output.mkdir(parents=True, exist_ok=True)
     write_picture(output / "figure.png", figure(first))
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (output / "README.md").write_text(page(options.name, question, command, results))
+    (output / "README.md").write_text(page(options.name, question, shlex.join(command), results))
     print(f"written to {output}")
     return 0
 

@@ -82,9 +82,11 @@ def test_an_experiment_is_run_once_and_drawn(tmp_path):
 
     again = run(tmp_path, "identity", "--seeds", "3", train)
     assert again.returncode == 0 and "train.py" not in again.stdout
-    # The variant without other flags is the pool's own, too.
-    shared = run(tmp_path, "pool", "--seeds", "3", train)
+    # The variant without other flags is this one's, too.
+    shared = run(tmp_path, "paired", "--seeds", "3", train)
     assert shared.stdout.count("train.py --max_steps=2") == 1
+    config = (tmp_path / "runs/experiments").rglob("model_pix2pix/seed_3/config.json")
+    assert json.loads(next(config).read_text())["lambda_l1"] == 100
 
 
 @pytest.mark.parametrize("flags", [["losses", "--train=--epochs=-1"], ["identity", "--train=--no"]])
@@ -93,3 +95,20 @@ def test_a_training_that_fails_is_named(tmp_path, flags):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: train.py --")
     assert not (tmp_path / "docs").exists()
+
+
+def test_some_variants_alone(tmp_path):
+    train = (
+        "--train=--max_steps=1 --load_size=24 --crop_size=24 --filters=2 --blocks=1 --d_filters=2"
+    )
+    done = run(tmp_path, "losses", "--variants", "GAN alone", "--seeds", "0", train)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "docs/experiments/losses/README.md").read_text()
+    assert "| GAN alone | " in page and "| CycleGAN" not in page
+    assert "losses --variants 'GAN alone' --seeds 0 '--train=--max_steps=1" in page
+    done = run(tmp_path, "losses", "--variants", "cycle")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: no variant cycle: use some of cycle alone, GAN alone, GAN + forward cycle, "
+        "GAN + backward cycle, CycleGAN, CycleGAN with identity.\n"
+    )
