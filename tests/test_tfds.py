@@ -65,6 +65,9 @@ class Site:
         url = f"http://127.0.0.1:{self.server.server_port}/{config}.zip"
         checksum = hashlib.sha256(data).hexdigest()
         info = checksums.UrlInfo(size=len(data), checksum=checksum, filename=f"{config}.zip")
+        self.monkeypatch.delitem(
+            cycle_gan.CycleGAN.url_infos, cycle_gan._DL_URLS[config], raising=False
+        )
         self.monkeypatch.setitem(cycle_gan._DL_URLS, config, url)
         self.monkeypatch.setitem(cycle_gan.CycleGAN.url_infos, url, info)
 
