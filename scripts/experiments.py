@@ -82,13 +82,14 @@ class Options:
 
 def main(options: Options) -> int:
     """Trains and measures what is not there yet, and returns the exit code."""
-    from tf_cyclegan.data.pictures import write_picture  # after --help, which needs none of it
-    from tf_cyclegan.experiments import figure, page
-
     question, variants = EXPERIMENTS[options.name]
     if unknown := set(options.variants) - set(variants):
         raise ValueError(f"no variant {', '.join(unknown)}: use some of {', '.join(variants)}.")
     variants = {n: flags for n, flags in variants.items() if n in (options.variants or variants)}
+
+    from tf_cyclegan.data.pictures import write_picture  # now: it takes seconds
+    from tf_cyclegan.experiments import figure, page
+
     results = {
         variant: [measured(flags, seed, options) for seed in options.seeds]
         for variant, flags in variants.items()
