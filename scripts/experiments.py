@@ -122,21 +122,22 @@ def measured(flags: str, seed: int, options: Options) -> dict:
     run = run_folder(flags, seed, options)
     folder = run / f"evaluation_{Path(options.features).stem}"
     if not (folder / "evaluation.json").exists():
-        ours = f"--run_dir={run} --seed={seed} --sample_every=0 --watch_every=0"
-        call("train.py", f"{options.train} {flags} {ours}")
-        call("evaluate.py", f"--run_dir={run} --features={options.features} --output={folder}")
+        ours = [f"--run_dir={run}", f"--seed={seed}", "--sample_every=0", "--watch_every=0"]
+        call("train.py", *shlex.split(options.train), *shlex.split(flags), *ours)
+        call("evaluate.py", ours[0], f"--features={options.features}", f"--output={folder}")
     scores = json.loads((folder / "evaluation.json").read_text())
     for direction, judge in (("a2b", "d_b"), ("b2a", "d_a")):
         scores[direction]["d_spread"] = late_spread(run / "losses.csv", judge)
     return scores
 
 
-def call(script: str, flags: str):
+def call(script: str, *flags: str):
     """Runs a script beside this one, its words going to the terminal."""
-    print(f"{script} {flags}", flush=True)
-    code = subprocess.run([sys.executable, SCRIPTS / script, *shlex.split(flags)]).returncode
+    command = shlex.join([script, *flags])
+    print(command, flush=True)
+    code = subprocess.run([sys.executable, SCRIPTS / script, *flags]).returncode
     if code:
-        raise ValueError(f"{script} {flags} ended with {code}: see above; then run this again.")
+        raise ValueError(f"{command} ended with {code}: see above; then run this again.")
 
 
 if __name__ == "__main__":
