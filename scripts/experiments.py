@@ -76,6 +76,8 @@ class Options:
     """Flags of scripts/train.py for all variants: other data, another budget, a GPU's settings."""
     features: str = "pixels"
     """As in scripts/evaluate.py."""
+    figure: bool = True
+    """Draw figure.png; --no_figure where the pictures may not be passed on."""
     output: str | None = None
     """Folder for the results; if not given, docs/experiments/<name>."""
 
@@ -99,12 +101,16 @@ def main(options: Options) -> int:
     command += ["--variants", *options.variants] if options.variants else []
     command += ["--seeds", *map(str, options.seeds)]
     command += [f"--train={options.train}", f"--features={options.features}"]
+    command += [] if options.figure else ["--no_figure"]
+    command += [f"--output={options.output}"] if options.output else []
 
     output = Path(options.output or Path("docs/experiments") / options.name)
     output.mkdir(parents=True, exist_ok=True)
-    write_picture(output / "figure.png", figure(first))
+    if options.figure:
+        write_picture(output / "figure.png", figure(first))
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (output / "README.md").write_text(page(options.name, question, shlex.join(command), results))
+    text = page(options.name, question, shlex.join(command), results, options.figure)
+    (output / "README.md").write_text(text)
     print(f"written to {output}")
     return 0
 

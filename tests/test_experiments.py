@@ -101,14 +101,44 @@ def test_some_variants_alone(tmp_path):
     train = (
         "--train=--max_steps=1 --load_size=24 --crop_size=24 --filters=2 --blocks=1 --d_filters=2"
     )
-    done = run(tmp_path, "losses", "--variants", "GAN alone", "--seeds", "0", train)
+    few = ["losses", "--variants", "GAN alone", "--seeds", "0", train]
+    done = run(tmp_path, *few, "--no_figure", "--output=here")
     assert done.returncode == 0, done.stderr
-    page = (tmp_path / "docs/experiments/losses/README.md").read_text()
+    page = (tmp_path / "here/README.md").read_text()
     assert "| GAN alone | " in page and "| CycleGAN" not in page
     assert "losses --variants 'GAN alone' --seeds 0 '--train=--max_steps=1" in page
+    assert "--no_figure --output=here\n" in page and "figure.png" not in page
+    assert not (tmp_path / "here/figure.png").exists()
     done = run(tmp_path, "losses", "--variants", "cycle")
     assert done.returncode == 1
     assert done.stderr == (
         "error: no variant cycle: use some of cycle alone, GAN alone, GAN + forward cycle, "
         "GAN + backward cycle, CycleGAN, CycleGAN with identity.\n"
     )
+
+
+# === docs/experiments, docs/results.md: what they say is what was measured ===
+
+
+def published():
+    return sorted((ROOT / "docs" / "experiments").glob("*/results.json"))
+
+
+@pytest.mark.parametrize("path", published(), ids=lambda path: path.parent.name)
+def test_a_published_page_follows_from_its_numbers(path):
+    text = (path.parent / "README.md").read_text()
+    title, question = text.splitlines()[0].removeprefix("# "), text.splitlines()[2]
+    command = text.split("```sh\n")[1].split("\n```")[0]
+    drawn = (path.parent / "figure.png").exists()
+    assert page(title, question, command, json.loads(path.read_text()), drawn) == text
+
+
+def test_every_row_of_the_results_is_on_a_page():
+    pages = "\n".join(path.with_name("README.md").read_text() for path in published())
+    rows = [
+        line
+        for line in (ROOT / "docs" / "results.md").read_text().splitlines()
+        if line.startswith("|")
+    ]
+    assert len(rows) > 30
+    assert [row for row in rows if row not in pages] == []

@@ -68,13 +68,16 @@ def figure(runs: dict[str, Path]) -> np.ndarray:
     return np.concatenate([sheet[:, :width] for sheet in sheets])
 
 
-def page(title: str, question: str, command: str, results: dict[str, list[dict]]) -> str:
+def page(
+    title: str, question: str, command: str, results: dict[str, list[dict]], drawn: bool = True
+) -> str:
     """An experiment in Markdown: a table for each direction, and figure.png.
 
     Args:
         title, question: what it is called, and what it asks.
         command: that reproduces it.
         results: variant -> the content of evaluation.json, of each seed.
+        drawn: whether there is a figure.png.
     """
     runs = next(iter(results.values()))
     protocol, seeds = runs[0]["protocol"], [run["protocol"]["seed"] for run in runs]
@@ -97,8 +100,9 @@ def page(title: str, question: str, command: str, results: dict[str, list[dict]]
         lines.append(f"| | {' | '.join(table)} |\n{'|---' * (len(table) + 1)}|")
         for variant, cells in zip(results, zip(*table.values(), strict=True), strict=True):
             lines.append(f"| {variant} | {' | '.join(cells)} |")
-    lines.append("\n![Inputs, each variant's translations, and the truth](figure.png)\n")
-    lines.append(f"*Seed {seeds[0]}: a2b above, b2a below.*")
+    if drawn:
+        lines.append("\n![Inputs, each variant's translations, and the truth](figure.png)\n")
+        lines.append(f"*Seed {seeds[0]}: a2b above, b2a below.*")
     return "\n".join(lines) + "\n"
 
 
