@@ -25,7 +25,7 @@ def main(config: Config) -> int:
     from tf_cyclegan.build import make_cyclegan, make_strategy
     from tf_cyclegan.callbacks import Checkpoints, LossLog, Samples, StopOnNonFinite
     from tf_cyclegan.checkpoints import RunFolder
-    from tf_cyclegan.cyclegan import worker_number
+    from tf_cyclegan.cyclegan import worker_count, worker_number
     from tf_cyclegan.data import TrainingData, load_dataset
     from tf_cyclegan.metrics import score_translations
     from tf_cyclegan.translate import translator
@@ -46,7 +46,7 @@ def main(config: Config) -> int:
     # === Model, and what an earlier process left of it ===
     model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
     worker = worker_number(strategy)
-    run = RunFolder(config.run_folder, config, worker)
+    run = RunFolder(config.run_folder, config, worker, worker_count(strategy))
     with strategy.scope():
         step = run.attach(model)
     print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} an epoch", flush=True)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_cyclegan.build import make_cyclegan, make_strategy
-from tf_cyclegan.checkpoints import RunFolder, read_config, save_generator
+from tf_cyclegan.checkpoints import RunFolder, read_config, save_generator, saved_steps
 from tf_cyclegan.config import Config
 from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.interop import load_generator
@@ -124,11 +124,38 @@ def test_another_setting_is_refused_by_name_once_there_is_a_checkpoint(tmp_path)
 
 def test_workers_of_a_cluster_keep_their_own_checkpoints_and_the_first_the_rest(tmp_path):
     model, _ = training(TINY)
-    folder = RunFolder(tmp_path, TINY, worker=1)
+    folder = RunFolder(tmp_path, TINY, worker=1, workers=2)
     folder.attach(model)
     folder.save()
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["worker_1"]
+
+
+def test_workers_continue_from_the_last_step_that_all_have(tmp_path):
+    """One was killed after its fellow had saved step 3, and before it had itself."""
+    model, run = training(TINY)
+    for worker, steps in ((1, (1, 2)), (0, (1, 2, 3))):
+        model.step.assign(0)
+        folder = RunFolder(tmp_path, TINY, worker, workers=2)
+        folder.attach(model)
+        for step in steps:
+            model.step.assign(step)
+            folder.save()
+        (tmp_path / "checkpoints" / "worker_0").mkdir(exist_ok=True)
+    folders = [RunFolder(tmp_path, TINY, worker, workers=2) for worker in (0, 1)]
+    assert [sorted(saved_steps(folder.checkpoints)) for folder in folders] == [[2, 3], [1, 2]]
+    for folder in folders:
+        assert folder.attach(training(TINY)[0]) == 2
+        assert sorted(saved_steps(folder.checkpoints)) == ([2] if folder.chief else [1, 2])
+    assert not list(folders[0].checkpoints.glob("ckpt-3*"))
+    for workers in (1, 3):
+        with pytest.raises(ValueError, match=f"2 of {workers} left checkpoints.: use as many"):
+            RunFolder(tmp_path, TINY, 0, workers)
+
+    for path in folders[1].checkpoints.iterdir():
+        path.unlink()
+    assert folders[0].attach(training(TINY)[0]) == 0  # nothing that both have
+    assert saved_steps(folders[0].checkpoints) == set()
 
 
 def test_generators_are_saved_in_float32_whatever_they_train_in(tmp_path):

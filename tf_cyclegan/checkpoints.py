@@ -30,17 +30,26 @@ class RunFolder:
         config: of this training.
         worker: the number of this process in a cluster. Each keeps checkpoints of its own, since
             pools differ; all else is written by number 0.
+        workers: processes in the cluster, all with this folder on a disk that they share.
 
     Raises:
-        ValueError: the folder belongs to a training with other settings, holds one while
-            `config.resume` is off, or cannot be written.
+        ValueError: the folder belongs to a training with other settings or another number of
+            workers, holds one while `config.resume` is off, or cannot be written.
     """
 
-    def __init__(self, path: Path, config: Config, worker: int = 0):
+    def __init__(self, path: Path, config: Config, worker: int = 0, workers: int = 1):
         self.path = Path(path)
         self.chief = worker == 0
         self.keep = config.keep_checkpoints
-        self.checkpoints = self.path / "checkpoints" / f"worker_{worker}"
+        self.folders = [self.path / "checkpoints" / f"worker_{i}" for i in range(workers)]
+        self.checkpoints = self.folders[worker]
+        before = sum(1 for folder in self.path.glob("checkpoints/worker_*") if saved_steps(folder))
+        if before > workers or (before and not all(folder.exists() for folder in self.folders)):
+            raise ValueError(
+                f"{self.path} holds a training of another number of workers, or on a disk that "
+                f"they do not share ({before} of {workers} left checkpoints): use as many, or "
+                "another --run_dir."
+            )
         saved = self.path / "config.json"
         # Without a checkpoint there is nothing that other settings could spoil.
         if saved.exists() and tf.train.latest_checkpoint(self.checkpoints):
@@ -68,7 +77,7 @@ class RunFolder:
             )
 
     def attach(self, model) -> int:
-        """Names what is saved, and restores the last checkpoint if there is one.
+        """Names what is saved, and restores the last checkpoint that all workers have, if any.
 
         Args:
             model: a compiled `CycleGAN`, in the scope of its strategy.
@@ -92,6 +101,9 @@ class RunFolder:
             dropout=_numbered(_dropout_states(model)),
             step=model.step,
         )
+        # A worker may have been killed before it saved a step that the others have.
+        common = max(set.intersection(*map(saved_steps, self.folders)), default=0)
+        forget_after(common, self.checkpoints)
         self.manager = tf.train.CheckpointManager(checkpoint, self.checkpoints, self.keep)
         if self.manager.latest_checkpoint:
             try:
@@ -115,6 +127,28 @@ class RunFolder:
             save_generator(self.model.b2a, self.path / "b2a.keras")
         # Last: once this step has a checkpoint, the generators beside it are as new.
         self.manager.save(checkpoint_number=step)
+
+
+def saved_steps(folder: Path) -> set[int]:
+    """The steps of the whole checkpoints in a worker's folder."""
+    state = tf.train.get_checkpoint_state(folder)
+    paths = state.all_model_checkpoint_paths if state else []
+    return {int(path.rpartition("-")[2]) for path in paths}
+
+
+def forget_after(step: int, folder: Path):
+    """Removes the checkpoints of later steps."""
+    steps = sorted(saved_steps(folder))
+    kept = [str(folder / f"ckpt-{s}") for s in steps if s <= step]
+    if len(kept) == len(steps):
+        return
+    if kept:
+        tf.compat.v1.train.update_checkpoint_state(folder, kept[-1], kept)
+    else:
+        (folder / "checkpoint").unlink()
+    for later in steps[len(kept) :]:
+        for file in folder.glob(f"ckpt-{later}.*"):
+            file.unlink()
 
 
 def _numbered(parts):

@@ -352,3 +352,9 @@ def worker_number(strategy) -> int:
     """The number of this process in its cluster, 0 for the chief or where there is no cluster."""
     cluster = strategy.cluster_resolver
     return cluster.task_id or 0 if cluster else 0
+
+
+def worker_count(strategy) -> int:
+    """The number of processes in the cluster, 1 where there is none."""
+    cluster = strategy.cluster_resolver
+    return max(cluster.cluster_spec().num_tasks("worker"), 1) if cluster else 1

@@ -137,12 +137,14 @@ class TrainingData:
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     def distributed(self, strategy: tf.distribute.Strategy, start: int, stop: int):
-        """`batches` for every replica of a strategy, whichever worker it is on."""
+        """`batches` for every replica of a strategy, whichever worker it is on, over and over."""
 
         def worker(context):
             replicas = context.num_replicas_in_sync // context.num_input_pipelines
             first = context.input_pipeline_id * replicas
-            return self.batches(start, stop, first, replicas)
+            # Endless: of data that can end, TensorFlow hides the batch size from several workers,
+            # in case one of them gets an empty batch, and a pool must know it.
+            return self.batches(start, stop, first, replicas).repeat()
 
         return strategy.distribute_datasets_from_function(worker)
 

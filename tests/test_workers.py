@@ -1,0 +1,102 @@
+"""scripts/workers.py: several real processes on this machine, one of them killed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_cyclegan.callbacks import read_losses
+from tf_cyclegan.checkpoints import saved_steps
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "workers.py"
+STEPS = 300
+TINY = (
+    "--load_size=20 --crop_size=16 --filters=4 --blocks=0 --d_filters=4 --d_layers=1 "
+    f"--pool_size=3 --sample_every=0 --watch_every=0 --save_every=20 --max_steps={STEPS}"
+).split()
+
+
+def start(run_dir, *flags):
+    return subprocess.Popen(
+        [sys.executable, "-u", SCRIPT, "--workers=2", "--", *TINY, f"--run_dir={run_dir}", *flags],
+        stdout=open(f"{run_dir}.log", "w"),
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+
+def wait_for_step(process, run_dir, step):
+    while max(saved_steps(run_dir / "checkpoints" / "worker_1"), default=0) < step:
+        assert process.poll() is None, Path(f"{run_dir}.log").read_text()
+        time.sleep(0.05)
+
+
+def trained(run_dir, worker):
+    """All tensors of a worker's last checkpoint but TensorFlow's own."""
+    reader = tf.train.load_checkpoint(run_dir / "checkpoints" / f"worker_{worker}")
+    names = [
+        name
+        for name in reader.get_variable_to_shape_map()
+        if not name.startswith(("_CHECKPOINT", "save_counter"))
+    ]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("workers") / "undisturbed"
+    assert start(run_dir).wait(300) == 0, Path(f"{run_dir}.log").read_text()
+    return run_dir
+
+
+def test_a_killed_worker_does_not_change_what_comes_of_the_job(undisturbed, tmp_path):
+    run_dir = tmp_path / "killed"
+    job = start(run_dir)
+    wait_for_step(job, run_dir, 60)
+    log = Path(f"{run_dir}.log")
+    second = int(re.search(r"^workers: \d+ (\d+)$", log.read_text(), re.MULTILINE)[1])
+    os.kill(second, signal.SIGKILL)
+    assert job.wait(300) == 0, log.read_text()
+    text = log.read_text()
+    assert "A worker was ended by signal 9: start 2 ..." in text
+    resumed = [int(step) for step in re.findall(rf": step (\d+) of {STEPS}", text)]
+    assert resumed[0] == 0 < resumed[1] < STEPS
+    for worker in (0, 1):
+        expected, found = trained(undisturbed, worker), trained(run_dir, worker)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            np.testing.assert_array_equal(value, found[name], err_msg=name)
+    rows = [read_losses(path / "losses.csv") for path in (undisturbed, run_dir)]
+    assert rows[0] == rows[1] and len(rows[0]) == STEPS
+
+
+def test_workers_see_other_pictures_and_share_their_weights(undisturbed):
+    first, second = trained(undisturbed, 0), trained(undisturbed, 1)
+    for name, value in first.items():
+        same = np.array_equal(value, second[name])
+        assert same != name.startswith(("pool_a/number_0/images", "pool_b/number_0/images")), name
+
+
+def test_stopped_workers_save_first(tmp_path):
+    job = start(tmp_path / "run")
+    wait_for_step(job, tmp_path / "run", 20)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(120) == 128 + signal.SIGTERM
+    folders = [tmp_path / "run" / "checkpoints" / f"worker_{i}" for i in range(2)]
+    common = set.intersection(*map(saved_steps, folders))
+    assert 20 <= max(common) < STEPS
+
+
+def test_a_mistake_is_said_and_not_tried_again(tmp_path):
+    job = start(tmp_path / "run", "--data_dir=nowhere")
+    assert job.wait(120) == 1
+    text = Path(f"{tmp_path / 'run'}.log").read_text()
+    assert "error: nowhere is no folder" in text and "start 2" not in text
+    assert not (tmp_path / "run").exists()
