@@ -80,6 +80,11 @@ def main(config: Config) -> int:
                 "memory or disk space ran out: free some, or use another --run_dir with a smaller "
                 "--crop_size, --batch_size or --filters; the last checkpoint is whole."
             ) from None
+        except tf.errors.UnavailableError:
+            raise ConnectionError(
+                "another worker is gone: start all of them again with the same command; the last "
+                "checkpoint is whole."
+            ) from None
         step = model.steps_done
     run.save()
     if checkpoints.stopped_by:

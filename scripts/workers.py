@@ -68,10 +68,11 @@ def run_once(options: Options) -> int:
             )
         print("workers:", *(process.pid for process in processes), flush=True)
         while None in (codes := [process.poll() for process in processes]):
-            if failed := [code for code in codes if code]:
-                return failed[0]
+            if any(codes):
+                break
             time.sleep(0.2)
-        return next((code for code in codes if code), 0)
+        # A signal's negative code first: it is why the others ended with an error.
+        return min(code or 0 for code in codes) or max(code or 0 for code in codes)
     except Stopped as stop:
         # Together, so that all save the same step: none can go on without the others.
         for process in processes:
