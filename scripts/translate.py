@@ -38,7 +38,7 @@ def main(options: Options) -> int:
     from tqdm import tqdm  # after --help, which needs none of it
 
     from tf_cyclegan.checkpoints import write_text
-    from tf_cyclegan.data.augment import resize
+    from tf_cyclegan.data.augment import resize_longer_side
     from tf_cyclegan.data.pictures import PictureError, write_picture
     from tf_cyclegan.sheets import Page
     from tf_cyclegan.translate import find_pictures, load_translator
@@ -70,8 +70,7 @@ def main(options: Options) -> int:
             try:
                 real = pictures.read(index)
                 if options.resize:
-                    scale = options.resize / max(real.shape[:2])
-                    real = resize(real, [max(round(scale * side), 1) for side in real.shape[:2]])
+                    real = resize_longer_side(real, options.resize)
                 fake = translate(real)
                 write_picture(output / name, fake)
                 page.add(name, real, fake)

@@ -1,6 +1,7 @@
 import io
 import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -312,17 +313,28 @@ def test_jpeg_keeps_colour_detail(tmp_path, noise):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, noise, monkeypatch):
     write_picture(tmp_path / "a.png", noise)
 
-    def save_half(image, path, kind):
-        path.write_bytes(b"half")
+    def write_half(path, data):
+        with open(path, "wb") as file:
+            file.write(data[: len(data) // 2])
         raise OSError("disk\nfull")
 
-    monkeypatch.setattr(Image.Image, "save", save_half)
+    monkeypatch.setattr(Path, "write_bytes", write_half)
     with pytest.raises(PictureError, match="cannot be written .*disk full") as error:
         write_picture(tmp_path / "a.png", noise[::-1])
     assert_one_line(error)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), noise)
+
+
+def test_a_format_without_room_for_the_picture_is_named(tmp_path):
+    wide = np.zeros((1, 16384, 3), np.uint8)  # WebP ends at 16383
+    with pytest.raises(
+        PictureError, match=r"a\.webp: cannot be encoded as WEBP .*another"
+    ) as error:
+        write_picture(tmp_path / "a.webp", wide)
+    assert_one_line(error)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_written_is_an_error(tmp_path, noise):

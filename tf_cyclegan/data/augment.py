@@ -46,6 +46,12 @@ def resize(picture, size):
     return np.asarray(image).reshape(height, width, picture.shape[2])
 
 
+def resize_longer_side(picture, pixels):
+    """Resizes so that the longer side has `pixels` pixels; the shorter one keeps at least 1."""
+    scale = pixels / max(picture.shape[:2])
+    return resize(picture, [max(round(scale * side), 1) for side in picture.shape[:2]])
+
+
 class ResizedPictures:
     """The pictures of one domain, each read once, resized, and kept if the config says so.
 

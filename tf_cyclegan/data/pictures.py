@@ -116,42 +116,69 @@ def read_picture(
 ) -> np.ndarray:
     """Reads a picture file of at most `MAX_BYTES`; see `decode_picture`."""
     with _open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > MAX_BYTES:
-            raise PictureError(
-                f"{path}: {size} bytes are more than {MAX_BYTES}: scale the picture down first"
-            )
+        check_size(os.fstat(file.fileno()).st_size, str(path))
         data = file.read()
     return decode_picture(data, str(path), channels, max_pixels)
 
 
-def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
-    """Writes a picture in the format of the path's suffix, whole or not at all.
+def check_size(size: int, name: str) -> None:
+    """Refuses a file of more than `MAX_BYTES` before it is read, by a PictureError."""
+    if size > MAX_BYTES:
+        raise PictureError(
+            f"{name}: {size} bytes are more than {MAX_BYTES}: scale the picture down first"
+        )
+
+
+def encode_picture(picture: np.ndarray, name: str | os.PathLike[str]) -> bytes:
+    """Encodes a picture in the format of a file name's suffix.
 
     PNG, BMP, TIFF and WebP are lossless, JPEG has quality 95, GIF at most 256 colours.
 
     Args:
-        path: a file in an existing folder; an old file of that name is replaced.
         picture: uint8 `[h, w, 1]` or `[h, w, 3]`.
+        name: a file name or path; also what error messages call the picture.
 
     Raises:
-        PictureError: if the suffix is unknown or the file cannot be written.
+        PictureError: if the suffix is unknown, or the format has no room for such a picture.
         ValueError: if `picture` is of another shape or dtype.
     """
-    path = Path(path)
     shape = picture.shape
     if picture.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
         raise ValueError(
             f"a picture to write must be uint8 [h, w, 1 or 3], not {picture.dtype} {list(shape)}: "
             "to_uint8 makes one from a float image"
         )
-    if path.suffix.lower() not in SUFFIXES:
-        raise PictureError(f"{path}: unknown suffix: name it one of {' '.join(SUFFIXES)}")
-    kind = SUFFIXES[path.suffix.lower()]
+    suffix = Path(name).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise PictureError(f"{name}: unknown suffix: name it one of {' '.join(SUFFIXES)}")
+    kind = SUFFIXES[suffix]
     image = Image.fromarray(picture[:, :, 0] if shape[2] == 1 else picture)
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, kind, **_SAVE_OPTIONS.get(kind, {}))
+    except (OSError, ValueError) as error:
+        raise PictureError(
+            f"{name}: cannot be encoded as {kind} ({_one_line(error)}): use another format"
+        ) from error
+    return buffer.getvalue()
+
+
+def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
+    """Writes a picture in the format of the path's suffix, whole or not at all.
+
+    Args:
+        path: a file in an existing folder; an old file of that name is replaced.
+        picture: uint8 `[h, w, 1]` or `[h, w, 3]`; see `encode_picture`.
+
+    Raises:
+        PictureError: if the suffix is unknown or the file cannot be written.
+        ValueError: if `picture` is of another shape or dtype.
+    """
+    path = Path(path)
+    data = encode_picture(picture, path)
     partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        image.save(partial, kind, **_SAVE_OPTIONS.get(kind, {}))
+        partial.write_bytes(data)
         os.replace(partial, path)
     except (OSError, ValueError) as error:
         raise PictureError(
