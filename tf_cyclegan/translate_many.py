@@ -8,7 +8,6 @@ All paths go through Beam's FileSystems: local ones, and gs://, s3:// or others 
 installed for. It needs: pip install "tf_cyclegan[beam]"
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -104,8 +103,10 @@ def translate_many(
     finally:
         _discard_unfinished(output)
     counters = result.metrics().query(MetricsFilter().with_namespace(__name__))["counters"]
-    found = {counter.key.metric.name: counter.result for counter in counters}
-    return {name: found.get(name, 0) for name in COUNTS}
+    counts = dict.fromkeys(COUNTS, 0)
+    for counter in counters:  # one for each step that has counted
+        counts[counter.key.metric.name] += counter.result
+    return counts
 
 
 def pipeline_options(flags: list[str]) -> PipelineOptions:
@@ -116,15 +117,18 @@ def pipeline_options(flags: list[str]) -> PipelineOptions:
     """
     logging.basicConfig()  # Beam would, inside, and then log to what is no longer stderr
     flags = ["--default_sdk_harness_log_level=WARNING", *flags]
-    parsers: list[argparse.ArgumentParser] = []
+    unknown: list[str] = []
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             options = PipelineOptions(flags)
-            options.get_all_options(add_extra_args_fn=parsers.append)
+            options.get_all_options(
+                retain_unknown_options=True,
+                add_extra_args_fn=lambda parser: unknown.extend(parser.parse_known_args(flags)[1]),
+            )
     except SystemExit:  # argparse, after a hundred lines of usage
         raise ValueError(complaint.getvalue().strip().rpartition("error: ")[2]) from None
-    if unknown := parsers[0].parse_known_args(flags)[1]:
+    if unknown:
         raise ValueError(f"{unknown[0]} is no flag of this script or of Beam: see --help.")
     return options
 
@@ -233,20 +237,21 @@ def find_collection(input: str, output: str) -> Collection:
     Raises:
         ValueError: translations would go among the originals.
     """
-    path = os.path.abspath(input) if FileSystems.get_scheme(input) is None else input.rstrip("/")
-    if not re.search(r"[*?[]", path) or FileSystems.exists(path):
-        folder, _, name = path.rpartition("/")
-        is_picture = PurePosixPath(name).suffix.lower() in SUFFIXES
-        base, globs = (folder, [_literal(name)]) if is_picture else (path, ["*"])
-    else:
-        base = re.split(r"[*?[]", path)[0].rpartition("/")[0]
+    fixed = input if FileSystems.exists(input) else re.split(r"[*?[]", input)[0]
+    folder = fixed[: fixed.rfind("/") + 1]
+    rest = input[len(folder) :]
+    if fixed != input:
         # To Beam, the ** of photos/**/x.jpg is a folder or more; to everyone else, or none.
-        first, *rest = re.split(r"(?<![^/])\*\*/", path[len(base) + 1 :])
+        first, *others = re.split(r"(?<![^/])\*\*/", rest)
         globs = [
-            first + "".join(map(add, stars, rest))
-            for stars in product(("**/", ""), repeat=len(rest))
+            first + "".join(map(add, stars, others))
+            for stars in product(("**/", ""), repeat=len(others))
         ]
-    base = _whole_path(base or "/").rstrip("/")
+    elif PurePosixPath(rest).suffix.lower() in SUFFIXES:
+        globs = [_literal(rest)]
+    else:
+        folder, globs = input, ["*"]
+    base = _whole_path(folder).rstrip("/")
     if f"{base}/".startswith(f"{output}/"):
         raise ValueError(f"{output} holds the originals: use another --output.")
     return Collection(base, tuple(f"{_literal(base)}/{glob}" for glob in globs), f"{output}/")
@@ -314,12 +319,12 @@ class GeneratorHandler(ModelHandler[np.ndarray, np.ndarray, Callable[[np.ndarray
         return sum(picture.nbytes for picture in batch)
 
 
-def write(pair: tuple[Entry, np.ndarray], output: str) -> str:
-    """Writes a translation whole or not at all, and returns its name."""
+def write(pair: tuple[Entry, np.ndarray], output: str) -> Entry:
+    """Writes a translation whole or not at all."""
     entry, fake = pair
     _write_whole(output, entry.name, encode_picture(fake, entry.name))
     _count("translated")
-    return entry.name
+    return entry
 
 
 def record(entry: Entry, error: tuple[type, str, list[str]]) -> str:

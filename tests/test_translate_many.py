@@ -1,0 +1,375 @@
+"""Collections through Beam's DirectRunner, by scripts/translate_many.py."""
+
+import importlib.util
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_cyclegan.checkpoints import save_generator
+from tf_cyclegan.data import pictures
+from tf_cyclegan.data.pictures import PictureError, read_picture, write_picture
+from tf_cyclegan.generators import ResNetGenerator
+from tf_cyclegan.translate import load_translator
+
+if "CI" not in os.environ:
+    pytest.importorskip("apache_beam", reason="collections need Apache Beam")
+
+from apache_beam.io.filesystem import FileMetadata, FileSystem
+
+from tf_cyclegan import translate_many
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "scripts"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with one generator."""
+    path = tmp_path_factory.mktemp("run")
+    keras.utils.set_random_seed(0)
+    network = ResNetGenerator(filters=4, blocks=1)
+    network.build((None, None, None, 3))
+    # The initial weights of 0.02 would give nearly gray pictures.
+    network.set_weights([10 * weight for weight in network.get_weights()])
+    save_generator(network, path / "a2b.keras")
+    return path
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_script", SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and tyro look a class's module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def many(run, input, output, *flags, **options):
+    module = script("translate_many")
+    options = module.Options(str(run), str(input), str(output), **options)
+    return module.main(options, list(flags))
+
+
+def noise(height, width, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+
+
+def fill(folder, *names):
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_picture(folder / name, noise(9, 12, seed=seed))
+    return folder
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def records(folder):
+    lines = [line for path in folder.glob("failed-*.jsonl") for line in path.open()]
+    return {entry["name"]: entry["reason"] for entry in map(json.loads, lines)}
+
+
+# === What comes out ===
+
+
+def test_the_bytes_are_those_of_translate(run, tmp_path, capsys):
+    photos = fill(tmp_path / "photos", "a.jpg", "B.JPEG", "c.png", "d.webp", "e.tif", "été.png")
+    write_picture(photos / "odd.jpg", noise(37, 22))
+    write_picture(photos / "tiny.png", noise(1, 3))
+    write_picture(photos / "gray.jpg", noise(10, 14, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    Image.fromarray(noise(10, 20)).save(photos / "turned.jpg", exif=exif)
+    if sys.platform == "linux":  # other systems have no names that are no text
+        shutil.copy(photos / "c.png", os.fsencode(photos) + b"/\xe9.png")
+    translate = script("translate")
+    for resize in (None, 16):
+        one, all_ = tmp_path / f"one{resize}", tmp_path / f"all{resize}"
+        paths = {"run_dir": str(run), "output": str(one), "input": (str(photos),)}
+        assert translate.main(translate.Options(**paths, resize=resize)) == 0
+        assert many(run, photos, all_, resize=resize) == 0
+        expected = files(one)
+        del expected["index.html"]
+        assert len(expected) == len(list(photos.iterdir())) >= 10
+        assert files(all_) == expected
+        assert [path for path in all_.iterdir() if path.is_dir()] == []
+    with Image.open(tmp_path / "allNone" / "turned.jpg") as image:
+        assert image.size == (10, 20)
+    printed = capsys.readouterr().out
+    assert f"a2b: {len(expected)} translated, 0 there already, 0 failed" in printed
+
+
+def test_subfolders_are_kept_and_nothing_is_made_twice(run, tmp_path, capsys):
+    photos = fill(tmp_path / "photos", "1.png", "x/1.png", "x/y/1.png", "x/.thumbs/1.png")
+    (photos / "notes.txt").touch()
+    out = photos / "out"  # among the originals: its pictures are none
+    threads = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
+    assert many(run, photos / "**" / "*.png", out, *threads) == 0
+    first = files(out)
+    assert sorted(first) == ["1.png", "x/1.png", "x/y/1.png"]
+    translate = load_translator(run, "a2b")
+    for name in first:
+        np.testing.assert_array_equal(
+            read_picture(out / name), translate(read_picture(photos / name))
+        )
+    stamps = {name: (out / name).stat().st_mtime_ns for name in first}
+    fill(photos, "new.png")
+    capsys.readouterr()
+    assert many(run, photos / "**" / "*.png", out) == 0
+    assert "1 translated, 3 there already, 0 failed" in capsys.readouterr().out
+    assert stamps == {name: (out / name).stat().st_mtime_ns for name in first}
+    assert sorted(files(out)) == sorted([*first, "new.png"])
+
+
+@pytest.mark.parametrize(
+    "pattern, names",
+    [
+        ("*.png", "1.png"),
+        ("*", "1.png 2.JPG"),
+        ("**", "1.png 2.JPG a/1.png a/b/1.png a/b/c/3.gif"),
+        ("**/1.*", "1.png a/1.png a/b/1.png"),
+        ("*/1.png", "a/1.png"),
+        ("a/*", "1.png"),
+        ("a/**/*.gif", "b/c/3.gif"),
+        ("**/b/**/*", "a/b/1.png a/b/c/3.gif"),
+        ("?.[pP]*", "1.png"),
+        ("a/b", "1.png"),
+        ("a/b/", "1.png"),
+        ("a/b/1.png", "1.png"),
+        ("missing", ""),
+        ("missing/*.png", ""),
+    ],
+)
+def test_what_a_folder_or_glob_means(tmp_path, monkeypatch, pattern, names):
+    photos = fill(tmp_path / "p [1]*", "1.png", "a/1.png", "a/b/1.png")
+    fill(tmp_path / "p 1", "other.png")  # what the folder's name would mean as a glob
+    shutil.copy(photos / "1.png", photos / "2.JPG")
+    (photos / "a/b/c").mkdir()
+    shutil.copy(photos / "1.png", photos / "a/b/c/3.gif")
+    shutil.copy(photos / "1.png", photos / ".hidden.png")
+    (photos / "a/notes.txt").touch()
+    monkeypatch.chdir(photos)
+    entries = list(translate_many.find_collection(pattern, str(tmp_path / "out")).entries())
+    assert sorted(entry.name for entry in entries) == sorted(names.split())
+    for entry in entries:
+        assert entry.path.endswith(entry.name) and Path(entry.path).is_relative_to(photos)
+        assert entry.size == Path(entry.path).stat().st_size
+
+
+# === What goes wrong ===
+
+
+def test_pictures_that_fail_are_listed_and_tried_again(run, tmp_path, monkeypatch, capsys):
+    photos = fill(tmp_path / "photos", "good.png", "x/blocked.png", "hungry.png")
+    (photos / "text.jpg").write_text("no picture")
+    write_picture(photos / "hungry.png", noise(99, 99))
+    write_picture(photos / "large.bmp", noise(200, 200))
+    monkeypatch.setattr(pictures, "MAX_BYTES", 100_000)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "x").touch()  # where a folder should be made
+    load = translate_many.load_translator
+
+    def load_hungry(*arguments):
+        translate = load(*arguments)
+
+        def hungry(picture):
+            if len(picture) == 99:
+                raise PictureError("needs more\nmemory: use --resize")
+            return translate(picture)
+
+        return hungry
+
+    monkeypatch.setattr(translate_many, "load_translator", load_hungry)
+    assert many(run, photos / "**", out) == 1
+    printed = capsys.readouterr()
+    assert "1 translated, 0 there already, 4 failed" in printed.out
+    assert "failed-*.jsonl" in printed.err
+    failed = records(out)
+    assert failed.pop("hungry.png") == "needs more memory: use --resize"
+    assert failed.pop("text.jpg").startswith(f"{photos}/text.jpg: no JPEG, PNG")
+    assert "bytes are more than 100000" in failed.pop("large.bmp")
+    assert "Not a directory" in failed.pop("x/blocked.png")
+    assert failed == {}
+    assert {name for name in files(out) if "failed" not in name} == {"good.png", "x"}
+
+    monkeypatch.undo()
+    (out / "x").unlink()
+    (photos / "text.jpg").unlink()
+    assert many(run, photos / "**", out) == 0
+    assert "3 translated, 1 there already, 0 failed" in capsys.readouterr().out
+    assert sorted(files(out)) == ["good.png", "hungry.png", "large.bmp", "x/blocked.png"]
+
+
+def test_wrong_flags_are_found_before_any_work(run, tmp_path):
+    photos, out = fill(tmp_path / "photos", "1.png"), tmp_path / "out"
+    (tmp_path / "file").touch()
+    cases = [
+        ("b2a.keras is not there: name a run folder", run, photos, out, (), {"direction": "b2a"}),
+        ("nowhere is not there: name a run", tmp_path / "nowhere", photos, out, (), {}),
+        ("gif matches no pictures .*name a folder", run, photos / "*.gif", out, (), {}),
+        ("missing matches no pictures", run, tmp_path / "missing", out, (), {}),
+        ("file cannot be written .*another --output", run, photos, tmp_path / "file", (), {}),
+        ("photos holds the originals: use another", run, photos, photos, (), {}),
+        ("holds the originals: use another", run, photos, tmp_path, (), {}),
+        ("resize is 0: use 1 or more", run, photos, out, (), {"resize": 0}),
+        ("^--directon=b2a is no flag of this script", run, photos, out, ("--directon=b2a",), {}),
+        ("^2.png is no flag of this script", run, photos, out, ("2.png",), {}),
+        ("workers: invalid int value: 'x'$", run, photos, out, ("--direct_num_workers=x",), {}),
+        ("Unexpected pipeline runner: Quick", run, photos, out, ("--runner=Quick",), {}),
+        ("specified path.*nowhere://x", run, "nowhere://x/*.png", out, (), {}),
+    ]
+    for message, run_dir, input, output, flags, options in cases:
+        with pytest.raises(ValueError, match=message) as error:
+            many(run_dir, input, output, *flags, **options)
+        assert "\n" not in str(error.value)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "photos"], message
+
+
+def test_without_beam_the_message_names_the_extra(run, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "tf_cyclegan.translate_many")
+    monkeypatch.delattr("tf_cyclegan.translate_many")
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(ValueError, match=r'pip install "tf_cyclegan\[beam\]"'):
+        many(run, tmp_path, tmp_path / "out")
+
+
+# === Killed, and elsewhere ===
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_killed_it_does_the_rest(run, tmp_path, capsys):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    write_picture(photos / "0.jpg", noise(240, 320))
+    for number in range(1, 100):
+        shutil.copy(photos / "0.jpg", photos / f"{number}.jpg")
+    command = [sys.executable, SCRIPTS / "translate_many.py", f"--run_dir={run}"]
+    command += [f"--input={photos}/**", f"--output={out}", "--runner=DirectRunner"]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    process = subprocess.Popen(command, env=environ)
+    while process.poll() is None and len(list(out.glob("*.jpg"))) < 5:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    expected = pictures.encode_picture(
+        load_translator(run, "a2b")(read_picture(photos / "0.jpg")), "0.jpg"
+    )
+    before = {path.name: path.stat() for path in out.glob("*.jpg")}
+    assert 5 <= len(before) < 100
+    assert {(out / name).read_bytes() for name in before} == {expected}
+
+    assert many(run, photos, out) == 0
+    assert f"{100 - len(before)} translated, {len(before)} there" in capsys.readouterr().out
+    for name, old in before.items():
+        new = (out / name).stat()
+        assert (new.st_mtime_ns, new.st_ino) == (old.st_mtime_ns, old.st_ino)
+    assert sorted(path.name for path in out.iterdir()) == sorted(p.name for p in photos.iterdir())
+    assert {path.read_bytes() for path in out.iterdir()} == {expected}
+
+
+class Bucket(FileSystem):
+    """An object store: names that hold bytes, no folders, no file until it is closed."""
+
+    objects: dict[str, bytes] = {}
+
+    @classmethod
+    def scheme(cls):
+        return "bucket"
+
+    def join(self, basepath, *paths):
+        return "/".join([basepath.rstrip("/"), *paths])
+
+    def split(self, path):
+        return tuple(path.rsplit("/", 1))
+
+    def mkdirs(self, path):
+        pass
+
+    def has_dirs(self):
+        return False
+
+    def _list(self, dir_or_prefix):
+        names = [name for name in self.objects if name.startswith(dir_or_prefix)]
+        return map(self.metadata, names)
+
+    def create(self, path, mime_type=None, compression_type=None):
+        class Upload(io.BytesIO):
+            def close(upload):
+                self.objects[path] = upload.getvalue()
+                super().close()
+
+        return Upload()
+
+    def open(self, path, mime_type=None, compression_type=None):
+        return io.BytesIO(self.objects[path])
+
+    def copy(self, source_file_names, destination_file_names):
+        for source, destination in zip(source_file_names, destination_file_names, strict=True):
+            self.objects[destination] = self.objects[source]
+
+    def rename(self, source_file_names, destination_file_names):
+        self.copy(source_file_names, destination_file_names)
+        for source in source_file_names:
+            del self.objects[source]
+
+    def exists(self, path):
+        return path in self.objects
+
+    def size(self, path):
+        return len(self.objects[path])
+
+    def last_updated(self, path):
+        return 0
+
+    def checksum(self, path):
+        return str(self.size(path))
+
+    def metadata(self, path):
+        return FileMetadata(path, self.size(path), 0)
+
+    def delete(self, paths):
+        for match in self.match(paths):
+            if not match.metadata_list:
+                raise OSError(f"nothing to delete: {match.pattern}")
+            for file in match.metadata_list:
+                del self.objects[file.path]
+
+
+def test_all_may_be_in_an_object_store(run, tmp_path, monkeypatch):
+    local = fill(tmp_path / "photos", "1.png", "x/2.jpg")
+    (local / "x" / "bad.png").write_text("no picture")
+    assert many(run, local / "**", tmp_path / "out") == 1
+
+    monkeypatch.setattr(Bucket, "objects", {})
+    store = Bucket.objects
+    store["bucket://b/run/a2b.keras"] = (run / "a2b.keras").read_bytes()
+    for name, data in files(local).items():
+        store[f"bucket://b/photos/{name}"] = data
+    store["bucket://b/out/.unfinished/0"] = b"left by a killed one"
+    store["bucket://b/out/failed-00007-of-00009.jsonl"] = b"left by one before"
+    before = dict(store)
+    assert many("bucket://b/run", "bucket://b/photos/**", "bucket://b/out/") == 1
+    prefix = "bucket://b/out/"
+    made = {name.removeprefix(prefix): data for name, data in store.items() if prefix in name}
+    assert [name for name in made if "failed" in name] == ["failed-00000-of-00001.jsonl"]
+    assert json.loads(made.pop("failed-00000-of-00001.jsonl"))["name"] == "x/bad.png"
+    expected = {
+        name: data for name, data in files(tmp_path / "out").items() if "failed" not in name
+    }
+    assert made == expected and len(made) == 2
+    assert {name: store[name] for name in before if prefix not in name} == {
+        name: data for name, data in before.items() if prefix not in name
+    }
