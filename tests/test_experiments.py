@@ -21,6 +21,11 @@ def test_a_cell_holds_mean_and_range():
     assert cell([{"d_spread": 0.5}], "d_spread", None, 1) == "0.5"
     assert cell([*runs, {"truth": None}], "truth", "l1", 2) == ""
     assert cell([{"d_spread": None}], "d_spread", None, 1) == ""
+    assert cell([{"d_spread": -0.04}, {"d_spread": 0.06}], "d_spread", None, 1) == (
+        "0.0 (0.0 to 0.1)"
+    )
+    collapses = [{"collapse": {"collapsed": value}} for value in (True, False, True)]
+    assert cell(collapses, "collapse", "collapsed", 0) == "2 of 3"
 
 
 def test_the_spread_is_that_of_the_last_quarter(tmp_path):
@@ -49,7 +54,7 @@ def test_a_page_leaves_empty_columns_out():
     run = {"protocol": protocol, "a2b": scores, "b2a": scores}
     text = page("losses", "Why?", "python this.py", {"one": [run], "two": [run]})
     assert "| | KID | cycle L1 | collapsed |\n|---|---|---|---|\n" in text
-    assert text.count("| two | 0.250 | 0.500 | 1.0 |") == 2
+    assert text.count("| two | 0.250 | 0.500 | 1 of 1 |") == 2
     assert "python this.py" in text and "(4 and 5 pictures), 30 steps" in text and "Seed 7" in text
 
 

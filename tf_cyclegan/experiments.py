@@ -22,7 +22,7 @@ COLUMNS = {
     "identity L1": ("identity", "l1", 3),
     "identity color": ("color", "identity", 1),
     "d spread": ("d_spread", None, 3),
-    "collapsed": ("collapse", "collapsed", 1),
+    "collapsed": ("collapse", "collapsed", 0),
 }
 SHOWN = 3  # inputs of each direction on the figure
 NARROWEST = 192  # pixels of a column, for the variants' names above it
@@ -107,12 +107,16 @@ def page(
 
 
 def cell(runs: list[dict[str, Any]], group: str, name: str | None, digits: int) -> str:
-    """Mean and range of one number over the seeds; empty where one of them has none."""
+    """Mean and range of a number over the seeds, or how often something was; empty for None."""
     groups = [run[group] for run in runs]
     values = [g if name is None or g is None else g[name] for g in groups]
     if None in values:
         return ""
-    mean = f"{np.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    if isinstance(values[0], bool):
+        return f"{sum(values)} of {len(values)}"
+    # + 0.0: a small negative number is rounded to 0, not to -0.
+    mean, low, high = (
+        f"{round(float(value), digits) + 0.0:.{digits}f}"
+        for value in (np.mean(values), min(values), max(values))
+    )
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
