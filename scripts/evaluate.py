@@ -35,6 +35,9 @@ class Options:
     """Pictures of one name in testA and testB are pairs: measure against them."""
     palette: str | None = None
     """Where domain b is label maps in pairs: cityscapes, facades, or a text file of colours."""
+    resize: int | None = None
+    """Scale all pictures first so that their longer side has this many pixels; for a training whose
+    --load_size was far from the pictures' own size."""
     output: str | None = None
     """Folder for the results; if not given, evaluation/ in the run folder."""
 
@@ -48,7 +51,7 @@ def main(options: Options) -> int:
     from tf_cyclegan.data import load_dataset
     from tf_cyclegan.data.pictures import write_picture
     from tf_cyclegan.data.tfds import PAIRED
-    from tf_cyclegan.evaluation import evaluate_direction, finite, pixel_features, table
+    from tf_cyclegan.evaluation import evaluate_direction, finite, pixel_features, resized, table
     from tf_cyclegan.features import load_features
     from tf_cyclegan.metrics import read_palette
     from tf_cyclegan.sheets import picture_sheet
@@ -70,6 +73,10 @@ def main(options: Options) -> int:
     translators = {d: load_translator(run_dir, d) for d in ("a2b", "b2a")}
     features = pixel_features if options.features == "pixels" else load_features(options.features)
     sets = load_dataset(dataclasses.replace(config, paired=paired))
+    if options.resize is not None:
+        if options.resize < 1:
+            raise ValueError(f"resize is {options.resize}: use 1 or more.")
+        sets = {name: resized(pictures, options.resize) for name, pictures in sets.items()}
     split = "test" if {"testA", "testB"} <= set(sets) else "train"
 
     # === Both directions ===
@@ -99,7 +106,9 @@ def main(options: Options) -> int:
         "run_dir": str(run_dir),
         "data": options.dataset or options.data_dir or "the run's own",
         "split": split,
-        "sizes": "each picture in its own",
+        "sizes": f"longer side {options.resize} pixels, antialiased bicubic"
+        if options.resize
+        else "each in its own size",
         "features": options.features,
         "features_sha256": getattr(features, "sha256", None),
         "features_resizing": getattr(features, "resizing", "to 8x8, antialiased"),

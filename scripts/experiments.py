@@ -76,6 +76,8 @@ class Options:
     """Flags of scripts/train.py for all variants: other data, another budget, a GPU's settings."""
     features: str = "pixels"
     """As in scripts/evaluate.py."""
+    resize: int | None = None
+    """As in scripts/evaluate.py."""
     figure: bool = True
     """Draw figure.png; --no_figure where the pictures may not be passed on."""
     output: str | None = None
@@ -101,13 +103,14 @@ def main(options: Options) -> int:
     command += ["--variants", *options.variants] if options.variants else []
     command += ["--seeds", *map(str, options.seeds)]
     command += [f"--train={options.train}", f"--features={options.features}"]
+    command += [f"--resize={options.resize}"] if options.resize else []
     command += [] if options.figure else ["--no_figure"]
     command += [f"--output={options.output}"] if options.output else []
 
     output = Path(options.output or Path("docs/experiments") / options.name)
     output.mkdir(parents=True, exist_ok=True)
     if options.figure:
-        write_picture(output / "figure.png", figure(first))
+        write_picture(output / "figure.png", figure(first, options.resize))
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     text = page(options.name, question, shlex.join(command), results, options.figure)
     (output / "README.md").write_text(text)
@@ -126,11 +129,14 @@ def measured(flags: str, seed: int, options: Options) -> dict:
     from tf_cyclegan.experiments import late_spread
 
     run = run_folder(flags, seed, options)
-    folder = run / f"evaluation_{Path(options.features).stem}"
+    size = f"_{options.resize}" if options.resize else ""
+    folder = run / f"evaluation_{Path(options.features).stem}{size}"
     if not (folder / "evaluation.json").exists():
         ours = [f"--run_dir={run}", f"--seed={seed}", "--sample_every=0", "--watch_every=0"]
         call("train.py", *shlex.split(options.train), *shlex.split(flags), *ours)
-        call("evaluate.py", ours[0], f"--features={options.features}", f"--output={folder}")
+        theirs = [f"--features={options.features}", f"--output={folder}"]
+        theirs += [f"--resize={options.resize}"] if options.resize else []
+        call("evaluate.py", ours[0], *theirs)
     scores = json.loads((folder / "evaluation.json").read_text())
     for direction, judge in (("a2b", "d_b"), ("b2a", "d_a")):
         scores[direction]["d_spread"] = late_spread(run / "losses.csv", judge)

@@ -140,10 +140,13 @@ def test_script_on_a_folder_without_tests_or_truth(script, run, tmp_path, capsys
             picture = landscape(i, season, SIDE, SIDE + 4 * (i % 2), 0)
             write_picture(tmp_path / f"train{domain}" / f"{i}.png", picture)
     assert len(list_pictures(tmp_path / "trainA")) == 7
-    options = script.Options(str(run), data_dir=str(tmp_path), output=str(tmp_path / "out"))
-    assert script.main(options) == 0
+    flags = {"data_dir": str(tmp_path), "output": str(tmp_path / "out")}
+    with pytest.raises(ValueError, match="resize is 0: use 1 or more"):
+        script.main(script.Options(str(run), **flags, resize=0))
+    assert script.main(script.Options(str(run), **flags, resize=20)) == 0
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert result["protocol"]["split"] == "train" and result["protocol"]["epoch"] is None
+    assert result["protocol"]["sizes"] == "longer side 20 pixels, antialiased bicubic"
     assert result["a2b"]["truth"] is None
     assert "not known" in capsys.readouterr().out
 

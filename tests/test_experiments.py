@@ -50,12 +50,16 @@ def test_a_page_leaves_empty_columns_out():
         "collapse": {"collapsed": True},
         "d_spread": None,
     }
-    protocol = {"split": "test", "seed": 7, "step": 30, "features": "pixels"}
+    protocol = {"split": "test", "seed": 7, "step": 30, "features": "pixels", "sizes": "each small"}
     run = {"protocol": protocol, "a2b": scores, "b2a": scores}
     text = page("losses", "Why?", "python this.py", {"one": [run], "two": [run]})
     assert "| | KID | cycle L1 | collapsed |\n|---|---|---|---|\n" in text
     assert text.count("| two | 0.250 | 0.500 | 1 of 1 |") == 2
-    assert "python this.py" in text and "(4 and 5 pictures), 30 steps" in text and "Seed 7" in text
+    assert (
+        "python this.py" in text
+        and "(4 and 5 pictures, each small), 30 steps" in text
+        and "Seed 7" in text
+    )
 
 
 def run(folder, *flags):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_cyclegan.data.augment import resize
+from tf_cyclegan.data.augment import resize, resize_longer_side
 from tf_cyclegan.data.pictures import PictureSet, to_channels
 from tf_cyclegan.distances import collapse, fid, kid
 from tf_cyclegan.metrics import color_shift, cycle_scores, label_scores, truth_scores
@@ -26,6 +26,11 @@ def pixel_features(pictures: Iterable[np.ndarray]) -> np.ndarray:
     """
     small = [resize(to_channels(picture, 3), (PIXELS, PIXELS)) for picture in pictures]
     return np.stack(small).reshape(len(small), -1).astype(np.float32) / 127.5 - 1
+
+
+def resized(pictures: PictureSet, pixels: int) -> PictureSet:
+    """The same pictures with `pixels` pixels on the longer side."""
+    return PictureSet(pictures.names, lambda i: resize_longer_side(pictures.read(i), pixels))
 
 
 def evaluate_direction(

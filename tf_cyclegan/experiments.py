@@ -8,6 +8,7 @@ import numpy as np
 from tf_cyclegan.callbacks import read_losses
 from tf_cyclegan.checkpoints import read_config
 from tf_cyclegan.data import load_dataset
+from tf_cyclegan.evaluation import resized
 from tf_cyclegan.sheets import picture_sheet
 from tf_cyclegan.translate import load_translator
 
@@ -43,16 +44,19 @@ def late_spread(path: Path, loss: str) -> float | None:
     return float(np.std([part.mean() for part in parts if len(part)]))
 
 
-def figure(runs: dict[str, Path]) -> np.ndarray:
+def figure(runs: dict[str, Path], resize: int | None = None) -> np.ndarray:
     """Test inputs, what each variant makes of them, and the truth: a2b above, b2a below.
 
     Args:
         runs: variant -> run folder, all on the same data.
+        resize: pixels that the longer side of inputs is scaled to first.
 
     Returns:
         uint8 `[h, w, 3]`.
     """
     sets = load_dataset(read_config(next(iter(runs.values()))))
+    if resize:
+        sets = {name: resized(pictures, resize) for name, pictures in sets.items()}
     sheets = []
     for direction, letter in (("a2b", "A"), ("b2a", "B")):
         real = sets.get(f"test{letter}", sets[f"train{letter}"])
@@ -85,7 +89,8 @@ def page(
     lines = [
         f"# {title}\n\n{question}\n\n```sh\n{command}\n```\n",
         f"Means over {len(seeds)} seeds, ranges in brackets, on the {protocol['split']} split "
-        f"({counts['inputs']} and {counts['targets']} pictures), {protocol['step']} steps. "
+        f"({counts['inputs']} and {counts['targets']} pictures, {protocol['sizes']}), "
+        f"{protocol['step']} steps. "
         f"Distances are on {protocol['features']}. `d spread` is how much the loss of the "
         "discriminator in the target domain wanders in the last quarter of the training.",
     ]
