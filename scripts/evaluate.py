@@ -108,7 +108,7 @@ def main(options: Options) -> int:
         "split": split,
         "sizes": f"longer side {options.resize} pixels, antialiased bicubic"
         if options.resize
-        else "each in its own size",
+        else "each picture in its own",
         "features": options.features,
         "features_sha256": getattr(features, "sha256", None),
         "features_resizing": getattr(features, "resizing", "to 8x8, antialiased"),

@@ -89,7 +89,7 @@ def page(
     lines = [
         f"# {title}\n\n{question}\n\n```sh\n{command}\n```\n",
         f"Means over {len(seeds)} seeds, ranges in brackets, on the {protocol['split']} split "
-        f"({counts['inputs']} and {counts['targets']} pictures, {protocol['sizes']}), "
+        f"({counts['inputs']} and {counts['targets']} pictures; sizes: {protocol['sizes']}), "
         f"{protocol['step']} steps. "
         f"Distances are on {protocol['features']}. `d spread` is how much the loss of the "
         "discriminator in the target domain wanders in the last quarter of the training.",
