@@ -55,11 +55,8 @@ def test_a_page_leaves_empty_columns_out():
     text = page("losses", "Why?", "python this.py", {"one": [run], "two": [run]})
     assert "| | KID | cycle L1 | collapsed |\n|---|---|---|---|\n" in text
     assert text.count("| two | 0.250 | 0.500 | 1 of 1 |") == 2
-    assert (
-        "python this.py" in text
-        and "(4 and 5 pictures, each small), 30 steps" in text
-        and "Seed 7" in text
-    )
+    assert "(4 and 5 pictures; sizes: each small), 30 steps" in text
+    assert "python this.py" in text and "Seed 7" in text
 
 
 def run(folder, *flags):
