@@ -102,24 +102,35 @@ class InstanceNormalization(keras.layers.Layer):
 
     def call(self, inputs):
         rank = len(inputs.shape)
-        channel_axis = self.axis % rank
-        spatial_axes = [i for i in range(1, rank) if i != channel_axis]
-        weight_shape = [1] * rank
-        weight_shape[channel_axis] = inputs.shape[channel_axis]
-
+        spatial_axes = [i for i in range(1, rank) if i != self.axis % rank]
         # Half floats lose the variance, and float16 sums overflow.
         x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         # Mean first, then squares of the differences: E[x^2] - E[x]^2 cancels in short floats.
         centred = x - tf.reduce_mean(x, spatial_axes, keepdims=True)
         # Not tf.square: LiteRT's converter would fuse it to an operator without 16-bit integers.
         variance = tf.reduce_mean(centred * centred, spatial_axes, keepdims=True)
+        return tf.cast(self._scaled(centred, variance), inputs.dtype)
+
+    def normalize(self, inputs, mean, variance):
+        """`call` with the moments of a larger whole, of which the inputs are a part.
+
+        Args:
+            inputs: as for `call`.
+            mean, variance: of the whole, in float32, of shapes that broadcast with the inputs.
+        """
+        x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        return tf.cast(self._scaled(x - mean, variance), inputs.dtype)
+
+    def _scaled(self, centred, variance):
+        weight_shape = [1] * len(centred.shape)
+        weight_shape[self.axis] = centred.shape[self.axis]
         factor = tf.math.rsqrt(variance + self.epsilon)
         if self.scale:
-            factor *= tf.reshape(tf.cast(self.gamma, x.dtype), weight_shape)
+            factor *= tf.reshape(tf.cast(self.gamma, centred.dtype), weight_shape)
         y = centred * factor
         if self.center:
-            y += tf.reshape(tf.cast(self.beta, x.dtype), weight_shape)
-        return tf.cast(y, inputs.dtype)
+            y += tf.reshape(tf.cast(self.beta, centred.dtype), weight_shape)
+        return y
 
     def compute_output_shape(self, input_shape):
         return input_shape
