@@ -16,6 +16,7 @@ only: it is what the whole picture would give.
 
 import errno
 import functools
+import itertools
 import os
 import shutil
 import tempfile
@@ -134,13 +135,13 @@ class _TiledResNet:
             for first, second, skip, last in self.blocks:
                 tiles.compute(self.tile, first, x, y, second)
                 tiles.compute(self.tile, second, y, z, last)
-                for window in tiles.windows(self.tile, shape):
-                    total = skip(x, window, tiles.moments) + last(z, window, tiles.moments)
-                    x.write(window, total.numpy()[0])
+                for windows in tiles.windows(self.tile, shape):
+                    total = skip(x, windows, tiles.moments) + last(z, windows, tiles.moments)
+                    x.write(windows[0], total.numpy()[0])
             tiles.measure(half, self.decoder, x)
-            for window in tiles.windows(half, fake_shape):
-                values = self.decoder(x, window, tiles.moments)
-                fake.write(window, to_uint8(values.numpy()[0]))
+            for windows in tiles.windows(half, fake_shape):
+                values = self.decoder(x, windows, tiles.moments)
+                fake.write(windows[0], to_uint8(values.numpy()[0]))
             return fake.read(((0, height), (0, width)))
 
 
@@ -158,12 +159,19 @@ class _Tiles:
         self.height = height
         self.moments: dict = {}
 
-    def windows(self, tile, shape) -> Iterator[Window]:
-        """The windows side by side of a map of that shape, each of `tile` pixels of the picture."""
-        side = tile * shape[0] // self.height
-        for top in range(0, shape[0], side):
-            for left in range(0, shape[1], side):
-                yield (top, min(top + side, shape[0])), (left, min(left + side, shape[1]))
+    def windows(self, tile, shape) -> Iterator[tuple[Window, Window]]:
+        """The windows side by side of a map of that shape, each of `tile` pixels or a little less.
+
+        With each comes what to compute for it, in all of them as large: oneDNN keeps memory for
+        every shape that it has met.
+        """
+        spans = []
+        for size in shape[:2]:
+            side = -(-size // -(-size // (tile * shape[0] // self.height)))
+            starts = range(0, size, side)
+            spans.append([((s, min(s + side, size)), _inward(s, side, size)) for s in starts])
+        for (rows, more_rows), (columns, more_columns) in itertools.product(*spans):
+            yield (rows, columns), (more_rows, more_columns)
 
     def measure(self, tile, chain, source):
         """Takes the moments of the norms inside a chain, one norm after the other."""
@@ -175,9 +183,9 @@ class _Tiles:
         """Fills a map; takes the moments of the norm that its reader begins with, if it does."""
 
         def parts():
-            for window in self.windows(tile, target.shape):
-                values = chain(source, window, self.moments)
-                target.write(window, values.numpy()[0])
+            for windows in self.windows(tile, target.shape):
+                values = chain(source, windows, self.moments)
+                target.write(windows[0], values.numpy()[0])
                 yield _moments(values)
 
         self.moments |= dict.fromkeys(reader.norms[:1], _merge(parts()))
@@ -196,7 +204,7 @@ class _Chain:
 
     Call arguments:
         source: `_Picture` or `_Map`.
-        window: of the output.
+        windows: of the output, the wanted one, and what to compute for it.
         moments: as in `_Tiles`.
 
     Returns:
@@ -217,12 +225,12 @@ class _Chain:
             [tf.TensorSpec([2, None])] * len(self.norms),
         )
 
-    def __call__(self, source, window, moments):
-        return self._values(*self._inputs(source, window, moments))
+    def __call__(self, source, windows, moments):
+        return self._values(*self._inputs(source, windows, moments))
 
-    def measure(self, source, window, moments):
-        """`_moments` of the window."""
-        return self._moments(*self._inputs(source, window, moments))
+    def measure(self, source, windows, moments):
+        """`_moments` of the wanted window."""
+        return self._moments(*self._inputs(source, windows, moments))
 
     @functools.cached_property
     def _values(self):
@@ -241,15 +249,16 @@ class _Chain:
             shapes.append(layer.compute_output_shape((1, *shapes[-1]))[1:])
         return shapes
 
-    def _inputs(self, source, window, moments):
-        """The window of the source, what to keep of each layer's output, the norms' moments."""
+    def _inputs(self, source, windows, moments):
+        """What the source holds there, what to keep of each layer's output, the norms' moments."""
+        wanted, computed = windows
         cuts = []
         for layer, shape in reversed([*zip(self.layers, self.shapes(source.shape), strict=False)]):
-            spans = [_span(layer, *span, size) for span, size in zip(window, shape, strict=False)]
-            cuts.append([(span[0] - s[2], span[1] - s[2]) for span, s in zip(window, spans, strict=True)])
-            window = tuple(s[:2] for s in spans)
+            spans = [_span(layer, *span, size) for span, size in zip(computed, shape, strict=False)]
+            cuts.append([np.subtract(w, s[2]) for w, s in zip(wanted, spans, strict=True)])
+            wanted = computed = tuple((first, last) for first, last, _ in spans)
         cuts = np.array(cuts[::-1], np.int32).reshape(-1, 2, 2)
-        return source.read(window)[np.newaxis], cuts, [moments[norm] for norm in self.norms]
+        return source.read(wanted)[np.newaxis], cuts, [moments[norm] for norm in self.norms]
 
     def _run(self, x, cuts, moments):
         moments = dict(zip(self.norms, moments, strict=True))
@@ -275,6 +284,8 @@ def _split(layers) -> list[list]:
 def _span(layer, start: int, stop: int, size: int) -> tuple[int, int, int]:
     """What a layer needs for some rows, or columns, of its output.
 
+    As many for as many, wherever they are; those at a border get some from further inside.
+
     Args:
         layer: one of a `ResNetGenerator`'s.
         start, stop: the wanted ones.
@@ -285,11 +296,12 @@ def _span(layer, start: int, stop: int, size: int) -> tuple[int, int, int]:
         puts out for the whole input from number `offset` on. Padding layers pad whatever they are
         given: what they put where the picture goes on lies outside start to stop.
     """
+    count = stop - start
     if isinstance(layer, (ReflectionPadding2D, keras.layers.ZeroPadding2D)):
-        padding = layer.compute_output_shape((1, size, size, 1))[1] // 2 - size // 2
+        padding = (layer.compute_output_shape((1, size, size, 1))[1] - size) // 2
         # A convolution over 2 * padding + 1 follows, so all that is mirrored is there.
-        first = max(start - padding, 0)
-        return first, min(stop - padding, size), first
+        first, last = _inward(start - padding, count, size)
+        return first, last, first
     if isinstance(layer, keras.layers.Conv2D):
         stride = layer.strides[0]
         return start * stride, (stop - 1) * stride + layer.kernel_size[0], start
@@ -297,9 +309,15 @@ def _span(layer, start: int, stop: int, size: int) -> tuple[int, int, int]:
         return start, stop + 1, start
     if isinstance(layer, (keras.layers.Conv2DTranspose, keras.layers.UpSampling2D)):
         reach = layer.kernel_size[0] if isinstance(layer, keras.layers.Conv2DTranspose) else 2
-        first = max((start - reach) // 2 + 1, 0)
-        return first, min((stop - 1) // 2 + 1, size), 2 * first
+        first, last = _inward((start - reach) // 2 + 1, count // 2 + 2, size)
+        return first, last, 2 * first
     return start, stop, start  # pixel by pixel
+
+
+def _inward(first: int, count: int, size: int) -> Span:
+    """`count` of `size` from number `first` on, moved to where there are as many; or all."""
+    first = max(min(first, size - count), 0)
+    return first, min(first + count, size)
 
 
 @tf.function(input_signature=[tf.TensorSpec([1, None, None, None])])
