@@ -3,11 +3,13 @@
     python scripts/translate.py --run_dir=runs/mine --direction=a2b --input=photos --output=out
     python scripts/translate.py --run_dir=runs/mine --direction=both --output=out  # its test set
     python scripts/translate.py --run_dir=a2b.keras --input holiday.jpg more/ --output=out
+    python scripts/translate.py --run_dir=runs/mine --input=poster.png --output=out --tile=1024
 
 Writes the translations under the pictures' own names, and index.html with real beside fake. A
 picture that cannot be read is named and left out; the exit code is then 1.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,9 @@ class Options:
     the direction. If not given: the run's own test pictures."""
     resize: int | None = None
     """Scale the pictures first so that their longer side has this many pixels."""
+    tile: int | None = None
+    """Compute this many pixels a side at a time, for pictures too large for memory: slower, and
+    free of seams. Scratch files go where TMPDIR says, else into the output folder."""
 
 
 def main(options: Options) -> int:
@@ -39,9 +44,10 @@ def main(options: Options) -> int:
 
     from tf_cyclegan.checkpoints import write_text
     from tf_cyclegan.data.augment import resize_longer_side
-    from tf_cyclegan.data.pictures import PictureError, write_picture
-    from tf_cyclegan.sheets import Page
-    from tf_cyclegan.translate import find_pictures, load_translator
+    from tf_cyclegan.data.pictures import MAX_PIXELS, PictureError, write_picture
+    from tf_cyclegan.sheets import Page, thumbnail
+    from tf_cyclegan.tiles import MAX_TILED_PIXELS, tiled_translator
+    from tf_cyclegan.translate import find_generator, find_pictures, translator
 
     # === Everything that can be wrong with the flags, before any work ===
     both = options.direction == "both"
@@ -52,8 +58,14 @@ def main(options: Options) -> int:
     jobs = []
     for direction in ("a2b", "b2a") if both else (options.direction,):
         output = Path(options.output) / direction if both else Path(options.output)
-        translate = load_translator(options.run_dir, direction)
-        pictures = find_pictures(options.input, options.run_dir, direction, output)
+        generator = find_generator(options.run_dir, direction)
+        if options.tile is None:
+            translate, max_pixels = translator(generator), MAX_PIXELS
+        else:
+            scratch = os.environ.get("TMPDIR") or output
+            translate = tiled_translator(generator, options.tile, scratch)
+            max_pixels = MAX_TILED_PIXELS
+        pictures = find_pictures(options.input, options.run_dir, direction, output, max_pixels)
         jobs.append((direction, output, translate, pictures))
 
     # === Picture by picture ===
@@ -71,9 +83,11 @@ def main(options: Options) -> int:
                 real = pictures.read(index)
                 if options.resize:
                     real = resize_longer_side(real, options.resize)
+                shown = thumbnail(real)
                 fake = translate(real)
+                del real  # encoding the other takes memory enough
                 write_picture(output / name, fake)
-                page.add(name, real, fake)
+                page.add(name, shown, fake)
             except PictureError as error:
                 tqdm.write(f"left out {name}: {error}", file=sys.stderr)
                 failed += 1

@@ -86,9 +86,16 @@ class Page:
         return PAGE.format(title=html.escape(self.title), figures="\n".join(self.figures))
 
 
-def _inline(picture):
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """uint8 `[h, w, 1 or 3]` -> the same, scaled down to THUMBNAIL pixels where it has more."""
     image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def _inline(picture):
+    picture = thumbnail(picture)
+    image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=90)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -33,7 +33,7 @@ from tf_cyclegan.layers import CropTopLeft, InstanceNormalization, ReflectionPad
 from tf_cyclegan.translate import padded
 
 MAX_TILED_PIXELS = 3 * MAX_PIXELS  # of a picture that is tiled; Pillow's own limit lies above it
-SMALLEST_TILE = 64  # pixels a side, below which more is computed around a tile than in it
+SMALLEST_TILE = 128  # pixels a side, below which more is computed around a tile than in it
 
 Span = tuple[int, int]  # rows or columns: the first, and the one behind the last
 Window = tuple[Span, Span]  # of rows and of columns
@@ -49,9 +49,9 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
 
     Args:
         generator: a `ResNetGenerator`, built.
-        tile: pixels a side of what the residual blocks take at a time, a multiple of 8, at least
-            SMALLEST_TILE. Encoder and decoder take half the side: their maps hold 4 times as many
-            numbers for each pixel.
+        tile: pixels a side of what the residual blocks take at a time, a multiple of 16, at least
+            SMALLEST_TILE. Encoder and decoder take a quarter of the side: for each pixel they need
+            about 16 times the memory.
         folder: for the scratch files; on a disk, as some systems keep /tmp in memory.
 
     Returns:
@@ -66,8 +66,8 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
             f"A {type(generator).__name__} sees the whole picture at once and cannot be tiled: "
             "leave out --tile, or use a ResNet generator."
         )
-    if tile < SMALLEST_TILE or tile % 8:
-        raise ValueError(f"tile is {tile}: use a multiple of 8, {SMALLEST_TILE} or more.")
+    if tile < SMALLEST_TILE or tile % 16:
+        raise ValueError(f"tile is {tile}: use a multiple of 16, {SMALLEST_TILE} or more.")
     network = _TiledResNet(generator, tile)
 
     def translate(picture):
@@ -127,19 +127,19 @@ class _TiledResNet:
             fake_shape = (*source.shape[:2], self.channels_out)
             fake = files.enter_context(_Map(folder, fake_shape, np.uint8))
             tiles = _Tiles(source.shape[0])
-            half = self.tile // 2
+            part = self.tile // 4
 
-            tiles.measure(half, self.encoder, source)
+            tiles.measure(part, self.encoder, source)
             reader = self.blocks[0][0] if self.blocks else self.decoder
-            tiles.compute(half, self.encoder, source, x, reader)
+            tiles.compute(part, self.encoder, source, x, reader)
             for first, second, skip, last in self.blocks:
                 tiles.compute(self.tile, first, x, y, second)
                 tiles.compute(self.tile, second, y, z, last)
                 for windows in tiles.windows(self.tile, shape):
                     total = skip(x, windows, tiles.moments) + last(z, windows, tiles.moments)
                     x.write(windows[0], total.numpy()[0])
-            tiles.measure(half, self.decoder, x)
-            for windows in tiles.windows(half, fake_shape):
+            tiles.measure(part, self.decoder, x)
+            for windows in tiles.windows(part, fake_shape):
                 values = self.decoder(x, windows, tiles.moments)
                 fake.write(windows[0], to_uint8(values.numpy()[0]))
             return fake.read(((0, height), (0, width)))
@@ -157,13 +157,13 @@ class _Tiles:
 
     def __init__(self, height):
         self.height = height
-        self.moments: dict = {}
+        self.moments = {}
 
     def windows(self, tile, shape) -> Iterator[tuple[Window, Window]]:
         """The windows side by side of a map of that shape, each of `tile` pixels or a little less.
 
-        With each comes what to compute for it, in all of them as large: oneDNN keeps memory for
-        every shape that it has met.
+        With each comes what to compute for it, which is of one size in all of them: TensorFlow keeps
+        the memory it once had, and buffers of other sizes do not fit into what others left.
         """
         spans = []
         for size in shape[:2]:

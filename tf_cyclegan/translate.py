@@ -10,6 +10,7 @@ from tf_cyclegan.checkpoints import read_config
 from tf_cyclegan.data import load_dataset
 from tf_cyclegan.data.folders import list_pictures
 from tf_cyclegan.data.pictures import (
+    MAX_PIXELS,
     SUFFIXES,
     PictureError,
     PictureSet,
@@ -95,7 +96,9 @@ def padded(side: int, multiple: int) -> int:
     return -(-max(side, SMALLEST) // multiple) * multiple
 
 
-def find_pictures(inputs, run_dir, direction: str, output=None) -> PictureSet:
+def find_pictures(
+    inputs, run_dir, direction: str, output=None, max_pixels: int = MAX_PIXELS
+) -> PictureSet:
     """The pictures to translate in one direction.
 
     Args:
@@ -105,6 +108,7 @@ def find_pictures(inputs, run_dir, direction: str, output=None) -> PictureSet:
         run_dir: the run folder, for the latter.
         direction: "a2b" or "b2a".
         output: the folder that translations will go to, if any.
+        max_pixels: larger pictures are refused as they are read; of inputs alone.
 
     Returns:
         A `PictureSet` whose names are file names, no two alike.
@@ -142,4 +146,4 @@ def find_pictures(inputs, run_dir, direction: str, output=None) -> PictureSet:
         if output and path.resolve() == (Path(output) / path.name).resolve():
             raise ValueError(f"{path} would be replaced by its translation: use another --output.")
         seen[path.name] = path
-    return PictureSet(tuple(seen), lambda i: read_picture(paths[i]))
+    return PictureSet(tuple(seen), lambda i: read_picture(paths[i], max_pixels=max_pixels))

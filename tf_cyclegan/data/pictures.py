@@ -36,15 +36,19 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
 }
-# EXIF orientation -> what sets the picture upright; 1 and unknown values: nothing.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_STRIP = (
+    256  # rows that are converted at a time: the steps between would each hold the whole picture
+)
+# EXIF orientation -> the view of the upright array in which the stored picture lies as it is; 1 and
+# unknown values: the array itself.
+_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: np.rot90(upright, 2).swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
 }
 # `warnings.catch_warnings` swaps global state, and data pipelines read in several threads.
 _WARNINGS_LOCK = threading.Lock()
@@ -97,35 +101,28 @@ def decode_picture(
         PictureError: if the bytes are no whole picture of these kinds, or it is too large.
         ValueError: if `channels` is neither 1 nor 3.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (gray) or 3 (RGB), not {channels}")
-    with _open(io.BytesIO(data), name) as (image, orientation):
-        width, height = image.size
-        if width * height > max_pixels:
-            raise PictureError(
-                f"{name}: {width} x {height} is more than {max_pixels} pixels: scale it down first"
-            )
-        image = _to_eight_bits(image, name).convert("L" if channels == 1 else "RGB")
-        if orientation in _UPRIGHT:
-            image = image.transpose(_UPRIGHT[orientation])
-        return np.array(image).reshape(image.height, image.width, channels)
+    return _decode(io.BytesIO(data), name, channels, max_pixels)
 
 
 def read_picture(
     path: str | os.PathLike[str], channels: int = 3, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Reads a picture file of at most `MAX_BYTES`; see `decode_picture`."""
+    """Reads a picture file of at most 8 bytes per allowed pixel; see `decode_picture`.
+
+    Besides the picture itself, memory holds what Pillow decodes: 4 bytes per pixel.
+    """
     with _open_file(path) as file:
-        check_size(os.fstat(file.fileno()).st_size, str(path))
-        data = file.read()
-    return decode_picture(data, str(path), channels, max_pixels)
+        check_size(os.fstat(file.fileno()).st_size, str(path), max_pixels)
+        return _decode(file, str(path), channels, max_pixels)
 
 
-def check_size(size: int, name: str) -> None:
-    """Refuses a file of more than `MAX_BYTES` before it is read, by a PictureError."""
-    if size > MAX_BYTES:
+def check_size(size: int, name: str, max_pixels: int | None = None) -> None:
+    """Refuses a file of more than `MAX_BYTES` before it is read, by a PictureError; where more
+    than MAX_PIXELS are allowed, of more than 8 bytes for each."""
+    limit = max(MAX_BYTES, 8 * max_pixels) if max_pixels else MAX_BYTES
+    if size > limit:
         raise PictureError(
-            f"{name}: {size} bytes are more than {MAX_BYTES}: scale the picture down first"
+            f"{name}: {size} bytes are more than {limit}: scale the picture down first"
         )
 
 
@@ -142,24 +139,11 @@ def encode_picture(picture: np.ndarray, name: str | os.PathLike[str]) -> bytes:
         PictureError: if the suffix is unknown, or the format has no room for such a picture.
         ValueError: if `picture` is of another shape or dtype.
     """
-    shape = picture.shape
-    if picture.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
-        raise ValueError(
-            f"a picture to write must be uint8 [h, w, 1 or 3], not {picture.dtype} {list(shape)}: "
-            "to_uint8 makes one from a float image"
-        )
-    suffix = Path(name).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise PictureError(f"{name}: unknown suffix: name it one of {' '.join(SUFFIXES)}")
-    kind = SUFFIXES[suffix]
-    image = Image.fromarray(picture[:, :, 0] if shape[2] == 1 else picture)
     buffer = io.BytesIO()
     try:
-        image.save(buffer, kind, **_SAVE_OPTIONS.get(kind, {}))
-    except (OSError, ValueError) as error:
-        raise PictureError(
-            f"{name}: cannot be encoded as {kind} ({_one_line(error)}): use another format"
-        ) from error
+        _encode(picture, Path(name), buffer)
+    except OSError as error:
+        raise PictureError(f"{name}: cannot be encoded ({_one_line(error)})") from error
     return buffer.getvalue()
 
 
@@ -175,18 +159,37 @@ def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
         ValueError: if `picture` is of another shape or dtype.
     """
     path = Path(path)
-    data = encode_picture(picture, path)
     partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        partial.write_bytes(data)
+        with open(partial, "w+b") as file:
+            _encode(picture, path, file)
         os.replace(partial, path)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise PictureError(
             f"{path}: cannot be written ({_one_line(error)}): check folder, rights and disk space"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # os.replace has moved it, or it was never made
             partial.unlink()
+
+
+def _encode(picture: np.ndarray, name: Path, file: BinaryIO) -> None:
+    shape = picture.shape
+    if picture.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
+        raise ValueError(
+            f"a picture to write must be uint8 [h, w, 1 or 3], not {picture.dtype} {list(shape)}: "
+            "to_uint8 makes one from a float image"
+        )
+    if name.suffix.lower() not in SUFFIXES:
+        raise PictureError(f"{name}: unknown suffix: name it one of {' '.join(SUFFIXES)}")
+    kind = SUFFIXES[name.suffix.lower()]
+    image = Image.fromarray(picture[:, :, 0] if shape[2] == 1 else picture)
+    try:
+        image.save(file, kind, **_SAVE_OPTIONS.get(kind, {}))
+    except ValueError as error:
+        raise PictureError(
+            f"{name}: cannot be encoded as {kind} ({_one_line(error)}): use another format"
+        ) from error
 
 
 def to_float(picture: np.ndarray) -> np.ndarray:
@@ -210,6 +213,27 @@ def to_channels(picture: np.ndarray, channels: int) -> np.ndarray:
     if channels == 1 and picture.shape[2] == 3:
         return np.asarray(Image.fromarray(picture).convert("L"))[:, :, np.newaxis]
     return np.broadcast_to(picture, (*picture.shape[:2], channels))
+
+
+def _decode(file: BinaryIO, name: str, channels: int, max_pixels: int) -> np.ndarray:
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 (gray) or 3 (RGB), not {channels}")
+    with _open(file, name) as (image, orientation):
+        width, height = image.size
+        if width * height > max_pixels:
+            raise PictureError(
+                f"{name}: {width} x {height} is more than {max_pixels} pixels: scale it down first"
+            )
+        image.load()
+        width, height = image.size
+        sides = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+        picture = np.empty((*sides, channels), np.uint8)
+        stored = _STORED.get(orientation, np.asarray)(picture)
+        for top in range(0, height, _STRIP):
+            strip = image.crop((0, top, width, min(top + _STRIP, height)))
+            strip = _to_eight_bits(strip, name).convert("L" if channels == 1 else "RGB")
+            stored[top : top + _STRIP] = np.asarray(strip).reshape(-1, width, channels)
+        return picture
 
 
 @contextlib.contextmanager
