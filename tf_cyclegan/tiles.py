@@ -49,9 +49,9 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
 
     Args:
         generator: a `ResNetGenerator`, built.
-        tile: pixels a side of what the residual blocks take at a time, a multiple of 16, at least
-            SMALLEST_TILE. Encoder and decoder take a quarter of the side: for each pixel they need
-            about 16 times the memory.
+        tile: pixels a side of a picture that memory would do for, a multiple of 16, at least
+            SMALLEST_TILE. Of that, half the side is computed at a time in the residual blocks, a
+            quarter in encoder and decoder, which need the most memory for each pixel.
         folder: for the scratch files; on a disk, as some systems keep /tmp in memory.
 
     Returns:
@@ -72,6 +72,8 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
 
     def translate(picture):
         try:
+            if shutil.disk_usage(folder).free < scratch_bytes(generator, *picture.shape[:2]):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return network.translate(picture, folder)
         except tf.errors.ResourceExhaustedError:
             raise PictureError(
@@ -79,11 +81,18 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
             ) from None
         except OSError as error:
             raise PictureError(
-                f"{network.scratch_bytes(*picture.shape[:2])} bytes of scratch files do not fit "
-                f"into {folder} ({error.strerror}): set TMPDIR to a folder on a larger disk"
+                f"{scratch_bytes(generator, *picture.shape[:2])} bytes of scratch files do not "
+                f"fit into {folder} ({error.strerror}): set TMPDIR to a folder on a larger disk"
             ) from None
 
     return translate
+
+
+def scratch_bytes(generator, height: int, width: int) -> int:
+    """What the scratch files for a picture of that size hold."""
+    pixels = padded(height, generator.multiple) * padded(width, generator.multiple)
+    maps = 3 if generator.blocks else 1
+    return pixels * (maps * generator.filters + generator.channels)
 
 
 class _TiledResNet:
@@ -109,17 +118,9 @@ class _TiledResNet:
         tanh = keras.layers.Activation("tanh", dtype=generator.variable_dtype)
         self.decoder = _Chain([*waiting, *generator.decoder.layers, tanh], self.channels)
 
-    def scratch_bytes(self, height: int, width: int) -> int:
-        """What the scratch files for a picture of that size hold."""
-        pixels = padded(height, self.multiple) * padded(width, self.multiple)
-        maps = 3 if self.blocks else 1
-        return pixels * (maps * self.channels // 4 + self.channels_out)
-
     def translate(self, picture, folder):
         """uint8 `[h, w, 1 or 3]` to uint8 `[h, w, c']`; an OSError where the disk is too small."""
         height, width = picture.shape[:2]
-        if shutil.disk_usage(folder).free < self.scratch_bytes(height, width):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         source = _Picture(picture, self.channels_in, self.multiple)
         shape = (source.shape[0] // 4, source.shape[1] // 4, self.channels)
         with ExitStack() as files:
@@ -127,19 +128,19 @@ class _TiledResNet:
             fake_shape = (*source.shape[:2], self.channels_out)
             fake = files.enter_context(_Map(folder, fake_shape, np.uint8))
             tiles = _Tiles(source.shape[0])
-            part = self.tile // 4
+            half, quarter = self.tile // 2, self.tile // 4
 
-            tiles.measure(part, self.encoder, source)
+            tiles.measure(quarter, self.encoder, source)
             reader = self.blocks[0][0] if self.blocks else self.decoder
-            tiles.compute(part, self.encoder, source, x, reader)
+            tiles.compute(quarter, self.encoder, source, x, reader)
             for first, second, skip, last in self.blocks:
-                tiles.compute(self.tile, first, x, y, second)
-                tiles.compute(self.tile, second, y, z, last)
-                for windows in tiles.windows(self.tile, shape):
+                tiles.compute(half, first, x, y, second)
+                tiles.compute(half, second, y, z, last)
+                for windows in tiles.windows(half, shape):
                     total = skip(x, windows, tiles.moments) + last(z, windows, tiles.moments)
                     x.write(windows[0], total.numpy()[0])
-            tiles.measure(part, self.decoder, x)
-            for windows in tiles.windows(part, fake_shape):
+            tiles.measure(quarter, self.decoder, x)
+            for windows in tiles.windows(quarter, fake_shape):
                 values = self.decoder(x, windows, tiles.moments)
                 fake.write(windows[0], to_uint8(values.numpy()[0]))
             return fake.read(((0, height), (0, width)))
@@ -162,8 +163,8 @@ class _Tiles:
     def windows(self, tile, shape) -> Iterator[tuple[Window, Window]]:
         """The windows side by side of a map of that shape, each of `tile` pixels or a little less.
 
-        With each comes what to compute for it, which is of one size in all of them: TensorFlow keeps
-        the memory it once had, and buffers of other sizes do not fit into what others left.
+        With each comes what to compute for it, of one size in all of them: TensorFlow keeps the
+        memory it once had, and buffers of other sizes do not fit into what others left.
         """
         spans = []
         for size in shape[:2]:
@@ -258,7 +259,8 @@ class _Chain:
             cuts.append([np.subtract(w, s[2]) for w, s in zip(wanted, spans, strict=True)])
             wanted = computed = tuple((first, last) for first, last, _ in spans)
         cuts = np.array(cuts[::-1], np.int32).reshape(-1, 2, 2)
-        return source.read(wanted)[np.newaxis], cuts, [moments[norm] for norm in self.norms]
+        values = tf.constant(source.read(wanted)[np.newaxis])  # a copy, of which one is let go here
+        return values, tf.constant(cuts), [tf.constant(moments[norm]) for norm in self.norms]
 
     def _run(self, x, cuts, moments):
         moments = dict(zip(self.norms, moments, strict=True))

@@ -1,0 +1,149 @@
+"""What translate.py --tile costs on a large picture, and how far it is from the untiled result.
+
+    python benchmarks/tiles.py --megapixels=100 --filters=64 --blocks=9 --tile=1024
+    python benchmarks/tiles.py --megapixels=0.5 --filters=16 --blocks=3 --tile=256 --check
+
+The picture is a drawn landscape, the generator has random weights. The first form runs the whole
+command, from file to file, and prints its seconds, its peak of resident memory and the size of its
+scratch files. With --check a picture that fits into memory is translated untiled, in tiles, and
+each tile alone as one would without this package; differences are in grey levels of 255, and
+check.png shows them.
+"""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    megapixels: float = 100
+    """Millions of pixels of the picture, which is square."""
+    filters: int = 64
+    """Channels of the generator's first layer."""
+    blocks: int = 9
+    """Its residual blocks."""
+    upsampling: str = "transpose"
+    """Its way up: transpose or resize."""
+    tile: int = 1024
+    """As for translate.py."""
+    check: bool = False
+    """Compare with the untiled result instead."""
+    output: str = "runs/tiles"
+    """Folder for the pictures, and for the scratch files unless TMPDIR is set."""
+    json: str | None = None
+    """File for the results."""
+
+
+def main(options: Options) -> int:
+    """Runs one of the two, and returns the exit code."""
+    folder = Path(options.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    # In a process of its own each: a child's peak starts with what its parent holds.
+    with multiprocessing.get_context("spawn").Pool(1) as other:
+        result = other.apply(check if options.check else prepare, (options, folder))
+    if not options.check:
+        command = [sys.executable, str(ROOT / "scripts" / "translate.py")]
+        command += [f"--run_dir={folder / 'a2b.keras'}", f"--tile={options.tile}"]
+        command += [f"--input={folder / 'large.png'}", f"--output={folder / 'translated'}"]
+        start = time.monotonic()
+        child = subprocess.Popen(command)
+        _, status, usage = os.wait4(child.pid, 0)
+        if status:
+            return 1
+        result["seconds"] = round(time.monotonic() - start, 1)
+        result["cpu_seconds"] = round(usage.ru_utime + usage.ru_stime, 1)
+        result["peak_resident_bytes"] = usage.ru_maxrss * 1024
+    result = {"options": asdict(options)} | result
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.json:
+        Path(options.json).write_text(text + "\n")
+    return 0
+
+
+def prepare(options: Options, folder: Path) -> dict:
+    """Writes the generator and the picture."""
+    from tf_cyclegan.checkpoints import save_generator
+    from tf_cyclegan.data.pictures import write_picture
+    from tf_cyclegan.tiles import scratch_bytes
+
+    generator = random_generator(options)
+    save_generator(generator, folder / "a2b.keras")
+    real = picture(options)
+    write_picture(folder / "large.png", real)
+    height, width = real.shape[:2]
+    scratch = scratch_bytes(generator, height, width)
+    return {"height": height, "width": width, "scratch_bytes": scratch}
+
+
+def check(options: Options, folder: Path) -> dict:
+    """Compares tiles, and tiles each translated alone, with the untiled result."""
+    import numpy as np
+
+    from tf_cyclegan.data.pictures import write_picture
+    from tf_cyclegan.sheets import picture_sheet
+    from tf_cyclegan.tiles import tiled_translator
+    from tf_cyclegan.translate import translator
+
+    generator = random_generator(options)
+    real = picture(options)
+    alone = translator(generator)
+    fakes = {
+        "untiled": alone(real),
+        "tiled": tiled_translator(generator, options.tile, folder)(real),
+    }
+    fakes["tiles alone"] = naive = np.empty_like(fakes["untiled"])
+    for top in range(0, real.shape[0], options.tile):
+        for left in range(0, real.shape[1], options.tile):
+            part = (slice(top, top + options.tile), slice(left, left + options.tile))
+            naive[part] = alone(real[part])
+    result, columns = {}, {"real": [real]} | {name: [fake] for name, fake in fakes.items()}
+    for name, times in (("tiled", 64), ("tiles alone", 4)):
+        levels = np.abs(fakes[name].astype(int) - fakes["untiled"])
+        result[name] = {"max": int(levels.max()), "mean": float(levels.mean())}
+        columns[f"error of {name}, x {times}"] = [np.minimum(levels * times, 255).astype(np.uint8)]
+    write_picture(folder / "check.png", picture_sheet(columns))
+    return result
+
+
+def picture(options: Options):
+    """The landscape, uint8 `[h, w, 3]`."""
+    from tf_cyclegan.data.synthetic import landscape
+
+    side = round((options.megapixels * 1e6) ** 0.5)
+    return landscape(0, "summer", side, side)
+
+
+def random_generator(options: Options):
+    """A generator whose translations have contrast: the initial weights would leave them gray."""
+    import numpy as np
+
+    from tf_cyclegan.generators import ResNetGenerator
+
+    generator = ResNetGenerator(options.filters, options.blocks, upsampling=options.upsampling)
+    generator.build((None, None, None, 3))
+    rng = np.random.default_rng(0)
+    for variable in generator.variables:
+        fan_in = np.prod(variable.shape[:-1])
+        variable.assign(rng.normal(0, (1 / max(fan_in, 1)) ** 0.5, variable.shape))
+    return generator
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
