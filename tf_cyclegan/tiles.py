@@ -231,14 +231,14 @@ class _Chain:
 
     def measure(self, source, windows, moments):
         """`_moments` of the wanted window."""
-        return self._moments(*self._inputs(source, windows, moments))
+        return self._window_moments(*self._inputs(source, windows, moments))
 
     @functools.cached_property
     def _values(self):
         return tf.function(self._run).get_concrete_function(*self._signature)
 
     @functools.cached_property
-    def _moments(self):
+    def _window_moments(self):
         # One graph, in which the squares take the memory of what they are squares of.
         function = tf.function(lambda *inputs: _moments(self._run(*inputs)))
         return function.get_concrete_function(*self._signature)
