@@ -36,6 +36,19 @@ def test_instance_norm_is_the_formula(epsilon):
     np.testing.assert_allclose(layer(x), instance_norm(x, epsilon) * gamma + beta, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_instance_norm_of_a_part_takes_the_moments_of_the_whole(dtype):
+    x = tf.cast(noise(1, 6, 7, 3) * 4 + 9, "float16" if "16" in dtype else dtype)
+    layer = InstanceNormalization(dtype=dtype)
+    layer.build(x.shape)
+    layer.gamma.assign([0.5, 1, 2])
+    layer.beta.assign([3, 2, 1])
+    mean, variance = tf.nn.moments(tf.cast(x, "float32"), (0, 1, 2))
+    part = layer.normalize(x[:, 2:4, :5], mean, variance)
+    assert part.dtype == x.dtype
+    np.testing.assert_allclose(part, layer(x)[:, 2:4, :5], rtol=2e-3 if "16" in dtype else 1e-5)
+
+
 def test_instance_norm_without_affine_part_has_no_weights():
     x = noise(2, 4, 4, 3)
     layer = InstanceNormalization(center=False, scale=False, dtype="float64")

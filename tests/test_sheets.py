@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_cyclegan.sheets import GAP, THUMBNAIL, Page, picture_sheet
+from tf_cyclegan.sheets import GAP, THUMBNAIL, Page, picture_sheet, thumbnail
 
 
 def plain(level, height=20, width=30, channels=3):
@@ -63,6 +63,14 @@ def test_page_shows_real_beside_fake():
     assert [p.size for p in pictures] == [(30, 20)] * 3 + [(5, THUMBNAIL)]
     levels = [np.asarray(p.convert("RGB")).mean() for p in pictures]
     np.testing.assert_allclose(levels, [10, 240, 20, 230], atol=3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_thumbnails_scale_down_only(channels):
+    small = plain(7, 20, THUMBNAIL, channels)
+    np.testing.assert_array_equal(thumbnail(small), small)
+    large = thumbnail(plain(7, 100, 2 * THUMBNAIL, channels))
+    np.testing.assert_array_equal(large, plain(7, 50, THUMBNAIL, channels))
 
 
 def test_page_needs_no_other_file_and_runs_nothing():
