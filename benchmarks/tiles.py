@@ -6,8 +6,8 @@
 The picture is a drawn landscape, the generator has random weights. The first form runs the whole
 command, from file to file, and prints its seconds, its peak of resident memory and the size of its
 scratch files. With --check a picture that fits into memory is translated untiled, in tiles, and
-each tile alone as one would without this package; differences are in grey levels of 255, and
-check.png shows them.
+each tile alone; all are compared with the untiled translation in float64, in grey levels of 255,
+and check.png shows the differences.
 """
 
 import json
@@ -89,7 +89,7 @@ def prepare(options: Options, folder: Path) -> dict:
 
 
 def check(options: Options, folder: Path) -> dict:
-    """Compares tiles, and tiles each translated alone, with the untiled result."""
+    """Compares all three with the exact translation."""
     import numpy as np
 
     from tf_cyclegan.data.pictures import write_picture
@@ -97,25 +97,30 @@ def check(options: Options, folder: Path) -> dict:
     from tf_cyclegan.tiles import tiled_translator
     from tf_cyclegan.translate import translator
 
-    generator = random_generator(options)
-    real = picture(options)
+    generator, real = random_generator(options), picture(options)
     alone = translator(generator)
-    fakes = {
-        "untiled": alone(real),
-        "tiled": tiled_translator(generator, options.tile, folder)(real),
-    }
-    fakes["tiles alone"] = naive = np.empty_like(fakes["untiled"])
+    exact = translator(random_generator(options, "float64"))(real).astype(int)
+    tiled = tiled_translator(generator, options.tile, folder)(real)
+    naive = np.empty_like(tiled)
     for top in range(0, real.shape[0], options.tile):
         for left in range(0, real.shape[1], options.tile):
             part = (slice(top, top + options.tile), slice(left, left + options.tile))
             naive[part] = alone(real[part])
-    result, columns = {}, {"real": [real]} | {name: [fake] for name, fake in fakes.items()}
-    for name, times in (("tiled", 64), ("tiles alone", 4)):
-        levels = np.abs(fakes[name].astype(int) - fakes["untiled"])
-        result[name] = {"max": int(levels.max()), "mean": float(levels.mean())}
-        columns[f"error of {name}, x {times}"] = [np.minimum(levels * times, 255).astype(np.uint8)]
+    fakes = {"untiled": alone(real), "tiled": tiled, "tiles alone": naive}
+    columns = {"real": [real]} | {name: [fake] for name, fake in fakes.items()}
+    result = {"tiled to untiled": distance(tiled, fakes["untiled"].astype(int))}
+    for name, times in (("untiled", 64), ("tiled", 64), ("tiles alone", 4)):
+        result[f"{name} to float64"] = distance(fakes[name], exact)
+        error = np.minimum(np.abs(fakes[name] - exact) * times, 255).astype(np.uint8)
+        columns[f"error of {name}, x {times}"] = [error]
     write_picture(folder / "check.png", picture_sheet(columns))
     return result
+
+
+def distance(fake, other) -> dict:
+    """The largest and the mean difference, in grey levels."""
+    levels = abs(fake - other)
+    return {"max": int(levels.max()), "mean": float(levels.mean())}
 
 
 def picture(options: Options):
@@ -126,18 +131,20 @@ def picture(options: Options):
     return landscape(0, "summer", side, side)
 
 
-def random_generator(options: Options):
+def random_generator(options: Options, dtype: str = "float32"):
     """A generator whose translations have contrast: the initial weights would leave them gray."""
     import numpy as np
 
     from tf_cyclegan.generators import ResNetGenerator
 
-    generator = ResNetGenerator(options.filters, options.blocks, upsampling=options.upsampling)
+    sizes = {"filters": options.filters, "blocks": options.blocks}
+    generator = ResNetGenerator(**sizes, upsampling=options.upsampling, dtype=dtype)
     generator.build((None, None, None, 3))
     rng = np.random.default_rng(0)
     for variable in generator.variables:
         fan_in = np.prod(variable.shape[:-1])
-        variable.assign(rng.normal(0, (1 / max(fan_in, 1)) ** 0.5, variable.shape))
+        values = rng.normal(0, (1 / max(fan_in, 1)) ** 0.5, variable.shape)
+        variable.assign(values.astype(np.float32))  # of the same numbers in any dtype
     return generator
 
 

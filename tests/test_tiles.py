@@ -235,5 +235,6 @@ def test_the_benchmark_compares_and_shows(tmp_path):
     benchmark = load(ROOT / "benchmarks" / "tiles.py")
     options = benchmark.Options(megapixels=0.03, filters=2, blocks=0, tile=TILE, check=True)
     result = benchmark.check(options, tmp_path)
-    assert result["tiled"]["max"] <= 1 < 20 < result["tiles alone"]["max"]
-    assert read_picture(tmp_path / "check.png").shape[1] > 6 * 170
+    assert result["tiled to untiled"]["max"] <= 1 and result["tiled to float64"]["max"] <= 1
+    assert result["tiles alone to float64"]["max"] > 20
+    assert read_picture(tmp_path / "check.png").shape[1] > 7 * 170
