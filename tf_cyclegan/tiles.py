@@ -43,9 +43,10 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
     """`tf_cyclegan.translate.translator` in bounded memory.
 
     The translation is the same up to rounding: within two grey levels in float32, where it is the
-    more exact one (docs/large_pictures.md). Memory holds the picture, its translation and a tile. Scratch files hold 3 * filters bytes for each pixel of the
-    picture (filters without residual blocks), and its translation; they have no name, and are gone
-    when the process ends, however it ends.
+    more exact one (docs/large_pictures.md). Memory holds the picture, its translation and a tile.
+    Scratch files hold 3 * filters bytes for each pixel of the picture (filters bytes without
+    residual blocks), and its translation; they have no name, and are gone when the process ends,
+    however it ends.
 
     Args:
         generator: a `ResNetGenerator`, built.
