@@ -1,0 +1,126 @@
+"""Time the input pipeline: pictures a second from JPEG files, beside what a training needs.
+
+    python benchmarks/input_pipeline.py --json=input_pipeline.json
+    python benchmarks/input_pipeline.py --step_seconds=7 --gpu_step_seconds=0.1
+
+Draws synthetic landscapes into JPEG files in a temporary folder, and reads them through
+`TrainingData.batches`, resized by 286/256, cropped and flipped: with the resized pictures kept in
+memory (`--cache`, the default of train.py), and decoded anew at each use. Beside it, what our
+float32 step on this CPU takes, alone, and what a GPU would.
+"""
+
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import measure
+import tyro
+import work
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    size: int = 256
+    """Side of the crops in pixels, a multiple of 4 and at least 24."""
+    file_size: int = 256
+    """Side of the pictures in the files; the paper's data sets have 256."""
+    files: int = 50
+    """JPEG files of each domain."""
+    draws: int = 1000
+    """Batches drawn in a turn, by a pipeline that is started anew for it."""
+    batch: int = 1
+    """Pictures of each domain in a batch."""
+    rounds: int = 5
+    """Counted turns of each, after two that are not."""
+    filters: int = 64
+    """Of the step that is measured."""
+    blocks: int = 9
+    """Of the step that is measured."""
+    step_seconds: float | None = None
+    """Seconds of the CPU's step; if not given, it is measured."""
+    gpu_step_seconds: float = 0.05
+    """Seconds of a fast GPU's step: an assumption, not measured."""
+    threads: int = 0
+    """Threads; 0 leaves their number to TensorFlow."""
+    json: str | None = None
+    """File for the result."""
+
+
+def main(options: Options) -> int:
+    """Measures, prints, writes, and returns the exit code."""
+    counts = {name: getattr(options, name) for name in ("file_size", "files", "draws", "batch")}
+    counts |= {"filters": options.filters, "blocks": options.blocks}
+    measure.check(options, [options.size], **counts)
+    for seconds in (options.gpu_step_seconds, options.step_seconds):
+        if seconds is not None and seconds <= 0:
+            raise ValueError(f"a step of {seconds} seconds: use more than 0.")
+
+    # === Files, pipelines and step, in turns ===
+    result = {"machine": measure.machine()}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        write_landscapes(Path(folder), options.files, options.file_size)
+        networks = (options.size, options.filters, options.blocks)
+        contestants, facts = measure.open_all(
+            stack,
+            (work.input_pipelines, folder, options.draws, networks, options.batch)
+            + (options.threads, options.step_seconds is None),
+        )
+        times, others = measure.alternate(contestants, options.rounds)
+    result["machine"] |= facts | {"cores_busy_elsewhere": others}
+
+    # === Pictures a second, of both domains together ===
+    step = options.step_seconds
+    if step is None:
+        step = measure.summary(times["step"])["seconds"]["median"]
+    seconds = {"cpu": step, "gpu": options.gpu_step_seconds}
+    needed = {device: 2 * options.batch / s for device, s in seconds.items()}
+    result |= {"step_seconds": seconds, "needed_pictures_per_second": needed}
+    rows = []
+    for name in ("cached", "not_cached"):
+        drawn = 2 * options.batch * options.draws
+        rate = measure.spread([drawn / seconds for seconds, _ in times[name]])
+        over = {device: rate["median"] / need for device, need in needed.items()}
+        cpu = measure.summary(times[name])["cpu_seconds"]["median"] / drawn
+        result[name] = {
+            "pictures_per_second": rate,
+            "cpu_seconds_per_picture": cpu,
+            "times_needed": over,
+        }
+        spread = f"{rate['median']:.0f} ({rate['min']:.0f} to {rate['max']:.0f})"
+        rows.append([name, spread, f"{1e3 * cpu:.2g}", *(f"{x:.1f}" for x in over.values())])
+    measure.print_machine(result["machine"])
+    print(
+        ", ".join(
+            f"{d}: {s:.3g} s a step, {needed[d]:.3g} pictures a second" for d, s in seconds.items()
+        )
+    )
+    head = ["", "pictures a second", "cpu ms a picture", "/ CPU's need", "/ GPU's need"]
+    measure.print_table(head, rows)
+    measure.write_json(options, result)
+    return 0
+
+
+def write_landscapes(folder: Path, count: int, side: int) -> None:
+    """Writes JPEG files of summer to trainA and of winter to trainB, other scenes in each."""
+    from PIL import Image
+
+    from tf_cyclegan.data.synthetic import landscape
+
+    for domain, season in (("trainA", "summer"), ("trainB", "winter")):
+        (folder / domain).mkdir()
+        for i in range(count):
+            index = 2 * i + (season == "winter")
+            picture = Image.fromarray(landscape(index, season, side, side))
+            picture.save(folder / domain / f"{i:04d}.jpg", quality=90)
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,86 @@
+"""The most memory that a training step holds, ours and a plain PyTorch one, on the CPU.
+
+    python benchmarks/memory.py --json=memory.json
+    python benchmarks/memory.py --size=512 --precisions=mixed_bfloat16 --no_peer
+
+Each runs alone, one after the other, in a process of its own: libraries, networks, Adam's slots,
+pools and a few steps. Ours holds its whole pools from the start; the peer's grow by two pictures
+a step, to 50 of each domain.
+"""
+
+import sys
+from dataclasses import dataclass
+
+import measure
+import tyro
+import work
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    size: int = 256
+    """Side of the pictures in pixels, a multiple of 4 and at least 24."""
+    filters: int = 64
+    """Channels of the first layers of generators and discriminators."""
+    blocks: int = 9
+    """Residual blocks of the generators."""
+    batch: int = 1
+    """Pictures of each domain."""
+    rounds: int = 4
+    """Steps of each."""
+    precisions: str = "float32,mixed_bfloat16"
+    """Of our step: either or both."""
+    peer: bool = True
+    """Whether to measure the peer, which needs PyTorch."""
+    threads: int = 0
+    """Threads; 0 leaves their number to TensorFlow and PyTorch."""
+    json: str | None = None
+    """File for the result."""
+
+
+def main(options: Options) -> int:
+    """Measures, prints, writes, and returns the exit code."""
+    positive = {"filters": options.filters, "blocks": options.blocks, "batch": options.batch}
+    precisions = measure.check(
+        options, [options.size], options.precisions, options.peer, **positive
+    )
+    networks = (options.size, options.filters, options.blocks)
+    makes = {
+        precision: (
+            work.tensorflow_steps,
+            *(networks, options.batch, (precision,), options.threads, False),
+        )
+        for precision in precisions
+    }
+    if options.peer:
+        makes["peer"] = (work.torch_step, networks, options.batch, options.threads)
+
+    result = {"machine": measure.machine()}
+    for name, make in makes.items():
+        with measure.Process(*make) as process:
+            built = process.peak_memory()
+            for _ in range(options.rounds):
+                process.time(name)
+            result[name] = {"built_bytes": built, "peak_bytes": process.peak_memory()}
+    rows = []
+    for name in makes:
+        entry, ratio = result[name], ""
+        if options.peer and name != "peer":
+            entry["ratio_to_peer"] = entry["peak_bytes"] / result["peer"]["peak_bytes"]
+            ratio = f"{entry['ratio_to_peer']:.2f}"
+        numbers = (f"{entry[key] / 1e9:.2f}" for key in ("built_bytes", "peak_bytes"))
+        rows.append([name, *numbers, ratio])
+    measure.print_machine(result["machine"])
+    measure.print_table(["", "GB before the first step", "GB at most", "/ peer"], rows)
+    measure.write_json(options, result)
+    return 0
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,268 @@
+"""The scripts of benchmarks/ at toy size, and what they count and measure with."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from tf_cyclegan.build import make_cyclegan, make_strategy
+from tf_cyclegan.config import Config
+from tf_cyclegan.data.pictures import read_picture
+from tf_cyclegan.discriminators import PatchDiscriminator
+from tf_cyclegan.generators import ResNetGenerator
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import measure  # noqa: E402
+import work  # noqa: E402
+
+TINY = "--blocks=1 --rounds=1 --threads=1"
+STEP = f"--size=24 --filters=2 {TINY}"
+COMMANDS = {
+    "train_step": STEP,
+    "inference": STEP,
+    "memory": f"{STEP} --precisions=float32",
+    "growth": f"--sizes 24 48 --filters 2 --batches 1 {TINY} --plots=plots",
+    "input_pipeline": f"{STEP} --file_size=32 --files=3 --draws=4",
+}
+
+
+def start(folder, name, flags):
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, BENCHMARKS / f"{name}.py", *flags.split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Every script's result and what it printed; all at once, since no time is looked at."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    folder = tmp_path_factory.mktemp("benchmarks")
+    started = {
+        name: start(folder, name, f"{flags} --json={name}.json") for name, flags in COMMANDS.items()
+    }
+    found = {}
+    for name, process in started.items():
+        out, errors = process.communicate()
+        assert process.returncode == 0, errors
+        found[name] = json.loads((folder / f"{name}.json").read_text()), out
+    assert not list(folder.glob("*.part"))
+    found["plots"] = folder / "plots"
+    return found
+
+
+def numbers(value):
+    """All numbers of nested dicts."""
+    if isinstance(value, dict):
+        return [number for item in value.values() for number in numbers(item)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def check_machine(result):
+    assert result["machine"]["cpu"] and result["machine"]["cores"] >= 1
+    assert result["machine"]["versions"]["tensorflow"] == tf.__version__
+    assert result["machine"]["tensorflow_threads"] == 1
+    assert result["settings"]["rounds"] == 1 and "json" not in result["settings"]
+
+
+@pytest.mark.parametrize("name", ["train_step", "inference"])
+def test_ours_is_compared_with_the_peer(runs, name):
+    result, out = runs[name]
+    check_machine(result)
+    assert result["machine"]["torch_threads"] == 1
+    entries = [result[label] for label in ("float32", "mixed_bfloat16", "peer")]
+    floors = ["float32", *(["bfloat16"] if result["machine"]["bfloat16"] else [])]
+    assert set(result["floor"]) == set(floors)
+    for entry in [*entries, *result["floor"].values()]:
+        assert all(math.isfinite(number) and number > 0 for number in numbers(entry))
+        assert set(entry["seconds"]) == set(entry["cpu_seconds"]) == {"median", "min", "max"}
+    peer = entries[2]["seconds"]["median"]
+    for entry in entries[:2]:
+        assert entry["ratio_to_peer"] == pytest.approx(entry["seconds"]["median"] / peer)
+    total = result["multiply_adds"]["total"]
+    for label in ("float32", "peer"):
+        rate = total / result[label]["seconds"]["median"]
+        share = rate / result["floor"]["float32"]["multiply_adds_per_second"]
+        assert result[label]["share_of_floor"] == pytest.approx(share)
+        assert f"\n{label} " in out
+
+
+def test_memory_of_each(runs):
+    result, _ = runs["memory"]
+    for label in ("float32", "peer"):
+        # An imported framework alone takes more, and this toy no more than a GB or two.
+        assert 1e8 < result[label]["built_bytes"] <= result[label]["peak_bytes"] < 4e9
+    ratio = result["float32"]["peak_bytes"] / result["peer"]["peak_bytes"]
+    assert result["float32"]["ratio_to_peer"] == pytest.approx(ratio)
+
+
+def test_growth_along_an_axis(runs):
+    result, out = runs["growth"]
+    check_machine(result)
+    assert [entry["size"] for entry in result["size"]] == [24, 48]
+    assert "filters" not in result and "batch" not in result  # one value each
+    small, large = result["size"]
+    doubled = result["ratio_48_to_24"]
+    assert doubled["seconds"] == pytest.approx(large["rounds"][0] / small["rounds"][0])
+    assert doubled["peak_bytes"] == large["peak_bytes"] / small["peak_bytes"]
+    assert doubled["multiply_adds"] == pytest.approx(4, rel=0.1)
+    assert "along size:" in out
+    picture = read_picture(runs["plots"] / "size.png")
+    assert picture.shape[1] > 500 and picture.std() > 10
+
+
+def test_pictures_a_second(runs):
+    result, _ = runs["input_pipeline"]
+    check_machine(result)
+    step = result["step_seconds"]["cpu"]
+    assert result["needed_pictures_per_second"]["cpu"] == pytest.approx(2 / step)
+    for name in ("cached", "not_cached"):
+        assert all(math.isfinite(number) and number > 0 for number in numbers(result[name]))
+        rate = result[name]["pictures_per_second"]["median"]
+        assert result[name]["times_needed"]["cpu"] == pytest.approx(rate * step / 2)
+        assert result[name]["times_needed"]["gpu"] == pytest.approx(rate * 0.05 / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("train_step", "--size=30", "multiple of 4"),
+        ("inference", "--precisions=float16", "precisions=float16: use float32,mixed_bfloat16"),
+        ("memory", "--json=absent/memory.json", "its folder does not exist"),
+        ("growth", "--plots=plots --batches 0 1", "batches is 0: use 1 or more"),
+        ("input_pipeline", "--step_seconds=0", "a step of 0.0 seconds: use more"),
+    ],
+)
+def test_mistakes_give_one_line(tmp_path, name, flags, message):
+    process = start(tmp_path, name, flags)
+    out, errors = process.communicate()
+    assert process.returncode == 1 and not out
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and message in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_torch_one_line_says_so(tmp_path):
+    (tmp_path / "hide").mkdir()
+    (tmp_path / "hide" / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    paths = [str(tmp_path / "hide"), str(ROOT)]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "train_step.py"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert 'pip install "tf_cyclegan[torch]", or use --no_peer' in done.stderr
+
+
+# === Multiply-adds ===
+
+
+def test_the_papers_networks_take_what_is_published():
+    generator, discriminator = ResNetGenerator(64, blocks=9), PatchDiscriminator(64)
+    for network, giga in ((generator, 49.6), (discriminator, 3.1)):
+        network.build((None, None, None, 3))
+        counted = sum(work.convolutions(network, (1, 256, 256, 3)))
+        assert counted / 1e9 == pytest.approx(giga, abs=0.05)
+    # By hand: 7x7 from 3 to 64 channels at every pixel; 3x3, 64 to 128, at a quarter of them.
+    first, second = work.convolutions(generator, (2, 256, 256, 3))[:2]
+    assert first == 2 * 256**2 * 7 * 7 * 3 * 64
+    assert second == 2 * 128**2 * 3 * 3 * 64 * 128
+
+
+def test_a_steps_multiply_adds_are_those_of_its_graph():
+    size = (24, 28, 3)
+    config = Config(crop_size=24, filters=2, blocks=2, d_filters=3)
+    strategy = make_strategy("one")
+    model = make_cyclegan(config, strategy, size, size, steps_per_epoch=10)
+    step = tf.function(lambda *batch: strategy.run(model.train_step, args=(batch,)))
+    spec = tf.TensorSpec((1, *size))
+    graph = step.get_concrete_function(spec, spec).graph
+    # Of the gradients that TensorFlow builds, those that no result needs are not computed.
+    todo, needed = [*(t.op for t in graph.outputs), *graph.control_outputs], set()
+    while todo:
+        op = todo.pop()
+        if op not in needed:
+            needed.add(op)
+            todo += [*(t.op for t in op.inputs), *op.control_inputs]
+    counts = work.step_multiply_adds(
+        work.convolutions(model.a2b, (1, *size)), work.convolutions(model.d_a, (1, *size))
+    )
+    assert counts["total"] == sum(work.operation_multiply_adds(op) for op in needed)
+    assert counts["total"] == counts["forward"] + counts["backward"]
+
+
+# === Turns ===
+
+
+class Scripted:
+    """Stands in for a process whose calls take known times."""
+
+    def __init__(self, calls, *times):
+        self.calls, self.times = calls, list(times)
+
+    def time(self, name):
+        self.calls.append(name)
+        return self.times.pop(0)
+
+
+def test_contestants_take_turns_and_are_compared_within_a_round():
+    calls = []
+    warmup = [(9.0, 9.0)] * measure.WARMUP
+    ours = Scripted(calls, *warmup, (1.0, 2.0), (8.0, 2.0), (3.0, 3.0))
+    peer = Scripted(calls, *warmup, (2.0, 4.0), (4.0, 1.0), (3.0, 4.0))
+    times, others = measure.alternate({"float32": (ours, "a"), "peer": (peer, "b")}, rounds=3)
+    assert calls == ["a", "b"] * (measure.WARMUP + 3)
+    assert times["float32"] == [(1.0, 2.0), (8.0, 2.0), (3.0, 3.0)]
+    assert measure.summary(times["peer"]) == {
+        "seconds": {"median": 3.0, "min": 2.0, "max": 4.0},
+        "cpu_seconds": {"median": 4.0, "min": 1.0, "max": 4.0},
+    }
+    assert measure.ratios(times["float32"], times["peer"]) == {
+        "ratio_to_peer": 1.0,  # of 0.5, 2 and 1; the ratio of the medians would be 1 too, ...
+        "ratio_to_peer_min": 0.5,
+        "ratio_to_peer_max": 2.0,
+        "cpu_ratio_to_peer": 0.75,  # ... and here 0.5, not the median of 0.5, 2 and 0.75
+    }
+    assert others is None or others >= 0
+
+
+def fails():
+    raise RuntimeError("no\nluck")
+
+
+def dies():
+    os._exit(1)
+
+
+def computes():
+    big = bytearray(64 << 20)
+    return {"good": lambda: float(big[0]), "nan": lambda: math.nan}, {"fact": 1}
+
+
+def test_a_process_answers_or_says_why_not():
+    with pytest.raises(ValueError, match="^RuntimeError: no luck$"):
+        measure.Process(fails)
+    with pytest.raises(ValueError, match="killed.*use a smaller"):
+        measure.Process(dies)
+    with measure.Process(computes) as process:
+        assert process.names == ["good", "nan"] and process.facts == {"fact": 1}
+        seconds, cpu_seconds = process.time("good")
+        assert seconds > 0 and cpu_seconds >= 0
+        # Less than this process holds by far: the child's memory is its own.
+        assert 64 << 20 < process.peak_memory() < measure.peak_memory()
+        with pytest.raises(ValueError, match="nan computed nan"):
+            process.time("nan")
