@@ -69,8 +69,7 @@ def main(options: Options) -> int:
     result: dict = {"machine": measure.machine()}
     for axis, points in axes.items():
         if len(points) > 1:
-            result[axis], others = measure_points(points, options)
-            result["machine"]["cores_busy_elsewhere"] = others
+            result[axis] = measure_points(points, options, result["machine"])
 
     # === What came of it ===
     measure.print_machine(result["machine"])
@@ -89,8 +88,8 @@ def main(options: Options) -> int:
     return 0
 
 
-def measure_points(points, options):
-    """The step at each `(size, filters, batch)`, as JSON, and the cores busy elsewhere."""
+def measure_points(points, options, described):
+    """The step at each `(size, filters, batch)`, as JSON; `described` is from `measure.machine`."""
     with ExitStack() as stack:
         contestants = {}
         for size, filters, batch in points:
@@ -101,8 +100,9 @@ def measure_points(points, options):
                 )
             )
             contestants[size, filters, batch] = process, options.precision
-        times, others = measure.alternate(contestants, options.rounds)
-        entries = [
+        times, described["cores_busy_elsewhere"] = measure.alternate(contestants, options.rounds)
+        described["threads"] |= process.facts["threads"]
+        return [
             {
                 **dict(zip(("size", "filters", "batch"), point, strict=True)),
                 **measure.summary(times[point]),
@@ -112,7 +112,6 @@ def measure_points(points, options):
             }
             for point, (process, _) in contestants.items()
         ]
-        return entries, others
 
 
 def doubled_sides(entries):

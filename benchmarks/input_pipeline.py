@@ -11,7 +11,6 @@ float32 step on this CPU takes, alone, and what a GPU would.
 
 import sys
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,17 +59,13 @@ def main(options: Options) -> int:
             raise ValueError(f"a step of {seconds} seconds: use more than 0.")
 
     # === Files, pipelines and step, in turns ===
-    result = {"machine": measure.machine()}
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    described = measure.machine()
+    networks = (options.size, options.filters, options.blocks)
+    with tempfile.TemporaryDirectory() as folder:
         write_landscapes(Path(folder), options.files, options.file_size)
-        networks = (options.size, options.filters, options.blocks)
-        contestants, facts = measure.open_all(
-            stack,
-            (work.input_pipelines, folder, options.draws, networks, options.batch)
-            + (options.threads, options.step_seconds is None),
-        )
-        times, others = measure.alternate(contestants, options.rounds)
-    result["machine"] |= facts | {"cores_busy_elsewhere": others}
+        args = folder, options.draws, networks, options.batch, options.threads
+        make = work.input_pipelines, *args, options.step_seconds is None
+        times, _ = measure.run_in_turns(described, options.rounds, make)
 
     # === Pictures a second, of both domains together ===
     step = options.step_seconds
@@ -78,7 +73,8 @@ def main(options: Options) -> int:
         step = measure.summary(times["step"])["seconds"]["median"]
     seconds = {"cpu": step, "gpu": options.gpu_step_seconds}
     needed = {device: 2 * options.batch / s for device, s in seconds.items()}
-    result |= {"step_seconds": seconds, "needed_pictures_per_second": needed}
+    result = {"machine": described, "step_seconds": seconds}
+    result["needed_pictures_per_second"] = needed
     rows = []
     for name in ("cached", "not_cached"):
         drawn = 2 * options.batch * options.draws

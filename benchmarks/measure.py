@@ -179,18 +179,25 @@ def ratios(times, others):
     }
 
 
-def open_all(stack: ExitStack, *makes):
-    """Starts each `(make, *args)` in a process of its own, which end with the stack.
+def run_in_turns(described, rounds, *makes):
+    """Runs each `(make, *args)` in a process of its own, and all that they make in turns.
+
+    Args:
+        described: from `machine`; gets the threads, and the cores that were busy elsewhere.
+        rounds: counted calls of each callable.
 
     Returns:
-        `({callable's name: (process, name)}, facts of all)`, as `alternate` takes them.
+        `({callable's name: [(seconds, cpu seconds), ...]}, facts of all processes)`.
     """
-    processes = [stack.enter_context(Process(*make)) for make in makes]
-    contestants = {name: (process, name) for process in processes for name in process.names}
+    with ExitStack() as stack:
+        processes = [stack.enter_context(Process(*make)) for make in makes]
+        contestants = {name: (process, name) for process in processes for name in process.names}
+        times, described["cores_busy_elsewhere"] = alternate(contestants, rounds)
     facts: dict = {}
     for process in processes:
+        described["threads"] |= process.facts["threads"]
         facts |= process.facts
-    return contestants, facts
+    return times, facts
 
 
 def against_peer(rounds, *makes):
@@ -198,22 +205,17 @@ def against_peer(rounds, *makes):
 
     Args:
         rounds: counted calls of each.
-        makes: for `open_all`. Callables are named by a precision, "peer", or "matrix" and a dtype;
-            the facts hold `multiply_adds`, of which `total` is what one call takes.
+        makes: for `run_in_turns`. Callables are named by a precision, "peer", or "matrix" and a
+            dtype; the facts hold `multiply_adds`, of which `total` is what one call takes.
 
     Returns:
         A dict for JSON: machine, multiply_adds, floor, and one entry for each precision and for
         the peer: seconds and cpu_seconds (median, min, max), multiply_adds_per_second,
         share_of_floor (None where the CPU lacks the dtype), and, beside a peer, its ratios.
     """
-    result = {"machine": machine()}
-    with ExitStack() as stack:
-        contestants, facts = open_all(stack, *makes)
-        times, others = alternate(contestants, rounds)
-    result["machine"]["cores_busy_elsewhere"] = others
-    result["multiply_adds"] = facts.pop("multiply_adds")
-    result["machine"] |= facts
-    result["floor"] = {}
+    described = machine()
+    times, facts = run_in_turns(described, rounds, *makes)
+    result = {"machine": described, "multiply_adds": facts["multiply_adds"], "floor": {}}
     for label in [name for name in times if name.startswith("matrix ")]:
         timed = summary(times.pop(label))
         rate = MATRIX**3 / timed["seconds"]["median"]
@@ -274,6 +276,7 @@ def machine():
     return {
         "cpu": _cpu_field("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        "threads": {},  # by framework, once it is known
         "bfloat16": has_bfloat16(),
         "system": platform.platform(),
         "python": platform.python_version(),

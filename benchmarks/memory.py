@@ -63,6 +63,7 @@ def main(options: Options) -> int:
             built = process.peak_memory()
             for _ in range(options.rounds):
                 process.time(name)
+            result["machine"]["threads"] |= process.facts["threads"]
             result[name] = {"built_bytes": built, "peak_bytes": process.peak_memory()}
     rows = []
     for name in makes:

@@ -5,6 +5,7 @@ TensorFlow or PyTorch. Pictures are random, float32 in [-1, 1].
 """
 
 import itertools
+import os
 
 from measure import COMPUTE, MATRIX, has_bfloat16
 
@@ -125,7 +126,7 @@ def torch_step(networks, batch, threads):
     model = peer.CycleGAN(filters, blocks, d_filters=filters)
     real_a, real_b = (_nchw(torch, picture) for picture in pictures(2, batch, size))
     calls = {"peer": lambda: sum(model.train_step(real_a, real_b).values())}
-    return calls, {"torch_threads": torch.get_num_threads()}
+    return calls, {"threads": {"torch": torch.get_num_threads()}}
 
 
 def torch_generator(networks, batch, threads):
@@ -141,7 +142,7 @@ def torch_generator(networks, batch, threads):
         with torch.inference_mode():
             return float(network(picture)[0, 0, 0, 0])
 
-    return {"peer": forward}, {"torch_threads": torch.get_num_threads()}
+    return {"peer": forward}, {"threads": {"torch": torch.get_num_threads()}}
 
 
 def pictures(count, batch, size):
@@ -244,5 +245,6 @@ def _nchw(torch, picture):
 
 
 def _facts(tf, **more):
-    threads = tf.config.threading.get_intra_op_parallelism_threads() or "all cores"
-    return {"tensorflow_threads": threads, **more}
+    # 0 is TensorFlow's name for as many as there are cores.
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count()
+    return {"threads": {"tensorflow": threads}, **more}

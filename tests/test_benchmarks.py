@@ -21,6 +21,8 @@ BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import measure  # noqa: E402
+import spawned  # noqa: E402
+import train_step  # noqa: E402
 import work  # noqa: E402
 
 TINY = "--blocks=1 --rounds=1 --threads=1"
@@ -74,7 +76,7 @@ def numbers(value):
 def check_machine(result):
     assert result["machine"]["cpu"] and result["machine"]["cores"] >= 1
     assert result["machine"]["versions"]["tensorflow"] == tf.__version__
-    assert result["machine"]["tensorflow_threads"] == 1
+    assert result["machine"]["threads"]["tensorflow"] == 1
     assert result["settings"]["rounds"] == 1 and "json" not in result["settings"]
 
 
@@ -82,7 +84,7 @@ def check_machine(result):
 def test_ours_is_compared_with_the_peer(runs, name):
     result, out = runs[name]
     check_machine(result)
-    assert result["machine"]["torch_threads"] == 1
+    assert result["machine"]["threads"]["torch"] == 1
     entries = [result[label] for label in ("float32", "mixed_bfloat16", "peer")]
     floors = ["float32", *(["bfloat16"] if result["machine"]["bfloat16"] else [])]
     assert set(result["floor"]) == set(floors)
@@ -154,18 +156,10 @@ def test_mistakes_give_one_line(tmp_path, name, flags, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_torch_one_line_says_so(tmp_path):
-    (tmp_path / "hide").mkdir()
-    (tmp_path / "hide" / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
-    paths = [str(tmp_path / "hide"), str(ROOT)]
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / "train_step.py"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-    )
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert 'pip install "tf_cyclegan[torch]", or use --no_peer' in done.stderr
+def test_without_torch_one_line_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match=r'pip install "tf_cyclegan\[torch\]", or use --no_peer'):
+        train_step.main(train_step.Options())
 
 
 # === Multiply-adds ===
@@ -240,25 +234,12 @@ def test_contestants_take_turns_and_are_compared_within_a_round():
     assert others is None or others >= 0
 
 
-def fails():
-    raise RuntimeError("no\nluck")
-
-
-def dies():
-    os._exit(1)
-
-
-def computes():
-    big = bytearray(64 << 20)
-    return {"good": lambda: float(big[0]), "nan": lambda: math.nan}, {"fact": 1}
-
-
 def test_a_process_answers_or_says_why_not():
     with pytest.raises(ValueError, match="^RuntimeError: no luck$"):
-        measure.Process(fails)
+        measure.Process(spawned.fails)
     with pytest.raises(ValueError, match="killed.*use a smaller"):
-        measure.Process(dies)
-    with measure.Process(computes) as process:
+        measure.Process(spawned.dies)
+    with measure.Process(spawned.computes) as process:
         assert process.names == ["good", "nan"] and process.facts == {"fact": 1}
         seconds, cpu_seconds = process.time("good")
         assert seconds > 0 and cpu_seconds >= 0
