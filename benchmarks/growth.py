@@ -14,8 +14,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import measure
+import report
 import tyro
 import work
 
@@ -36,8 +38,8 @@ class Options:
     """Side along the axes of filters and batches."""
     blocks: int = 3
     """Residual blocks of the generators."""
-    precision: str = "float32"
-    """float32 or mixed_bfloat16."""
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """Of the step."""
     rounds: int = 5
     """Counted steps of each point, after two that are not."""
     threads: int = 0
@@ -48,14 +50,10 @@ class Options:
 
 def main(options: Options) -> int:
     """Measures, prints, draws and writes, and returns the exit code."""
-    smallest = {"filters": min(options.filters), "batches": min(options.batches)}
-    measure.check(
-        options,
-        [*options.sizes, options.size],
-        options.precision,
-        blocks=options.blocks,
-        **smallest,
-    )
+    smallest = {
+        name: min(getattr(options, name), default=0) for name in ("sizes", "filters", "batches")
+    }
+    report.check(options, [*options.sizes, options.size], blocks=options.blocks, **smallest)
     folder = Path(options.plots)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -72,18 +70,18 @@ def main(options: Options) -> int:
             result[axis] = measure_points(points, options, result["machine"])
 
     # === What came of it ===
-    measure.print_machine(result["machine"])
+    report.print_machine(result["machine"])
     head = ["size", "filters", "batch", "seconds (min to max)", "cpu seconds", "GB at most"]
     for axis in [axis for axis in axes if axis in result]:
         rows = []
         for entry in result[axis]:
             names = [str(entry[name]) for name in ("size", "filters", "batch")]
-            rows.append([*names, *measure.seconds_cells(entry), f"{entry['peak_bytes'] / 1e9:.2f}"])
+            rows.append([*names, *report.seconds_cells(entry), f"{entry['peak_bytes'] / 1e9:.2f}"])
         print(f"along {axis}:")
-        measure.print_table(head, rows)
+        report.print_table(head, rows)
         draw(folder / f"{axis}.png", axis, result[axis])
     result |= doubled_sides(result.get("size", []))
-    measure.write_json(options, result)
+    report.write_json(options, result)
     print(f"plots in {folder}")
     return 0
 

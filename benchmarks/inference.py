@@ -11,7 +11,7 @@ over the peer's, the median over the rounds.
 import sys
 from dataclasses import dataclass
 
-import measure
+import report
 import tyro
 import work
 
@@ -43,17 +43,15 @@ class Options:
 def main(options: Options) -> int:
     """Measures, prints, writes, and returns the exit code."""
     positive = {"filters": options.filters, "blocks": options.blocks, "batch": options.batch}
-    precisions = measure.check(
-        options, [options.size], options.precisions, options.peer, **positive
-    )
+    precisions = report.check(options, [options.size], options.precisions, options.peer, **positive)
     networks = (options.size, options.filters, options.blocks)
     makes = [
         (work.tensorflow_generators, networks, options.batch, precisions, options.threads),
         (work.torch_generator, networks, options.batch, options.threads),
     ]
-    result = measure.against_peer(options.rounds, *makes[: 1 + options.peer])
-    measure.print_against_peer(result)
-    measure.write_json(options, result)
+    result = report.against_peer(options.rounds, *makes[: 1 + options.peer])
+    report.print_against_peer(result)
+    report.write_json(options, result)
     return 0
 
 

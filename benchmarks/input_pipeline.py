@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import measure
+import report
 import tyro
 import work
 
@@ -53,7 +54,7 @@ def main(options: Options) -> int:
     """Measures, prints, writes, and returns the exit code."""
     counts = {name: getattr(options, name) for name in ("file_size", "files", "draws", "batch")}
     counts |= {"filters": options.filters, "blocks": options.blocks}
-    measure.check(options, [options.size], **counts)
+    report.check(options, [options.size], **counts)
     for seconds in (options.gpu_step_seconds, options.step_seconds):
         if seconds is not None and seconds <= 0:
             raise ValueError(f"a step of {seconds} seconds: use more than 0.")
@@ -88,15 +89,15 @@ def main(options: Options) -> int:
         }
         spread = f"{rate['median']:.0f} ({rate['min']:.0f} to {rate['max']:.0f})"
         rows.append([name, spread, f"{1e3 * cpu:.2g}", *(f"{x:.1f}" for x in over.values())])
-    measure.print_machine(result["machine"])
+    report.print_machine(result["machine"])
     print(
         ", ".join(
             f"{d}: {s:.3g} s a step, {needed[d]:.3g} pictures a second" for d, s in seconds.items()
         )
     )
     head = ["", "pictures a second", "cpu ms a picture", "/ CPU's need", "/ GPU's need"]
-    measure.print_table(head, rows)
-    measure.write_json(options, result)
+    report.print_table(head, rows)
+    report.write_json(options, result)
     return 0
 
 

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 
 import measure
+import report
 import tyro
 import work
 
@@ -43,9 +44,7 @@ class Options:
 def main(options: Options) -> int:
     """Measures, prints, writes, and returns the exit code."""
     positive = {"filters": options.filters, "blocks": options.blocks, "batch": options.batch}
-    precisions = measure.check(
-        options, [options.size], options.precisions, options.peer, **positive
-    )
+    precisions = report.check(options, [options.size], options.precisions, options.peer, **positive)
     networks = (options.size, options.filters, options.blocks)
     makes = {
         precision: (
@@ -73,9 +72,9 @@ def main(options: Options) -> int:
             ratio = f"{entry['ratio_to_peer']:.2f}"
         numbers = (f"{entry[key] / 1e9:.2f}" for key in ("built_bytes", "peak_bytes"))
         rows.append([name, *numbers, ratio])
-    measure.print_machine(result["machine"])
-    measure.print_table(["", "GB before the first step", "GB at most", "/ peer"], rows)
-    measure.write_json(options, result)
+    report.print_machine(result["machine"])
+    report.print_table(["", "GB before the first step", "GB at most", "/ peer"], rows)
+    report.write_json(options, result)
     return 0
 
 

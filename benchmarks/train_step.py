@@ -12,7 +12,7 @@ gradients, both Adams, pools. The peer is benchmarks/peer.py in float32. They ta
 import sys
 from dataclasses import dataclass
 
-import measure
+import report
 import tyro
 import work
 
@@ -44,17 +44,15 @@ class Options:
 def main(options: Options) -> int:
     """Measures, prints, writes, and returns the exit code."""
     positive = {"filters": options.filters, "blocks": options.blocks, "batch": options.batch}
-    precisions = measure.check(
-        options, [options.size], options.precisions, options.peer, **positive
-    )
+    precisions = report.check(options, [options.size], options.precisions, options.peer, **positive)
     networks = (options.size, options.filters, options.blocks)
     makes = [
         (work.tensorflow_steps, networks, options.batch, precisions, options.threads),
         (work.torch_step, networks, options.batch, options.threads),
     ]
-    result = measure.against_peer(options.rounds, *makes[: 1 + options.peer])
-    measure.print_against_peer(result)
-    measure.write_json(options, result)
+    result = report.against_peer(options.rounds, *makes[: 1 + options.peer])
+    report.print_against_peer(result)
+    report.write_json(options, result)
     return 0
 
 

@@ -7,7 +7,11 @@ TensorFlow or PyTorch. Pictures are random, float32 in [-1, 1].
 import itertools
 import os
 
-from measure import COMPUTE, MATRIX, has_bfloat16
+from measure import has_bfloat16
+
+MATRIX = 2048  # rows and columns of the matrices whose product is the machine's floor
+# What convolutions compute in. A precision's floor is a matrix product in this.
+COMPUTE = {"float32": "float32", "mixed_bfloat16": "bfloat16"}
 
 
 def tensorflow_steps(networks, batch, precisions, threads, floor=True):

@@ -141,6 +141,7 @@ def test_pictures_a_second(runs):
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
+        ("train_step", "--threads=-1 --no_peer", "threads is -1: use 0 or more"),
         ("train_step", "--size=30", "multiple of 4"),
         ("inference", "--precisions=float16", "precisions=float16: use float32,mixed_bfloat16"),
         ("memory", "--json=absent/memory.json", "its folder does not exist"),
