@@ -53,10 +53,9 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True):
     counts = step_multiply_adds(
         convolutions(model.a2b, (batch, *shape)), convolutions(model.d_a, (batch, *shape))
     )
-    products = matrix_products(tf, precisions) if floor else {}
-    return {name: call for name, (_, call) in steps.items()} | products, _facts(
-        tf, multiply_adds=counts
-    )
+    calls = {precision: call for precision, (_, call) in steps.items()}
+    calls |= matrix_products(tf, precisions) if floor else {}
+    return calls, _facts(tf, multiply_adds=counts)
 
 
 def tensorflow_generators(networks, batch, precisions, threads):
