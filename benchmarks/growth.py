@@ -50,9 +50,7 @@ class Options:
 
 def main(options: Options) -> int:
     """Measures, prints, draws and writes, and returns the exit code."""
-    smallest = {
-        name: min(getattr(options, name), default=0) for name in ("sizes", "filters", "batches")
-    }
+    smallest = {name: min(getattr(options, name), default=0) for name in ("filters", "batches")}
     report.check(options, [*options.sizes, options.size], blocks=options.blocks, **smallest)
     folder = Path(options.plots)
     folder.mkdir(parents=True, exist_ok=True)
