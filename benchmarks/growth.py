@@ -144,8 +144,9 @@ def draw(path, axis, entries):
     left.plot(x, scaled, "k--", linewidth=1, label="as the multiply-adds")
     left.set(xscale="log", yscale="log", ylabel="seconds a step")
     left.legend()
-    right.plot(x, [entry["peak_bytes"] / 1e9 for entry in entries], marker="o")
-    right.set(xscale="log", ylabel="GB at most", ylim=(0, None))
+    gigabytes = [entry["peak_bytes"] / 1e9 for entry in entries]
+    right.plot(x, gigabytes, marker="o")
+    right.set(xscale="log", ylabel="GB at most", ylim=(0, 1.1 * max(gigabytes)))
     label = "pixels a side" if axis == "size" else axis
     for panel in (left, right):
         panel.set_xticks(x, [str(value) for value in x])
