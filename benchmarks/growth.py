@@ -111,7 +111,7 @@ def measure_points(points, options, described):
 
 
 def doubled_sides(entries):
-    """`{"ratio_512_to_256": ...}` of seconds, peak bytes and multiply-adds, for each such pair."""
+    """`{"ratio_512_to_256": ...}` of times, peak bytes and multiply-adds, for each such pair."""
     by_size = {entry["size"]: entry for entry in entries}
     ratios = {}
     for size, small in by_size.items():
@@ -120,6 +120,7 @@ def doubled_sides(entries):
             pairs = zip(large["rounds"], small["rounds"], strict=True)
             ratios[f"ratio_{2 * size}_to_{size}"] = {
                 "seconds": median(a / b for a, b in pairs),
+                "cpu_seconds": large["cpu_seconds"]["median"] / small["cpu_seconds"]["median"],
                 "peak_bytes": large["peak_bytes"] / small["peak_bytes"],
                 "multiply_adds": large["multiply_adds"] / small["multiply_adds"],
             }
