@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tf_cyclegan.features import load_features
-from tf_cyclegan.squeezenet import FIRES, load_squeezenet
+from tf_cyclegan.squeezenet import FIRES, SIDE, load_squeezenet
 
 
 def write(path, without=()):
@@ -35,7 +35,7 @@ def relu_convolution(x, group, padding, stride=1):
     size = kernel.shape[0]
     x = np.pad(x, [(padding, padding), (padding, padding), (0, 0)])
     windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), (0, 1))
-    y = np.einsum("hwcij,ijco->hwo", windows[::stride, ::stride], kernel)
+    y = np.tensordot(windows[::stride, ::stride], kernel, ([3, 4, 2], [0, 1, 2]))
     return np.maximum(y + bias, 0)
 
 
@@ -46,7 +46,7 @@ def pooled(x):
 
 def test_features_by_hand(tmp_path):
     path = write(tmp_path / "weights.h5")
-    picture = np.random.default_rng(1).integers(0, 256, (50, 64, 3), np.uint8)
+    picture = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     features = load_features(str(path))([picture])
     with h5py.File(path) as file:
         x = picture[:, :, ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
@@ -59,6 +59,14 @@ def test_features_by_hand(tmp_path):
             x = pooled(x) if number in (3, 5) else x
     assert features.shape == (1, 512)
     np.testing.assert_allclose(features[0], x.mean((0, 1)), rtol=1e-3, atol=1e-3)
+
+
+def test_pictures_of_other_sizes_are_resized(tmp_path):
+    features = load_features(str(write(tmp_path / "weights.h5")))
+    pictures = [np.full((30, 20, 3), 200, np.uint8), np.full((SIDE, SIDE, 1), 200, np.uint8)]
+    first, second = features(pictures)
+    np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-3)
+    assert features.resizing == "Pillow's antialiased bicubic to 227 x 227"
 
 
 def test_a_layer_that_is_not_there(tmp_path):

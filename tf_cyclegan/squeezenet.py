@@ -7,6 +7,7 @@ from keras import layers
 FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: (48, 192)}
 FIRES |= {8: (64, 256), 9: (64, 256)}
 POOLED_AFTER = (3, 5)
+SIDE = 227  # of the pictures it was trained on: on smaller ones borders would make up the features
 
 
 def load_squeezenet(file: h5py.File) -> keras.Model:
@@ -17,12 +18,12 @@ def load_squeezenet(file: h5py.File) -> keras.Model:
             (`squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5`) are published.
 
     Returns:
-        A model of `[n, h, w, 3]`, Caffe preprocessed, to `[n, h/16, w/16, 512]`.
+        A model of `[n, 227, 227, 3]`, Caffe preprocessed, to `[n, 13, 13, 512]`.
 
     Raises:
         KeyError, ValueError: the file holds other layers, or weights of other shapes.
     """
-    image = keras.Input((None, None, 3))
+    image = keras.Input((SIDE, SIDE, 3))
     x = layers.Conv2D(64, 3, strides=2, activation="relu", name="conv1")(image)
     x = layers.MaxPooling2D(3, strides=2)(x)
     for number, (squeeze, expand) in FIRES.items():
