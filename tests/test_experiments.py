@@ -45,7 +45,7 @@ def test_a_page_leaves_empty_columns_out():
     scores = empty | {
         "pictures": {"inputs": 4, "targets": 5},
         "color": {"truth": None, "identity": None},
-        "distance": {"kid": 0.25},
+        "distance": {"kid": 0.25, "untranslated": {"kid": 0.75}},
         "cycle": {"l1": 0.5},
         "collapse": {"collapsed": True},
         "d_spread": None,
@@ -53,7 +53,10 @@ def test_a_page_leaves_empty_columns_out():
     protocol = {"split": "test", "seed": 7, "step": 30, "features": "pixels", "sizes": "each small"}
     run = {"protocol": protocol, "a2b": scores, "b2a": scores}
     text = page("losses", "Why?", "python this.py", {"one": [run], "two": [run]})
-    assert "| | KID | cycle L1 | collapsed |\n|---|---|---|---|\n" in text
+    assert (
+        "| | KID | cycle L1 | collapsed |\n|---|---|---|---|\n| untranslated | 0.750 |  |  |\n"
+        in text
+    )
     assert text.count("| two | 0.250 | 0.500 | 1 of 1 |") == 2
     assert "(4 and 5 pictures; sizes: each small), 30 steps" in text
     assert "python this.py" in text and "Seed 7" in text

@@ -103,12 +103,20 @@ def page(
         table = {column: cells for column, cells in table.items() if any(cells)}
         lines.append(f"\n## {direction}\n")
         lines.append(f"| | {' | '.join(table)} |\n{'|---' * (len(table) + 1)}|")
+        before = [untranslated(runs[0][direction], *COLUMNS[column]) for column in table]
+        lines.append(f"| untranslated | {' | '.join(before)} |")
         for variant, cells in zip(results, zip(*table.values(), strict=True), strict=True):
             lines.append(f"| {variant} | {' | '.join(cells)} |")
     if drawn:
         lines.append("\n![Inputs, each variant's translations, and the truth](figure.png)\n")
         lines.append(f"*Seed {seeds[0]}: a2b above, b2a below.*")
     return "\n".join(lines) + "\n"
+
+
+def untranslated(scores: dict[str, Any], group: str, name: str | None, digits: int) -> str:
+    """The same number of the inputs as they are, where there is one."""
+    values = scores[group].get("untranslated", {}) if isinstance(scores[group], dict) else {}
+    return f"{values[name]:.{digits}f}" if name in values else ""
 
 
 def cell(runs: list[dict[str, Any]], group: str, name: str | None, digits: int) -> str:
