@@ -86,9 +86,10 @@ def page(
     runs = next(iter(results.values()))
     protocol, seeds = runs[0]["protocol"], [run["protocol"]["seed"] for run in runs]
     counts = runs[0]["a2b"]["pictures"]
+    means = f"Means over {len(seeds)} seeds, ranges in brackets" if len(seeds) > 1 else "One seed"
     lines = [
         f"# {title}\n\n{question}\n\n```sh\n{command}\n```\n",
-        f"Means over {len(seeds)} seeds, ranges in brackets, on the {protocol['split']} split "
+        f"{means}, on the {protocol['split']} split "
         f"({counts['inputs']} and {counts['targets']} pictures; sizes: {protocol['sizes']}), "
         f"{protocol['step']} steps. "
         f"Distances are on {protocol['features']}. `d spread` is how much the loss of the "
