@@ -63,7 +63,7 @@ def main(options: Options) -> int:
     config = own or Config()
     if options.dataset or options.data_dir:
         other = {"dataset": options.dataset, "data_dir": options.data_dir}
-        config = dataclasses.replace(config, **other, data_a=None, data_b=None)
+        config = dataclasses.replace(config, **other, data_a=None, data_b=None, paired=False)
     elif own is None:
         raise ValueError(f"{run_dir} has no data of its own: name some by --data_dir or --dataset.")
     paired = config.paired or options.paired or config.dataset in PAIRED

@@ -8,7 +8,7 @@
 Trains and evaluates each variant with each seed under runs/experiments/, and writes README.md (a
 table of means and ranges over the seeds), results.json and figure.png. Run again, it continues
 where it stopped; variants that experiments share are trained once. With the defaults a variant and
-seed takes about 4 minutes of 2 CPU cores.
+seed takes 2 to 4 minutes of 2 CPU cores.
 """
 
 import json
