@@ -16,7 +16,7 @@ DESCRIPTION = "tf_cyclegan"  # the metadata buffer that holds the description as
 ALLOWED = {
     "ADD": 2, "CONCATENATION": 2, "CONV_2D": 5, "DEQUANTIZE": 3, "LEAKY_RELU": 2, "MEAN": 2,
     "MINIMUM": 1, "MUL": 2, "PAD": 2, "QUANTIZE": 2, "RELU": 2, "RESHAPE": 1, "RSQRT": 2,
-    "STRIDED_SLICE": 2, "SUB": 2, "TANH": 2, "TRANSPOSE_CONV": 3,
+    "SLICE": 2, "STRIDED_SLICE": 2, "SUB": 2, "TANH": 2, "TRANSPOSE_CONV": 3,
 }  # fmt: skip
 MOST_JOINED = 4  # tensors that a GPU concatenates at once
 
