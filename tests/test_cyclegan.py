@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.build import make_cyclegan, make_strategy
+from tf_cyclegan.build import make_cyclegan, make_generator, make_strategy
 from tf_cyclegan.config import PIX2PIX, Config
-from tf_cyclegan.cyclegan import CycleGAN, share_overflow
+from tf_cyclegan.cyclegan import CycleGAN, share_overflow, together
 from tf_cyclegan.data import TrainingData, load_dataset
 
 TINY = Config(
@@ -185,7 +185,7 @@ def test_the_whole_step_compiles_under_xla(adversarial):
 
 
 class Counting(CycleGAN):
-    """Counts the passes of each generator and discriminator in one step."""
+    """Counts the pictures that each generator and discriminator sees in one step."""
 
     def count(self):
         self.passes = dict.fromkeys(("a2b", "b2a", "d_a", "d_b"), 0)
@@ -193,9 +193,9 @@ class Counting(CycleGAN):
             network = getattr(self, name)
             call = network.call
 
-            def counted(*args, name=name, call=call, **kwargs):
-                self.passes[name] += 1
-                return call(*args, **kwargs)
+            def counted(pictures, name=name, call=call, **kwargs):
+                self.passes[name] += len(pictures)
+                return call(pictures, **kwargs)
 
             network.call = counted
 
@@ -240,6 +240,31 @@ def test_a_term_of_weight_0_costs_no_pass(weights, passes, names):
     losses = counting.train_step(batch())
     assert tuple(counting.passes.values()) == passes
     assert set(losses) == names | {"learning_rate"}
+
+
+@pytest.mark.parametrize(
+    ("norm", "shapes", "calls"),
+    [
+        ("instance", [SHAPE, SHAPE], 1),
+        ("batch", [SHAPE, SHAPE], 2),
+        ("instance", [SHAPE, (20, 16, 3)], 2),
+    ],
+)
+def test_together_is_one_by_one(norm, shapes, calls):
+    network = make_generator(dataclasses.replace(TINY, norm=norm, precision="float32"), 3, 3)
+    rng = np.random.default_rng(0)
+    batches = {
+        name: tf.constant(rng.uniform(-1, 1, (2, *shape)), tf.float32)
+        for name, shape in zip(("same_b", "fake_b"), shapes, strict=True)
+    }
+    one_by_one = {name: network(pictures, training=True) for name, pictures in batches.items()}
+    sizes, call = [], network.call
+    network.call = lambda x, **kwargs: sizes.append(len(x)) or call(x, **kwargs)
+    outputs = together(network, batches, training=True)
+    assert sizes == [4 // calls] * calls
+    assert outputs.keys() == batches.keys()
+    for name, expected in one_by_one.items():
+        np.testing.assert_allclose(outputs[name], expected, rtol=0, atol=1e-6)
 
 
 def test_forward_cycle_alone_is_its_own_weight():

@@ -159,19 +159,21 @@ class CycleGAN(keras.Model):
             A dict of `fake_b cycle_a fake_a cycle_b same_a same_b`, without those that only a
             term of weight 0 would need.
         """
-        pictures = {}
-        if self.lambda_adversarial or self.lambda_cycle_a or self.lambda_l1:
-            pictures["fake_b"] = self.a2b(real_a, training=training)
+        of_a2b, of_b2a = {}, {}
+        fakes = self.lambda_adversarial or self.lambda_l1
+        if fakes or self.lambda_cycle_a:
+            of_a2b["fake_b"] = real_a
+        if fakes or self.lambda_cycle_b:
+            of_b2a["fake_a"] = real_b
+        if self.lambda_identity_b:
+            of_a2b["same_b"] = real_b
+        if self.lambda_identity_a:
+            of_b2a["same_a"] = real_a
+        pictures = together(self.a2b, of_a2b, training) | together(self.b2a, of_b2a, training)
         if self.lambda_cycle_a:
             pictures["cycle_a"] = self.b2a(pictures["fake_b"], training=training)
-        if self.lambda_adversarial or self.lambda_cycle_b or self.lambda_l1:
-            pictures["fake_a"] = self.b2a(real_b, training=training)
         if self.lambda_cycle_b:
             pictures["cycle_b"] = self.a2b(pictures["fake_a"], training=training)
-        if self.lambda_identity_b:
-            pictures["same_b"] = self.a2b(real_b, training=training)
-        if self.lambda_identity_a:
-            pictures["same_a"] = self.b2a(real_a, training=training)
         return pictures
 
     def generator_losses(self, real_a, real_b, pictures, training=False):
@@ -213,10 +215,8 @@ class CycleGAN(keras.Model):
             ("d_b", self.d_b, self.shown(real_b, real_a), self.shown(fake_b, real_a)),
             ("d_a", self.d_a, self.shown(real_a, real_b), self.shown(fake_a, real_b)),
         ):
-            # Two calls, not one of both: with batch norm that would mix real with fake.
-            real_logits = judge(real, training=training)
-            fake_logits = judge(fake, training=training)
-            losses[name] = discriminator_loss(self.adversarial, real_logits, fake_logits)
+            logits = together(judge, {"real": real, "fake": fake}, training)
+            losses[name] = discriminator_loss(self.adversarial, logits["real"], logits["fake"])
             if self.adversarial == "wgan-gp" and training:
                 seed = stream(self.seed, replica_id(), name == "d_b")
                 mix = to_unit(whole_numbers(tf.shape(real)[0], seed, self.step))
@@ -292,6 +292,27 @@ class CycleGAN(keras.Model):
 
     def _discriminator_variables(self):
         return self.d_a.trainable_variables + self.d_b.trainable_variables
+
+
+def together(network, batches, training):
+    """What a network makes of several batches: in one call, which is faster, if that is the same.
+
+    It is not with batch norm, which would mix them, nor for pictures of different sizes.
+
+    Args:
+        network: a generator or a discriminator.
+        batches: by name, each `[n, h, w, c]`.
+        training: as in a call of the network.
+
+    Returns:
+        The outputs by the same names.
+    """
+    shapes = [batch.shape for batch in batches.values()]
+    alike = all(shape.is_fully_defined() and shape == shapes[0] for shape in shapes)
+    if len(batches) < 2 or not alike or network.norm == "batch":
+        return {name: network(batch, training=training) for name, batch in batches.items()}
+    outputs = network(tf.concat(list(batches.values()), axis=0), training=training)
+    return dict(zip(batches, tf.split(outputs, len(batches)), strict=True))
 
 
 def global_mean(per_example):
