@@ -165,3 +165,29 @@ def test_check_positive_names_the_argument():
     check_positive(a=1, b=2)
     with pytest.raises(ValueError, match="b=0: use 1 or more"):
         check_positive(a=1, b=0)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+def test_instance_norm_trains_with_the_gradients_of_its_formula(compiled):
+    """First and second ones: training takes a gradient of its own, inference TensorFlow's."""
+    rng = np.random.default_rng(0)
+    layer = InstanceNormalization(dtype="float64")
+    layer.build((None, 7, 6, 3))
+    layer.gamma.assign(rng.uniform(0.5, 2.0, 3))
+    layer.beta.assign(rng.uniform(-1.0, 1.0, 3))
+    x, weight = (tf.constant(rng.normal(size=(2, 7, 6, 3))) for _ in range(2))
+
+    def gradients(training):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                loss = tf.reduce_sum(weight * tf.sin(layer(x, training=training)))
+            first = inner.gradient(loss, x)
+            penalty = tf.reduce_sum(tf.square(first))
+        return first, outer.gradient(penalty, x)
+
+    run = tf.function(gradients) if compiled else gradients
+    for own, expected in zip(run(True), run(False), strict=True):
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_allclose(own, expected, rtol=0, atol=1e-12)
