@@ -60,6 +60,8 @@ REFUSED = {
     "A pool keeps no inputs, .*lambda_l1.* use --pool_size=0": {"lambda_l1": 1.0},
     "dropout is 1.0: use .* less than 1": {"dropout": 1.0},
     "dropout is -0.1: use 0 or more": {"dropout": -0.1},
+    "recompute would draw dropout, .*--no_recompute": {"recompute": True, "dropout": 0.5},
+    "recompute would .* batch norm.*--no_recompute": {"recompute": True, "norm": "batch"},
 } | {
     f"{name} is -1: use 0 or more": {name: -1}
     for name in (

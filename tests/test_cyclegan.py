@@ -184,6 +184,48 @@ def test_the_whole_step_compiles_under_xla(adversarial):
         assert plain == pytest.approx(compiled, rel=2e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "changes"),
+    [
+        ("one", {"blocks": 1}),
+        ("mirrored", {"blocks": 1}),
+        ("one", {"generator": "unet", "depth": 2}),
+    ],
+)
+def test_recomputation_changes_memory_not_numbers(strategy, changes):
+    """In float64: Adam would make much of a rounding. The graph tells that it is in effect."""
+    keras.config.set_dtype_policy("float64")
+    keras.config.set_floatx("float64")
+    try:
+        results, convolutions = [], []
+        for recompute in (False, True):
+            scope, model = tiny(
+                strategy, **changes, pool_size=0, precision="float64", recompute=recompute
+            )
+
+            @tf.function(autograph=False)
+            def step(real, scope=scope, model=model):
+                return scope.run(model.train_step, args=(real,))
+
+            reals = list(
+                scope.experimental_distribute_dataset(
+                    tf.data.Dataset.range(3).map(lambda i: batch_of_step(i, 2))
+                )
+            )
+            for real in reals:
+                step(real)
+            graph = step.get_concrete_function(reals[0]).graph
+            kinds = [op.type for op in graph.get_operations()]
+            convolutions.append(kinds.count("Conv2D"))
+            results.append(weights(model))
+        assert convolutions[1] > 1.2 * convolutions[0]
+        for plain, again in zip(*results, strict=True):
+            np.testing.assert_allclose(plain, again, rtol=0, atol=1e-9)
+    finally:
+        keras.config.set_dtype_policy("float32")
+        keras.config.set_floatx("float32")
+
+
 class Counting(CycleGAN):
     """Counts the pictures that each generator and discriminator sees in one step."""
 

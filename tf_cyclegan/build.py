@@ -55,6 +55,7 @@ def make_generator(config: Config, channels_in: int, channels_out: int) -> keras
             dtype=config.precision,
         )
     network.build((None, None, None, channels_in))
+    network.recompute = config.recompute
     return network
 
 

