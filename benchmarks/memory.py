@@ -5,7 +5,8 @@
 
 Each runs alone, one after the other, in a process of its own: libraries, networks, Adam's slots,
 pools and a few steps. Ours holds its whole pools from the start; the peer's grow by two pictures
-a step, to 50 of each domain.
+a step, to 50 of each domain. Ours is measured without and with train.py's --recompute; afterwards
+both take turns, for what that costs: their seconds' ratio, the median over the rounds.
 """
 
 import sys
@@ -30,9 +31,11 @@ class Options:
     batch: int = 1
     """Pictures of each domain."""
     rounds: int = 4
-    """Steps of each."""
+    """Steps of each; of the turns, after two that are not counted."""
     precisions: str = "float32,mixed_bfloat16"
     """Of our step: either or both."""
+    recompute: bool = True
+    """Whether to measure our step with --recompute too."""
     peer: bool = True
     """Whether to measure the peer, which needs PyTorch."""
     threads: int = 0
@@ -47,11 +50,12 @@ def main(options: Options) -> int:
     precisions = report.check(options, [options.size], options.precisions, options.peer, **positive)
     networks = (options.size, options.filters, options.blocks)
     makes = {
-        precision: (
+        precision + work.RECOMPUTED * recompute: (
             work.tensorflow_steps,
-            *(networks, options.batch, (precision,), options.threads, False),
+            *(networks, options.batch, (precision,), options.threads, False, recompute),
         )
         for precision in precisions
+        for recompute in (False, True)[: 1 + options.recompute]
     }
     if options.peer:
         makes["peer"] = (work.torch_step, networks, options.batch, options.threads)
@@ -64,16 +68,27 @@ def main(options: Options) -> int:
                 process.time(name)
             result["machine"]["threads"] |= process.facts["threads"]
             result[name] = {"built_bytes": built, "peak_bytes": process.peak_memory()}
+    for precision in precisions if options.recompute else ():
+        recomputed = precision + work.RECOMPUTED
+        pair = makes[precision], makes[recomputed]
+        times, _ = measure.run_in_turns(result["machine"], options.rounds, *pair)
+        turns = zip(times[recomputed], times[precision], strict=True)
+        ratios = measure.spread([ours[0] / plain[0] for ours, plain in turns])
+        result[recomputed]["seconds_to_plain"] = ratios
+
     rows = []
     for name in makes:
-        entry, ratio = result[name], ""
+        entry, ratio, price = result[name], "", ""
+        if "seconds_to_plain" in entry:
+            price = "{median:.2f} ({min:.2f} to {max:.2f})".format(**entry["seconds_to_plain"])
         if options.peer and name != "peer":
             entry["ratio_to_peer"] = entry["peak_bytes"] / result["peer"]["peak_bytes"]
             ratio = f"{entry['ratio_to_peer']:.2f}"
         numbers = (f"{entry[key] / 1e9:.2f}" for key in ("built_bytes", "peak_bytes"))
-        rows.append([name, *numbers, ratio])
+        rows.append([name, *numbers, ratio, price])
     report.print_machine(result["machine"])
-    report.print_table(["", "GB before the first step", "GB at most", "/ peer"], rows)
+    head = ["", "GB before the first step", "GB at most", "/ peer", "seconds / plain"]
+    report.print_table(head, rows)
     report.write_json(options, result)
     return 0
 

@@ -10,11 +10,12 @@ import os
 from measure import has_bfloat16
 
 MATRIX = 2048  # rows and columns of the matrices whose product is the machine's floor
+RECOMPUTED = ", recomputed"  # after a precision: the step with --recompute
 # What convolutions compute in. A precision's floor is a matrix product in this.
 COMPUTE = {"float32": "float32", "mixed_bfloat16": "bfloat16"}
 
 
-def tensorflow_steps(networks, batch, precisions, threads, floor=True):
+def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute=False):
     """Our whole training step as `fit` runs it, one callable for each precision, and the floor.
 
     Args:
@@ -23,6 +24,7 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True):
         precisions: as in `Config.precision`.
         threads: 0 leaves their number to TensorFlow.
         floor: whether to add matrix products, named "matrix float32" and so on.
+        recompute: as in `Config`; the callables are named "float32, recomputed" and so on.
     """
     tf = _tensorflow(threads)
     from tf_cyclegan.build import make_cyclegan, make_strategy
@@ -40,6 +42,7 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True):
             d_filters=filters,
             batch_size=batch,
             precision=precision,
+            recompute=recompute,
         )
         model = make_cyclegan(config, strategy, shape, shape, steps_per_epoch=1000)
         model.make_train_function()
@@ -53,7 +56,8 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True):
     counts = step_multiply_adds(
         convolutions(model.a2b, (batch, *shape)), convolutions(model.d_a, (batch, *shape))
     )
-    calls = {precision: call for precision, (_, call) in steps.items()}
+    suffix = RECOMPUTED if recompute else ""
+    calls = {precision + suffix: call for precision, (_, call) in steps.items()}
     calls |= matrix_products(tf, precisions) if floor else {}
     return calls, _facts(tf, multiply_adds=counts)
 

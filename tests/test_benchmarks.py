@@ -109,6 +109,8 @@ def test_memory_of_each(runs):
         assert 1e8 < result[label]["built_bytes"] <= result[label]["peak_bytes"] < 4e9
     ratio = result["float32"]["peak_bytes"] / result["peer"]["peak_bytes"]
     assert result["float32"]["ratio_to_peer"] == pytest.approx(ratio)
+    price = result["float32, recomputed"]["seconds_to_plain"]
+    assert 0 < price["min"] == price["median"] == price["max"]  # of one round
 
 
 def test_growth_along_an_axis(runs):

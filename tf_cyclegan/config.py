@@ -197,7 +197,7 @@ class Config:
         if self.recompute and (self.dropout or self.norm == "batch"):
             raise ValueError(
                 "recompute would draw dropout, and count batch norm's moving averages, twice: use "
-                "--no_recompute, or --dropout=0 and another --norm."
+                "--no_recompute."
             )
 
     def to_json(self) -> str:
