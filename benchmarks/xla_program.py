@@ -1,0 +1,243 @@
+"""Write a run's next training steps as a program for a machine with JAX but no TensorFlow.
+
+    python scripts/train.py --data_dir=my_photos --run_dir=runs/mine --max_steps=1  # or any run
+    python benchmarks/xla_program.py --run_dir=runs/mine --folder=program --steps=1000
+    python xla_run.py program     # there: it needs that file, the folder, jax and numpy
+    python benchmarks/xla_program.py --run_dir=runs/mine --folder=program --bring_back
+    python scripts/train.py --data_dir=my_photos --run_dir=runs/mine                # goes on
+
+The folder holds `step.mlir`, the whole step as StableHLO; `state.npz`, all that it reads and
+changes; `real_a.npy` and `real_b.npy`, the batches of the coming steps; `program.json`, which input
+is what. It is for one device. With dropout, XLA draws other masks than TensorFlow does.
+"""
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    run_dir: str
+    """A run folder of scripts/train.py, with or without a checkpoint."""
+    folder: str
+    """The program's folder: new, or with --bring_back one that xla_run.py has worked on."""
+    steps: int = 1000
+    """Training steps to write batches for, a byte for each number of a picture."""
+    bring_back: bool = False
+    """Make the program's state the run folder's next checkpoint."""
+
+
+def main(options: Options) -> int:
+    """Writes the program, or brings its state back, and returns the exit code."""
+    return (bring_back if options.bring_back else write_program)(options)
+
+
+def write_program(options: Options) -> int:
+    """Writes the folder; `program.json` comes last, and makes it whole."""
+    import numpy as np  # after --help, which needs none of it
+    import work
+
+    from tf_cyclegan.checkpoints import read_config, write_text
+    from tf_cyclegan.data import TrainingData, load_dataset
+    from tf_cyclegan.data.pictures import to_uint8
+
+    # === Everything that can be wrong, before anything is written ===
+    config = dataclasses.replace(read_config(options.run_dir), resume=True)
+    folder = Path(options.folder)
+    if options.steps < 1:
+        raise ValueError(f"steps is {options.steps}: use 1 or more.")
+    if (folder / "program.json").exists():
+        raise ValueError(f"{folder} holds a program already: use another --folder.")
+    if config.precision == "mixed_float16":
+        raise ValueError("mixed_float16 is not supported: train with float32 or mixed_bfloat16.")
+    if config.strategy in ("mirrored", "multiworker"):
+        raise ValueError(f"the run's strategy is {config.strategy}: a program is for one device.")
+    data = TrainingData(load_dataset(config), config)
+    shapes = data.shape_a, data.shape_b
+    if None in shapes[0] + shapes[1]:
+        raise ValueError("pictures differ in size: a program needs a --preprocess with crop.")
+    strategy, model, _ = restored(options.run_dir, config, shapes, data.steps_per_epoch)
+    start = model.steps_done
+    steps = min(options.steps, (config.epochs + config.decay_epochs) * data.steps_per_epoch - start)
+    if steps < 1:
+        raise ValueError(f"{options.run_dir} is done, at step {start}: use more --epochs.")
+
+    # === The program, the state that it starts with, its batches ===
+    shapes = [(config.batch_size, *shape) for shape in shapes]
+    text, graph, inputs, outputs = lower(model, strategy, shapes)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "step.mlir", text)
+    variables = state_variables(model)
+    state = {name: variables[name].numpy() for name in inputs}
+    losses = np.zeros((0, len(model.log_names())), np.float32)
+    np.savez(folder / "state.npz", losses=losses, **state)
+    files = [
+        np.lib.format.open_memmap(folder / f"real_{domain}.npy", "w+", np.uint8, (steps, *shape))
+        for domain, shape in zip("ab", shapes, strict=True)
+    ]
+    for i, pair in enumerate(data.batches(start, start + steps)):
+        for file, real in zip(files, pair, strict=True):
+            file[i] = to_uint8(real)
+    for file in files:
+        file.flush()
+    program = {
+        "start": start,
+        "losses": model.log_names(),  # the first outputs
+        "inputs": inputs,  # of the state, after real_a and real_b
+        "outputs": outputs,  # new values of these, after the losses
+        "multiply_adds": sum(map(work.operation_multiply_adds, needed_operations(graph))),
+        "precision": config.precision,
+        "batch_size": config.batch_size,
+        "steps_per_epoch": data.steps_per_epoch,
+        "shapes": [data.shape_a, data.shape_b],
+        "config": dataclasses.asdict(config),
+    }
+    write_text(folder / "program.json", json.dumps(program, indent=1) + "\n")
+    print(f"{folder}: steps {start} to {start + steps}; run there: python xla_run.py {folder}")
+    return 0
+
+
+def bring_back(options: Options) -> int:
+    """Logs the losses, sets the state and saves a checkpoint."""
+    import numpy as np
+
+    from tf_cyclegan.callbacks import LossLog
+    from tf_cyclegan.config import Config
+
+    folder = Path(options.folder)
+    if not (folder / "program.json").exists():
+        raise ValueError(f"{folder} holds no program: it has no program.json.")
+    program = json.loads((folder / "program.json").read_text())
+    with np.load(folder / "state.npz") as file:
+        state = dict(file)
+    losses = state.pop("losses")
+    config = Config.from_json(json.dumps(program["config"]))
+    first = (options.run_dir, config, program["shapes"], program["steps_per_epoch"])
+    _, model, run = restored(*first)
+
+    start, step, end = program["start"], model.steps_done, int(state.get("step", -1))
+    if not start <= step < end:
+        raise ValueError(
+            f"{run.path} is at step {step}, {folder} goes from step {start} to {end}: bring it "
+            "back to the run that it was made of, and only once."
+        )
+    variables = state_variables(model)
+    for name, value in state.items():
+        if name not in variables or variables[name].shape != value.shape:
+            raise ValueError(f"{folder}/state.npz does not fit: {name} {value.shape} is not of it.")
+    if state.keys() != set(program["inputs"]) or len(losses) != end - start:
+        raise ValueError(f"{folder}/state.npz is not of this program: copy it there again.")
+
+    log = LossLog(run.path, step)
+    log.set_model(model)
+    for row in losses[step - start :]:
+        model.step.assign_add(1)
+        log.on_train_batch_end(0, dict(zip(program["losses"], row, strict=True)))
+    log.on_epoch_end(0)
+    for name, value in state.items():
+        variables[name].assign(value)
+    run.save()
+    print(f"{run.path}: step {step} is now step {end}; scripts/train.py continues it.")
+    return 0
+
+
+def restored(run_dir, config, shapes, steps_per_epoch):
+    """The run's strategy, model and folder, its last checkpoint restored."""
+    from tf_cyclegan.build import make_cyclegan, make_strategy
+    from tf_cyclegan.checkpoints import RunFolder
+
+    strategy = make_strategy("one")
+    model = make_cyclegan(config, strategy, *shapes, steps_per_epoch)
+    run = RunFolder(Path(run_dir), config)
+    with strategy.scope():
+        run.attach(model)
+    return strategy, model, run
+
+
+def state_variables(model):
+    """All that a step may read or change: `tf.Variable`s by names that no process changes."""
+    parts = {
+        "a2b": model.a2b,
+        "b2a": model.b2a,
+        "d_a": model.d_a,
+        "d_b": model.d_b,
+        "generator_optimizer": model.generator_optimizer,
+        "discriminator_optimizer": model.discriminator_optimizer,
+    } | {f"mean_{name}": tracker for name, tracker in model.trackers.items()}
+    # Keras numbers its layers through the process, and names Adam's slots by layers.
+    named = {
+        f"{part}/{i:03d}_{variable.name.rpartition('_')[2]}": variable.value
+        for part, owner in parts.items()
+        for i, variable in enumerate(owner.variables)
+    }
+    for domain, pools in (("a", model.pool_a), ("b", model.pool_b)):
+        for pool in pools:
+            named |= {f"pool_{domain}/images": pool.images, f"pool_{domain}/seen": pool.seen}
+    return named | {"step": model.step}
+
+
+def lower(model, strategy, shapes):
+    """The training step on uint8 pictures as StableHLO.
+
+    Args:
+        model: a `CycleGAN`, compiled.
+        strategy: its own, of one device.
+        shapes: `[n, h, w, c]` of real_a and real_b.
+
+    Returns:
+        The text; TensorFlow's graph of it; the names of its inputs after real_a and real_b; those
+        whose new values are its outputs after the losses (in `log_names` order).
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from tf_cyclegan.data.pictures import to_float
+
+    names = model.log_names()
+    # A table, since XLA may multiply where the input pipeline divides.
+    levels = to_float(np.arange(256, dtype=np.uint8))
+
+    def step(*pixels):
+        real = tuple(tf.gather(levels, tf.cast(picture, tf.int32)) for picture in pixels)
+        report = strategy.run(model.train_step, args=(real,))
+        return [report[name] for name in names]
+
+    function = tf.function(step, jit_compile=True, autograph=False)
+    pair = [tf.zeros(shape, tf.uint8) for shape in shapes]
+    concrete = function.get_concrete_function(*pair)
+    by_handle = {id(v.handle): name for name, v in state_variables(model).items()}
+    inputs = [by_handle[id(handle)] for handle in concrete.captured_inputs]
+    text = function.experimental_get_compiler_ir(*pair)(stage="stablehlo")
+    # The one operation that is not StableHLO: it keeps an input from being the output itself.
+    text = re.sub(r"mhlo\.copy (%\S+) : (\S+)", r"stablehlo.reshape \1 : (\2) -> \2", text)
+    # TensorFlow's donations: which input an output replaces.
+    found = re.findall(r"number = (\d+) : i64}, output_index = array<i64: (\d+)>", text)
+    replaces = {int(output): inputs[int(number) - len(pair)] for number, output in found}
+    outputs = [replaces[len(names) + i] for i in range(len(replaces))]
+    return text, concrete.graph, inputs, outputs
+
+
+def needed_operations(graph):
+    """The operations that a graph's results and updates need."""
+    todo, needed = [*(t.op for t in graph.outputs), *graph.control_outputs], set()
+    while todo:
+        op = todo.pop()
+        if op not in needed:
+            needed.add(op)
+            todo += [*(t.op for t in op.inputs), *op.control_inputs]
+    return needed
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
