@@ -109,6 +109,7 @@ def bring_back(options: Options) -> int:
     import numpy as np
 
     from tf_cyclegan.callbacks import LossLog
+    from tf_cyclegan.checkpoints import read_config
     from tf_cyclegan.config import Config
 
     folder = Path(options.folder)
@@ -118,9 +119,11 @@ def bring_back(options: Options) -> int:
     with np.load(folder / "state.npz") as file:
         state = dict(file)
     losses = state.pop("losses")
+    read_config(options.run_dir)  # which must be there, and is compared when restored
     config = Config.from_json(json.dumps(program["config"]))
-    first = (options.run_dir, config, program["shapes"], program["steps_per_epoch"])
-    _, model, run = restored(*first)
+    _, model, run = restored(
+        options.run_dir, config, program["shapes"], program["steps_per_epoch"]
+    )
 
     start, step, end = program["start"], model.steps_done, int(state.get("step", -1))
     if not start <= step < end:

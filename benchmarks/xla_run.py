@@ -74,13 +74,11 @@ def main(options) -> int:
         if late:
             break
 
-    step = float(np.median(seconds[1:] or seconds))  # the first block warms up
+    counted = seconds[1:] or seconds  # the first block warms up
+    step = float(np.median(counted))
     rate = program["multiply_adds"] / step
-    print(
-        f"{1000 * step:.2f} ms a step (median over {len(seconds[1:] or seconds)} blocks of {BLOCK}), "
-        f"batch {program['batch_size']}, {program['precision']}: {rate / 1e9:.4g} G multiply-adds a "
-        "second"
-    )
+    print(f"{program['precision']}, batch {program['batch_size']}: {1000 * step:.2f} ms a step")
+    print(f"(median of {len(counted)} blocks of {BLOCK}); {rate / 1e9:.4g} G multiply-adds a second")
     if options.peak_teraflops:
         share = 2 * rate / (1e12 * options.peak_teraflops)  # two flops to a multiply-add
         print(f"{100 * share:.3g} % of {options.peak_teraflops:g} TFLOP/s")

@@ -64,7 +64,8 @@ class ImagePool(tf.Module):
             p, index = self.draw()
             swap = tf.logical_and(full, p > 0.5)
             slot = tf.where(full, index, tf.cast(self.seen, tf.int32))
-            stored = self.images[slot]
+            # Indexing would make the slot a constant of the program that XLA compiles.
+            stored = tf.gather(self.images, slot)
             returned.append(tf.where(swap, stored, image))
             kept = tf.where(tf.logical_and(full, tf.logical_not(swap)), stored, image)
             self.images.scatter_update(tf.IndexedSlices(kept[tf.newaxis], slot[tf.newaxis]))
