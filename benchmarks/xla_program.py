@@ -121,9 +121,7 @@ def bring_back(options: Options) -> int:
     losses = state.pop("losses")
     read_config(options.run_dir)  # which must be there, and is compared when restored
     config = Config.from_json(json.dumps(program["config"]))
-    _, model, run = restored(
-        options.run_dir, config, program["shapes"], program["steps_per_epoch"]
-    )
+    _, model, run = restored(options.run_dir, config, program["shapes"], program["steps_per_epoch"])
 
     start, step, end = program["start"], model.steps_done, int(state.get("step", -1))
     if not start <= step < end:

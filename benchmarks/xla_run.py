@@ -24,6 +24,8 @@ BLOCK = 10  # steps between looks at the losses, which wait for the device
 def main(options) -> int:
     """Trains, prints the time of a step, and returns the exit code."""
     folder = Path(options.folder)
+    if options.steps is not None and options.steps < 1:
+        raise ValueError(f"steps is {options.steps}: use 1 or more.")
     if not (folder / "program.json").exists():
         raise ValueError(f"{folder} has no program.json: write it by xla_program.py, to its end.")
     program = json.loads((folder / "program.json").read_text())
@@ -48,8 +50,9 @@ def main(options) -> int:
 
     seconds = []  # of a step, the mean of each block
     begin = saved = time.monotonic()
-    while done < steps:
-        count, rows = min(BLOCK, steps - done), []
+    stop = steps if options.steps is None else min(done + options.steps, steps)
+    while done < stop:
+        count, rows = min(BLOCK, stop - done), []
         before = time.perf_counter()
         for i in range(done, done + count):
             pair = [jax.device_put(real[i], device) for real in reals]
@@ -66,7 +69,7 @@ def main(options) -> int:
         done += count
         now = time.monotonic()
         late = options.minutes is not None and now - begin > 60 * options.minutes
-        if done == steps or late or now - saved > 60 * options.save_minutes:
+        if done == stop or late or now - saved > 60 * options.save_minutes:
             save(folder / "state.npz", jax.device_get(state), losses)
             shown = "  ".join(f"{n} {v:.4g}" for n, v in zip(names, block[-1], strict=True))
             print(f"step {program['start'] + done}, {steps - done} left: {shown}", flush=True)
@@ -78,7 +81,9 @@ def main(options) -> int:
     step = float(np.median(counted))
     rate = program["multiply_adds"] / step
     print(f"{program['precision']}, batch {program['batch_size']}: {1000 * step:.2f} ms a step")
-    print(f"(median of {len(counted)} blocks of {BLOCK}); {rate / 1e9:.4g} G multiply-adds a second")
+    print(
+        f"(median of {len(counted)} blocks of {BLOCK}); {rate / 1e9:.4g} G multiply-adds a second"
+    )
     if options.peak_teraflops:
         share = 2 * rate / (1e12 * options.peak_teraflops)  # two flops to a multiply-add
         print(f"{100 * share:.3g} % of {options.peak_teraflops:g} TFLOP/s")
@@ -114,7 +119,8 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", help="what xla_program.py wrote")
-    parser.add_argument("--minutes", type=float, help="stop after so many; run it again to go on")
+    parser.add_argument("--steps", type=int, help="stop after so many; run it again to go on")
+    parser.add_argument("--minutes", type=float, help="stop after so many")
     parser.add_argument("--save_minutes", type=float, default=10.0, help="minutes between saves")
     parser.add_argument("--peak_teraflops", type=float, help="of the chip, in this precision")
     parser.add_argument(

@@ -25,7 +25,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import xla_program  # noqa: E402
 from xla_program import Options, state_variables  # noqa: E402
 
-STEPS = 12  # more than the runner's block of 10, and than what fills the pools
+STEPS = 5  # the third in all fills the pools
 TINY = dataclasses.replace(
     DEMO,
     dataset="synthetic/summer2winter",
@@ -34,7 +34,10 @@ TINY = dataclasses.replace(
     filters=4,
     blocks=1,
     d_filters=4,
-    pool_size=4,
+    pool_size=6,
+    max_steps=2 + STEPS,
+    sample_every=0,
+    watch_every=0,
     batch_size=2,
 )
 
@@ -69,3 +72,131 @@ def make_run(path, config):
         if len(states) == 1:
             run.save()
     return states, losses
+
+
+def npz(path):
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory):
+    """A run folder at step 1, a program of it that was run in two pieces, and TensorFlow's own."""
+    folder = tmp_path_factory.mktemp("xla")
+    states, losses = make_run(folder / "run", TINY)
+    options = Options(str(folder / "run"), str(folder / "program"), STEPS)
+    assert xla_program.main(options) == 0
+    started = npz(folder / "program" / "state.npz")
+    first = run_there(folder / "program", "--steps=2")
+    (folder / "program" / "state.part").write_bytes(b"killed here")
+    between = npz(folder / "program" / "state.npz")
+    second = run_there(folder / "program", "--peak_teraflops=1", "--highest_precision")
+    return folder, states, losses, started, between, (first, second)
+
+
+def check_state(found, states, losses, steps):
+    """The program's state and losses against TensorFlow's after so many of its steps."""
+    found = dict(found)
+    logged = np.array(losses[1 : 1 + steps], np.float32).reshape(steps, len(losses[0]))
+    np.testing.assert_allclose(found.pop("losses"), logged, rtol=1e-5, atol=1e-5)
+    assert found.keys() == states[steps].keys()
+    for name, value in states[steps].items():
+        assert found[name].dtype == value.dtype
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_jax_does_the_steps_of_tensorflow(worked):
+    folder, states, losses, started, between, _ = worked
+    check_state(started, states, losses, 0)
+    check_state(between, states, losses, 2)
+    check_state(npz(folder / "program" / "state.npz"), states, losses, STEPS)
+    assert between["pool_a/seen"] == 6 and between["step"] == 3
+
+
+def test_the_program_is_plain_stablehlo(worked):
+    folder = worked[0]
+    text = (folder / "program" / "step.mlir").read_text()
+    assert "custom_call" not in text and "mhlo.copy" not in text
+    program = json.loads((folder / "program" / "program.json").read_text())
+    assert program["outputs"] == program["inputs"]  # all is changed by a step, and fed back
+    for i, name in enumerate(program["inputs"]):  # nothing was built in as a constant
+        assert text[text.index("@main(") :].count(f"%arg{i + 2}") > 1, name
+
+
+def test_the_runner_says_how_fast(worked):
+    first, second = worked[-1]
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "step 3, 3 left: g_adv_a2b" in first.stdout
+    assert "step 6, 0 left" in second.stdout
+    assert "ms a step" in second.stdout and "% of 1 TFLOP/s" in second.stdout
+
+
+def test_pictures_are_those_of_the_pipeline_to_the_last_bit(worked):
+    levels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_uint8(to_float(levels)), levels)
+    data = TrainingData(load_dataset(TINY), TINY)
+    for i, pair in enumerate(data.batches(1, 1 + STEPS)):
+        for domain, real in zip("ab", pair, strict=True):
+            stored = np.load(worked[0] / "program" / f"real_{domain}.npy", mmap_mode="r")
+            np.testing.assert_array_equal(to_float(stored[i]), real)
+
+
+def test_the_state_comes_back_and_training_goes_on(worked, tmp_path):
+    folder = worked[0]
+    shutil.copytree(folder / "run", tmp_path / "run")
+    back = Options(str(tmp_path / "run"), str(folder / "program"), bring_back=True)
+    assert xla_program.main(back) == 0
+    with pytest.raises(ValueError, match="is at step 6, .* goes from step 1 to 6"):
+        xla_program.main(back)
+    config = dataclasses.replace(TINY, run_dir=str(tmp_path / "run"))
+    data = TrainingData(load_dataset(config), config)
+    strategy = make_strategy("one")
+    model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
+    assert RunFolder(tmp_path / "run", config).attach(model) == 1 + STEPS
+    found = npz(folder / "program" / "state.npz")
+    for name, variable in state_variables(model).items():
+        if not name.startswith("mean_"):  # of an epoch, which no checkpoint holds
+            np.testing.assert_array_equal(np.array(variable), found[name], err_msg=name)
+    rows = read_losses(tmp_path / "run" / "losses.csv")
+    assert [row["step"] for row in rows] == list(range(2, 2 + STEPS))
+    np.testing.assert_allclose([row["d_a"] for row in rows], found["losses"][:, 6], rtol=1e-5)
+    # One more step of TensorFlow's is the step that it would have done without the detour.
+    step = tf.function(lambda *real: strategy.run(model.train_step, args=(real,)), autograph=False)
+    for real in data.batches(1 + STEPS, 2 + STEPS):
+        step(*real)
+    assert model.steps_done == 2 + STEPS
+
+
+def test_mistakes_give_one_line(worked, tmp_path):
+    folder = worked[0]
+    run, program = str(folder / "run"), str(folder / "program")
+    with pytest.raises(ValueError, match="holds a program already"):
+        xla_program.main(Options(run, program))
+    with pytest.raises(ValueError, match="steps is 0"):
+        xla_program.main(Options(run, str(tmp_path / "new"), steps=0))
+    with pytest.raises(ValueError, match="is no run folder"):
+        xla_program.main(Options(str(tmp_path / "none"), program, bring_back=True))
+    with pytest.raises(ValueError, match="holds no program"):
+        xla_program.main(Options(run, str(tmp_path), bring_back=True))
+    half = dataclasses.replace(TINY, precision="mixed_float16")
+    RunFolder(tmp_path / "half", half)
+    with pytest.raises(ValueError, match="mixed_float16 is not supported"):
+        xla_program.main(Options(str(tmp_path / "half"), str(tmp_path / "new")))
+    assert not (tmp_path / "new").exists()
+
+    shutil.copytree(folder / "program", tmp_path / "other")
+    state = npz(folder / "program" / "state.npz")
+    state["a2b/000_kernel"] = np.zeros(3, np.float32)
+    np.savez(tmp_path / "other" / "state.npz", **state)
+    with pytest.raises(ValueError, match="does not fit: a2b/000_kernel"):
+        xla_program.main(Options(run, str(tmp_path / "other"), bring_back=True))
+    saved = json.loads((tmp_path / "other" / "program.json").read_text())
+    saved["config"]["lambda_cycle_a"] = 7.0
+    (tmp_path / "other" / "program.json").write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="lambda_cycle_a=5.0, now 7.0"):
+        xla_program.main(Options(run, str(tmp_path / "other"), bring_back=True))
+
+    for path in (folder / "program", tmp_path / "absent"):
+        process = run_there(path, "--steps=0" if path.exists() else "--minutes=1")
+        assert process.returncode == 1 and process.stderr.count("\n") == 1
+        assert process.stderr.startswith("error: ")
