@@ -78,6 +78,7 @@ def main(options) -> int:
             break
 
     counted = seconds[1:] or seconds  # the first block warms up
+    warm = "" if seconds[1:] else ", warm-up and all"
     step = float(np.median(counted))
     rate = program["multiply_adds"] / step
     print(f"{program['precision']}, batch {program['batch_size']}: {1000 * step:.2f} ms a step")

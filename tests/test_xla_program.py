@@ -102,6 +102,8 @@ def check_state(found, states, losses, steps):
     assert found.keys() == states[steps].keys()
     for name, value in states[steps].items():
         assert found[name].dtype == value.dtype
+        if name.startswith("mean_"):  # of an epoch, which ends between processes
+            continue
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
