@@ -82,9 +82,7 @@ def main(options) -> int:
     step = float(np.median(counted))
     rate = program["multiply_adds"] / step
     print(f"{program['precision']}, batch {program['batch_size']}: {1000 * step:.2f} ms a step")
-    print(
-        f"(median of {len(counted)} blocks of {BLOCK}); {rate / 1e9:.4g} G multiply-adds a second"
-    )
+    print(f"(median of {len(counted)} blocks{warm}); {rate / 1e9:.4g} G multiply-adds a second")
     if options.peak_teraflops:
         share = 2 * rate / (1e12 * options.peak_teraflops)  # two flops to a multiply-add
         print(f"{100 * share:.3g} % of {options.peak_teraflops:g} TFLOP/s")

@@ -104,7 +104,10 @@ def check_state(found, states, losses, steps):
         assert found[name].dtype == value.dtype
         if name.startswith("mean_"):  # of an epoch, which ends between processes
             continue
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+        # Instance norm takes a bias before it away: its gradient is rounding, of which Adam makes
+        # a whole step in some direction. Adam's slots of all biases are held to what all are.
+        atol = 2 * steps * TINY.learning_rate if name.endswith("_bias") else 1e-5
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=atol, err_msg=name)
 
 
 def test_jax_does_the_steps_of_tensorflow(worked):
