@@ -9,35 +9,11 @@ over the peer's, the median over the rounds.
 """
 
 import sys
-from dataclasses import dataclass
 
 import report
 import tyro
 import work
-
-
-@dataclass(frozen=True)
-class Options:
-    """The flags."""
-
-    size: int = 256
-    """Side of the pictures in pixels, a multiple of 4 and at least 24."""
-    filters: int = 64
-    """Channels of the generator's first layer."""
-    blocks: int = 9
-    """Residual blocks of the generator."""
-    batch: int = 1
-    """Pictures at a time."""
-    rounds: int = 10
-    """Counted passes of each, after two that are not."""
-    precisions: str = "float32,mixed_bfloat16"
-    """Of our generator: either or both."""
-    peer: bool = True
-    """Whether to measure the peer, which needs PyTorch."""
-    threads: int = 0
-    """Threads; 0 leaves their number to TensorFlow and PyTorch."""
-    json: str | None = None
-    """File for the result."""
+from report import Options
 
 
 def main(options: Options) -> int:

@@ -20,29 +20,13 @@ import work
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(report.Options):
     """The flags."""
 
-    size: int = 256
-    """Side of the pictures in pixels, a multiple of 4 and at least 24."""
-    filters: int = 64
-    """Channels of the first layers of generators and discriminators."""
-    blocks: int = 9
-    """Residual blocks of the generators."""
-    batch: int = 1
-    """Pictures of each domain."""
     rounds: int = 4
     """Steps of each; of the turns, after two that are not counted."""
-    precisions: str = "float32,mixed_bfloat16"
-    """Of our step: either or both."""
     recompute: bool = True
     """Whether to measure our step with --recompute too."""
-    peer: bool = True
-    """Whether to measure the peer, which needs PyTorch."""
-    threads: int = 0
-    """Threads; 0 leaves their number to TensorFlow and PyTorch."""
-    json: str | None = None
-    """File for the result."""
 
 
 def main(options: Options) -> int:

@@ -5,11 +5,36 @@ import dataclasses
 import importlib.util
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import measure
 import work
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of scripts that measure our networks beside the peer's."""
+
+    size: int = 256
+    """Side of the pictures in pixels, a multiple of 4 and at least 24."""
+    filters: int = 64
+    """Channels of the networks' first layers."""
+    blocks: int = 9
+    """Residual blocks of a generator."""
+    batch: int = 1
+    """Pictures of each domain at a time."""
+    rounds: int = 5
+    """Counted turns of each, after two that are not."""
+    precisions: str = "float32,mixed_bfloat16"
+    """Of our networks: either or both."""
+    peer: bool = True
+    """Whether to measure the peer, which needs PyTorch."""
+    threads: int = 0
+    """Threads; 0 leaves their number to TensorFlow and PyTorch."""
+    json: str | None = None
+    """File for the result."""
 
 
 def check(options, sizes, precisions="float32", peer=False, **positive):

@@ -186,7 +186,8 @@ def convolutions(network, shape):
     """
     import tensorflow as tf
 
-    call = tf.function(lambda x: network(x, training=True))
+    # Not as in training, where some are computed in another way.
+    call = tf.function(lambda x: network(x, training=False))
     graph = call.get_concrete_function(tf.TensorSpec(shape)).graph
     return [count for op in graph.get_operations() if (count := operation_multiply_adds(op))]
 

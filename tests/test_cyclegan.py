@@ -290,6 +290,7 @@ def test_a_term_of_weight_0_costs_no_pass(weights, passes, names):
         ("instance", [SHAPE, SHAPE], 1),
         ("batch", [SHAPE, SHAPE], 2),
         ("instance", [SHAPE, (20, 16, 3)], 2),
+        ("instance", [(88, 100, 3)] * 2, 2),  # large for two pictures
     ],
 )
 def test_together_is_one_by_one(norm, shapes, calls):

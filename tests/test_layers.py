@@ -7,6 +7,7 @@ from tf_cyclegan.layers import (
     CropTopLeft,
     InstanceNormalization,
     ReflectionPadding2D,
+    ReLU,
     ResidualBlock,
     check_positive,
     convolution,
@@ -191,3 +192,33 @@ def test_instance_norm_trains_with_the_gradients_of_its_formula(compiled):
     for own, expected in zip(run(True), run(False), strict=True):
         assert np.abs(expected).max() > 0.1
         np.testing.assert_allclose(own, expected, rtol=0, atol=1e-12)
+
+
+def test_instance_norm_of_half_floats_trains_with_the_gradient_of_its_formula():
+    rng = np.random.default_rng(0)
+    x = tf.constant(3 + 2 * rng.normal(size=(1, 16, 16, 2)), tf.bfloat16)
+    weight = tf.constant(rng.normal(size=x.shape))
+
+    def gradient(x, dtype):
+        layer = InstanceNormalization(center=False, scale=False, dtype=dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(weight * tf.cast(y, tf.float64))
+        assert y.dtype == x.dtype
+        return tape.gradient(loss, x)
+
+    own, expected = gradient(x, "mixed_bfloat16"), gradient(tf.cast(x, tf.float64), "float64")
+    assert own.dtype == "bfloat16"
+    error = np.abs(np.asarray(own, np.float64) - expected).max()
+    assert error < 0.01 * np.abs(expected).max()
+
+
+def test_relu_trains_with_the_gradient_of_keras_own():
+    x = tf.constant([-1.0, -0.0, 0.0, 2.0])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = ReLU()(x, training=True)
+        loss = tf.reduce_sum(y * [5.0, 6.0, 7.0, 8.0])
+    np.testing.assert_array_equal(y, [0, 0, 0, 2])
+    np.testing.assert_array_equal(tape.gradient(loss, x), [0, 0, 0, 8])

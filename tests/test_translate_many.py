@@ -280,6 +280,19 @@ def test_killed_it_does_the_rest(run, tmp_path, capsys):
     assert {path.read_bytes() for path in out.iterdir()} == {expected}
 
 
+def test_other_processes_do_the_work(run, tmp_path, monkeypatch, capsys):
+    photos = fill(tmp_path / "photos", "0.png", "1.jpg", "x/2.png")
+    one, all_ = tmp_path / "one", tmp_path / "all"
+    assert many(run, photos / "**", one) == 0
+    monkeypatch.setattr(translate_many, "encode_picture", None)  # in this process nothing can write
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    capsys.readouterr()
+    flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    assert many(run, photos / "**", all_, *flags) == 0
+    assert "3 translated, 0 there already, 0 failed" in capsys.readouterr().out
+    assert files(all_) == files(one) and len(files(all_)) == 3
+
+
 class Bucket(FileSystem):
     """An object store: names that hold bytes, no folders, no file until it is closed."""
 

@@ -24,6 +24,7 @@ from tf_cyclegan.losses import (
 )
 
 GRADIENT_PENALTY = 10.0  # Gulrajani et al. 2017, section 4
+JOINED_NUMBERS = 3 * 128 * 128  # the most that a batch may have for two to go as one
 
 
 class CycleGAN(keras.Model):
@@ -295,9 +296,10 @@ class CycleGAN(keras.Model):
 
 
 def together(network, batches, training):
-    """What a network makes of several batches: in one call, which is faster, if that is the same.
+    """What a network makes of several batches: in one call where that is the same, and faster.
 
-    It is not with batch norm, which would mix them, nor for pictures of different sizes.
+    It is not the same with batch norm, which would mix them, nor for pictures of different sizes.
+    Large pictures are as fast one after the other, and take less memory.
 
     Args:
         network: a generator or a discriminator.
@@ -307,9 +309,9 @@ def together(network, batches, training):
     Returns:
         The outputs by the same names.
     """
-    shapes = [batch.shape for batch in batches.values()]
-    alike = all(shape.is_fully_defined() and shape == shapes[0] for shape in shapes)
-    if len(batches) < 2 or not alike or network.norm == "batch":
+    shapes = {batch.shape for batch in batches.values()}
+    small = all(s.is_fully_defined() and s.num_elements() <= JOINED_NUMBERS for s in shapes)
+    if len(batches) < 2 or len(shapes) > 1 or not small or network.norm == "batch":
         return {name: network(batch, training=training) for name, batch in batches.items()}
     outputs = network(tf.concat(list(batches.values()), axis=0), training=training)
     return dict(zip(batches, tf.split(outputs, len(batches)), strict=True))

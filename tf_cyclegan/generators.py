@@ -8,6 +8,7 @@ import keras
 from tf_cyclegan.layers import (
     CropTopLeft,
     ReflectionPadding2D,
+    ReLU,
     ResidualBlock,
     check_positive,
     convolution,
@@ -71,7 +72,7 @@ class ResNetGenerator(keras.Model):
         dtype = self.dtype_policy
 
         def norm_relu():
-            return [*normalization(norm, dtype), keras.layers.ReLU(dtype=dtype)]
+            return [*normalization(norm, dtype), ReLU(dtype=dtype)]
 
         self.encoder = keras.Sequential(
             [
@@ -206,7 +207,7 @@ class UNetGenerator(keras.Model):
         middle = 4 <= level < self.depth - 1
         return keras.Sequential(
             [
-                keras.layers.ReLU(dtype=dtype),
+                ReLU(dtype=dtype),
                 keras.layers.Conv2DTranspose(
                     self.channels if outermost else self._width(level - 1),
                     4,

@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tf_cyclegan.winograd import convolution_3x3
+
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class InstanceNormalization(keras.layers.Layer):
@@ -103,11 +105,10 @@ class InstanceNormalization(keras.layers.Layer):
     def call(self, inputs, training=None):
         rank = len(inputs.shape)
         spatial_axes = [i for i in range(1, rank) if i != self.axis % rank]
-        # Half floats lose the variance, and float16 sums overflow.
-        x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         if training:
-            y = standardized(x, spatial_axes, self.epsilon)
+            y = standardized(inputs, spatial_axes, self.epsilon)
         else:
+            x = widened(inputs)
             # Mean first, then squares of the differences: E[x^2] - E[x]^2 cancels in short floats.
             centred = x - tf.reduce_mean(x, spatial_axes, keepdims=True)
             # Not tf.square: LiteRT's converter would fuse it to an operator without 16-bit
@@ -123,11 +124,12 @@ class InstanceNormalization(keras.layers.Layer):
             inputs: as for `call`.
             mean, variance: of the whole, in float32, of shapes that broadcast with the inputs.
         """
-        x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        y = (x - mean) * tf.math.rsqrt(variance + self.epsilon)
+        y = (widened(inputs) - mean) * tf.math.rsqrt(variance + self.epsilon)
         return tf.cast(self._affine(y), inputs.dtype)
 
     def _affine(self, y):
+        if self.scale or self.center:
+            y = widened(y)
         if self.scale:
             y *= self._by_channel(self.gamma, y)
         if self.center:
@@ -158,22 +160,32 @@ class InstanceNormalization(keras.layers.Layer):
         }
 
 
+def widened(x):
+    """At least float32: half floats lose the variance, and float16 sums overflow."""
+    return tf.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
 def standardized(x, axes, epsilon):
     """`(x - mean) / sqrt(var + epsilon)` over some axes, with a gradient of fewer operations.
 
     Ioffe and Szegedy 2015, section 3, simplified: with y the result and m(.) the mean,
-    `dx = (dy - m(dy) - y * m(dy * y)) / sqrt(var + epsilon)`. It can be differentiated again.
+    `dx = (dy - m(dy) - y * m(dy * y)) / sqrt(var + epsilon)`. It can be differentiated again. Of
+    what it computes only y is kept for the gradient, in the dtype of x.
     """
 
     @tf.custom_gradient
     def standardize(x):
-        centred = x - tf.reduce_mean(x, axes, keepdims=True)
+        wide = widened(x)
+        centred = wide - tf.reduce_mean(wide, axes, keepdims=True)
         factor = tf.math.rsqrt(tf.reduce_mean(centred * centred, axes, keepdims=True) + epsilon)
-        y = centred * factor
+        y = tf.cast(centred * factor, x.dtype)
 
         def gradient(dy):
-            along = tf.reduce_mean(dy * y, axes, keepdims=True)
-            return factor * (dy - tf.reduce_mean(dy, axes, keepdims=True) - y * along)
+            with tf.control_dependencies([dy]):  # or a graph would widen y at once, and keep that
+                wide, wide_dy = widened(tf.identity(y)), widened(dy)
+            along = tf.reduce_mean(wide_dy * wide, axes, keepdims=True)
+            dx = factor * (wide_dy - tf.reduce_mean(wide_dy, axes, keepdims=True) - wide * along)
+            return tf.cast(dx, x.dtype)
 
         return y, gradient
 
@@ -271,7 +283,7 @@ class ResidualBlock(keras.layers.Layer):
                 ReflectionPadding2D(1, dtype=dtype),
                 convolution(filters, 3, norm=norm, dtype=dtype),
                 *normalization(norm, dtype),
-                keras.layers.ReLU(dtype=dtype),
+                ReLU(dtype=dtype),
                 *([keras.layers.Dropout(dropout, dtype=dtype)] if dropout else []),
                 ReflectionPadding2D(1, dtype=dtype),
                 convolution(filters, 3, norm=norm, dtype=dtype),
@@ -298,6 +310,54 @@ class ResidualBlock(keras.layers.Layer):
         }
 
 
+class Conv2D(keras.layers.Conv2D):
+    """Keras' own, which on a CPU trains by Winograd's convolutions where they are faster.
+
+    It has the name of Keras' layer, since files of weights know a layer by that.
+
+    Attributes:
+        winograd: whether it may. Translation never does: exported models compute as the network.
+    """
+
+    winograd = True
+
+    def call(self, inputs, training=None):
+        if not (training and self.winograd and self._is_faster(inputs)):
+            return super().call(inputs)
+        outputs = convolution_3x3(inputs, tf.convert_to_tensor(self.kernel))
+        return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
+
+    def _is_faster(self, inputs):
+        """As benchmarks/train_step.py has it; half floats would lose too much precision."""
+        if self.kernel.shape[:2] != (3, 3) or self.strides != (1, 1):
+            return False
+        n, height, width, channels = inputs.shape
+        return (
+            inputs.dtype == tf.float32
+            and min(channels, self.filters) >= 128
+            and None not in (n, height, width)
+            and height % 4 == width % 4 == 2
+            and not tf.config.list_logical_devices("GPU")  # which have their own
+        )
+
+
+class ReLU(keras.layers.ReLU):
+    """Keras' own, which in training keeps its input for the gradient, and not its output.
+
+    The norm before it keeps the same tensor, and what follows mostly keeps a padded copy of the
+    output: a sixth less memory for a step.
+    """
+
+    def call(self, inputs, training=None):
+        return relu_by_input(inputs) if training else super().call(inputs)
+
+
+@tf.custom_gradient
+def relu_by_input(x):
+    """`max(x, 0)`."""
+    return tf.nn.relu(x), lambda dy: tf.raw_ops.ReluGrad(gradients=dy, features=x)
+
+
 def initializer():
     """N(0, 0.02), not truncated: section 7.1 and the authors' `init_weights`."""
     return keras.initializers.RandomNormal(stddev=0.02)
@@ -312,7 +372,7 @@ def convolution(filters, size, strides=1, norm="none", use_bias=None, dtype=None
             code; instance norm takes it out again, it is kept so that weights can be exchanged.
         use_bias: overrides that rule, for the first and last layers.
     """
-    return keras.layers.Conv2D(
+    return Conv2D(
         filters,
         size,
         strides=strides,
