@@ -13,7 +13,7 @@ from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.schedules import LinearDecay
 
 # Parameters of mallopt, from glibc's malloc.h.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
@@ -22,6 +22,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     "auto" takes every visible GPU, else the CPU; "one" the first GPU, else the CPU; "mirrored" all
     GPUs, else all logical CPUs; "multiworker" the cluster that TF_CONFIG describes.
     """
+    keep_freed_memory()  # before TensorFlow has threads, which would get heaps of their own
     if name == "multiworker":  # first of all, before anything else starts the devices
         return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = len(tf.config.list_logical_devices("GPU"))
@@ -95,7 +96,6 @@ def make_cyclegan(
             return keras.optimizers.LossScaleOptimizer(adam)
         return adam
 
-    keep_freed_memory()
     keras.utils.set_random_seed(config.seed)
     pool_a, pool_b = image_pools(strategy, config.pool_size, shape_a, shape_b, config.seed)
     with strategy.scope():
@@ -123,14 +123,16 @@ def make_cyclegan(
 
 
 def keep_freed_memory():
-    """Lets this process keep up to 1 GiB that it has freed, with glibc; nothing elsewhere.
+    """Lets this process keep what it has freed, in one heap, with glibc; nothing elsewhere.
 
     A training step asks for the same large tensors again and again. As it is, glibc gives them back
     to the system each time, which then hands out, and clears, every page anew: a tenth of the time
-    of a small step on a CPU (docs/performance.md).
+    of a small step on a CPU. It also has a heap for each thread, and none takes what is free in
+    another (docs/performance.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt:
-        mallopt(M_MMAP_THRESHOLD, 1 << 25)  # the largest that glibc takes
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(M_MMAP_MAX, 0)  # no mappings, which end when they are freed
+        mallopt(M_TRIM_THRESHOLD, -1)
         mallopt(M_TOP_PAD, 1 << 26)
+        mallopt(M_ARENA_MAX, 1)
