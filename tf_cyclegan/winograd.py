@@ -26,7 +26,7 @@ KERNEL = [
     [0, 0, 1],
 ]
 OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
-B, G, A = (np.kron(matrix, matrix) for matrix in (INPUT, KERNEL, OUTPUT))
+B, G, A = (np.kron(np.array(m), np.array(m)) for m in (INPUT, KERNEL, OUTPUT))
 
 
 @tf.custom_gradient
