@@ -8,9 +8,11 @@ import numpy as np
 from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.layers import (
+    Conv2D,
     CropTopLeft,
     InstanceNormalization,
     ReflectionPadding2D,
+    ReLU,
     ResidualBlock,
 )
 
@@ -28,6 +30,9 @@ CASES = {
     ),
     "reflection_padding": Case(ReflectionPadding2D, {"padding": 3}, (5, 4, 3)),
     "crop_top_left": Case(CropTopLeft, {}, (5, 4, 3)),
+    "relu": Case(ReLU, {}, (6, 5, 3)),
+    "convolution": Case(Conv2D, {"filters": 4, "kernel_size": (3, 3)}, (6, 5, 3)),
+    "convolution_winograd": Case(Conv2D, {"filters": 128, "kernel_size": (3, 3)}, (10, 6, 128)),
     "residual_block": Case(ResidualBlock, {"filters": 3}, (6, 5, 3)),
     "residual_block_batch": Case(
         ResidualBlock, {"filters": 3, "norm": "batch", "dropout": 0.5}, (6, 5, 3)

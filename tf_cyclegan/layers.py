@@ -310,6 +310,7 @@ class ResidualBlock(keras.layers.Layer):
         }
 
 
+@keras.saving.register_keras_serializable("tf_cyclegan")
 class Conv2D(keras.layers.Conv2D):
     """Keras' own, which on a CPU trains by Winograd's convolutions where they are faster.
 
@@ -341,6 +342,7 @@ class Conv2D(keras.layers.Conv2D):
         )
 
 
+@keras.saving.register_keras_serializable("tf_cyclegan")
 class ReLU(keras.layers.ReLU):
     """Keras' own, which in training keeps its input for the gradient, and not its output.
 
