@@ -111,7 +111,7 @@ class Config:
     """Compile the step with XLA: often faster on a GPU, slower on most CPUs."""
     recompute: bool = False
     """Keep less of the generators' forward pass in memory and compute it again for the gradients:
-    0.7 GB of 3.2 less, 1.3 times the time (256x256 on a CPU). Not with dropout or batch norm."""
+    1.3 times the time (docs/performance.md has what it saves). Not with dropout or batch norm."""
     deterministic: bool = False
     """Only deterministic kernels: a GPU then resumes bit for bit, as a CPU does anyway."""
 
