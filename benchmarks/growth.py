@@ -7,6 +7,7 @@ Along an axis the others stay at the first of `filters` and `batches` and at `si
 turns, each in a process of its own; an axis of one value is left out. Writes a plot of each axis:
 seconds and memory, with a dashed line that grows as the multiply-adds do. What a doubled side costs
 is in the JSON as, say, ratio_512_to_256.
+The commands take 3 and 4 minutes on 2 cores.
 """
 
 import sys

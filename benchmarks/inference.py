@@ -6,6 +6,7 @@
 The generator is the paper's, with random weights, which take as long as trained ones. The peer is
 that of benchmarks/peer.py in float32. They take turns; `ratio_to_peer` in the JSON is our seconds
 over the peer's, the median over the rounds.
+The first command takes half a minute on 2 cores.
 """
 
 import sys

@@ -7,7 +7,7 @@ Each runs alone, one after the other, in a process of its own: libraries, networ
 pools and a few steps. Ours holds its whole pools from the start; the peer's grow by two pictures
 a step, to 50 of each domain. Ours is measured without and with train.py's --recompute; afterwards
 both take turns, for what that costs: their seconds' ratio, the median over the rounds.
-The first command takes an estimated 7 minutes on 2 cores.
+The first command takes 8 minutes on 2 cores.
 """
 
 import sys

