@@ -104,6 +104,20 @@ def test_a_layer_adds_its_bias():
     np.testing.assert_allclose(layer(x, training=True), layer(x), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"padding": "same"}, {"dilation_rate": 2}, {"groups": 2}, {"activation": "relu"}],
+    ids=str,
+)
+def test_every_argument_of_keras_layer_acts_in_training_too(changes):
+    layer = Conv2D(128, 3, **changes)
+    x = tf.constant(np.random.default_rng(0).normal(size=(1, 10, 6, 256)), tf.float32)
+    expected = layer(x)
+    found = layer(x, training=True)
+    assert found.shape == expected.shape and np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_files_of_weights_know_the_layer_by_the_name_of_keras_layer():
     assert Conv2D.__name__ == keras.layers.Conv2D.__name__
 

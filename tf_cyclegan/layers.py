@@ -326,15 +326,15 @@ class Conv2D(keras.layers.Conv2D):
         if not (training and self.winograd and self._is_faster(inputs)):
             return super().call(inputs)
         outputs = convolution_3x3(inputs, tf.convert_to_tensor(self.kernel))
-        return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
+        return self.activation(tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs)
 
     def _is_faster(self, inputs):
         """As benchmarks/train_step.py has it; half floats would lose too much precision."""
-        if self.kernel.shape[:2] != (3, 3) or self.strides != (1, 1):
-            return False
         n, height, width, channels = inputs.shape
         return (
-            inputs.dtype == tf.float32
+            (self.kernel_size, self.strides, self.dilation_rate) == ((3, 3), (1, 1), (1, 1))
+            and (self.padding, self.groups) == ("valid", 1)
+            and inputs.dtype == tf.float32
             and min(channels, self.filters) >= 128
             and None not in (n, height, width)
             and height % 4 == width % 4 == 2
