@@ -154,6 +154,7 @@ def draw(path, axis, entries):
         panel.set_xticks(x, [str(value) for value in x])
         panel.minorticks_off()
         panel.set_xlabel(label)
+    left.set_yticks(seconds, [f"{value:.2g}" for value in seconds])
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
