@@ -201,7 +201,6 @@ def lower(model, strategy, shapes):
     import tensorflow as tf
 
     from tf_cyclegan.data.pictures import to_float
-    from tf_cyclegan.layers import Conv2D
 
     names = model.log_names()
     # A table, since XLA may multiply where the input pipeline divides.
@@ -214,7 +213,7 @@ def lower(model, strategy, shapes):
 
     function = tf.function(step, jit_compile=True, autograph=False)
     pair = [tf.zeros(shape, tf.uint8) for shape in shapes]
-    with patch.object(Conv2D, "winograd", False):  # GPUs have their own
+    with patch("tf_cyclegan.layers.on_cpu", return_value=False):  # it is for GPUs
         concrete = function.get_concrete_function(*pair)
         text = function.experimental_get_compiler_ir(*pair)(stage="stablehlo")
     by_handle = {id(v.handle): name for name, v in state_variables(model).items()}
