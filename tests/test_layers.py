@@ -110,6 +110,30 @@ def test_reflection_padding_is_that_of_numpy(padding):
     assert layer.compute_output_shape((None, 4, None, 3)) == (None, 4 + 2 * padding, None, 3)
 
 
+@pytest.mark.parametrize("padding", [0, 1, 3])
+def test_reflection_padding_trains_as_it_translates(padding):
+    """First and second gradients: training gathers the pixels."""
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.normal(size=(2, 4, 5, 3)))
+    weight = tf.constant(rng.normal(size=(2, 4 + 2 * padding, 5 + 2 * padding, 3)))
+    layer = ReflectionPadding2D(padding, dtype="float64")
+
+    def numbers(training):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = layer(x, training=training)
+                loss = tf.reduce_sum(weight * tf.sin(y))
+            first = inner.gradient(loss, x)
+            penalty = tf.reduce_sum(tf.square(first))
+        return y, first, outer.gradient(penalty, x)
+
+    for found, expected in zip(numbers(True), numbers(False), strict=True):
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("height, width", [(3, 8), (8, 3)])
 def test_reflection_padding_needs_more_than_it_mirrors(height, width):
     with pytest.raises(ValueError, match=f"{height}x{width} cannot be mirrored by 3: use larger"):
