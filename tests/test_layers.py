@@ -110,26 +110,28 @@ def test_reflection_padding_is_that_of_numpy(padding):
     assert layer.compute_output_shape((None, 4, None, 3)) == (None, 4 + 2 * padding, None, 3)
 
 
+def with_gradients(layer, x, weight, training):
+    """Its outputs, the gradients of a function of them, and those of a function of these."""
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(weight * tf.sin(y))
+        first = inner.gradient(loss, x)
+        penalty = tf.reduce_sum(tf.square(first))
+    return y, first, outer.gradient(penalty, x)
+
+
 @pytest.mark.parametrize("padding", [0, 1, 3])
 def test_reflection_padding_trains_as_it_translates(padding):
-    """First and second gradients: training gathers the pixels."""
+    """Training gathers the pixels."""
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(size=(2, 4, 5, 3)))
     weight = tf.constant(rng.normal(size=(2, 4 + 2 * padding, 5 + 2 * padding, 3)))
     layer = ReflectionPadding2D(padding, dtype="float64")
-
-    def numbers(training):
-        with tf.GradientTape() as outer:
-            outer.watch(x)
-            with tf.GradientTape() as inner:
-                inner.watch(x)
-                y = layer(x, training=training)
-                loss = tf.reduce_sum(weight * tf.sin(y))
-            first = inner.gradient(loss, x)
-            penalty = tf.reduce_sum(tf.square(first))
-        return y, first, outer.gradient(penalty, x)
-
-    for found, expected in zip(numbers(True), numbers(False), strict=True):
+    results = (with_gradients(layer, x, weight, training) for training in (True, False))
+    for found, expected in zip(*results, strict=True):
         assert np.abs(expected).max() > 0.1
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
@@ -200,29 +202,17 @@ def test_instance_norm_trains_with_the_gradients_of_its_formula(dtype, how):
     Those of float32 are batch norm's kernels', which float64 lacks.
     """
     rng = np.random.default_rng(0)
-    numbers = {"x": rng.normal(size=(2, 7, 6, 3)), "weight": rng.normal(size=(2, 7, 6, 3))}
-    affine = rng.uniform(0.5, 2.0, 3), rng.uniform(-1.0, 1.0, 3)
+    numbers = [rng.normal(size=(2, 32, 16, 128)) for _ in range(2)]
+    affine = rng.uniform(0.5, 2.0, 128), rng.uniform(-1.0, 1.0, 128)
 
-    def gradients(training, dtype):
-        x, weight = (tf.constant(value, dtype) for value in numbers.values())
+    def results(training, dtype):
+        x, weight = (tf.constant(value, dtype) for value in numbers)
         layer = InstanceNormalization(epsilon=0.1, dtype=dtype)
-        layer.build((None, 7, 6, 3))
+        layer.build(x.shape)
         layer.set_weights(affine)
+        return lambda: with_gradients(layer, x, weight, training)
 
-        def run():
-            with tf.GradientTape() as outer:
-                outer.watch(x)
-                with tf.GradientTape() as inner:
-                    inner.watch(x)
-                    y = layer(x, training=training)
-                    loss = tf.reduce_sum(weight * tf.sin(y))
-                first = inner.gradient(loss, x)
-                penalty = tf.reduce_sum(tf.square(first))
-            return y, first, outer.gradient(penalty, x)
-
-        return run
-
-    own, expected = gradients(True, dtype), gradients(False, "float64")()
+    own, expected = results(True, dtype), results(False, "float64")()
     if how != "eager":
         own = tf.function(own, jit_compile=how == "xla")
     for found, value in zip(own(), expected, strict=True):
@@ -231,9 +221,35 @@ def test_instance_norm_trains_with_the_gradients_of_its_formula(dtype, how):
         np.testing.assert_allclose(found, value, rtol=0, atol=error)
 
 
-def test_instance_norm_of_half_floats_trains_with_the_gradient_of_its_formula():
+@pytest.mark.parametrize(
+    "layer, shape, plain, used",
+    [
+        (InstanceNormalization, (2, 32, 16, 128), "Mean", True),
+        (InstanceNormalization, (3, 32, 16, 128), "Mean", False),
+        (InstanceNormalization, (2, 32, 15, 128), "Mean", False),
+        (InstanceNormalization, (None, 32, 16, 128), "Mean", False),
+        (ReflectionPadding2D, (None, 4, 4, 1), "MirrorPad", True),
+        (ReflectionPadding2D, (1, None, 4, 1), "MirrorPad", False),
+    ],
+)
+def test_training_on_a_cpu_alone_is_by_other_operations(monkeypatch, layer, shape, plain, used):
+    layer = layer()
+    layer.build(shape)
+
+    def is_plain(training):
+        call = tf.function(lambda x: layer(x, training=training))
+        graph = call.get_concrete_function(tf.TensorSpec(shape)).graph
+        return plain in {operation.type for operation in graph.get_operations()}
+
+    assert is_plain(training=False) and is_plain(training=True) != used
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [f"a {kind}"])
+    assert is_plain(training=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16, 2), (1, 32, 32, 128)], ids=["plain", "kernels"])
+def test_instance_norm_of_half_floats_trains_with_the_gradient_of_its_formula(shape):
     rng = np.random.default_rng(0)
-    x = tf.constant(3 + 2 * rng.normal(size=(1, 16, 16, 2)), tf.bfloat16)
+    x = tf.constant(3 + 2 * rng.normal(size=shape), tf.bfloat16)
     weight = tf.constant(rng.normal(size=x.shape))
 
     def gradient(x, dtype):

@@ -4,7 +4,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.standardize import standardized, standardized_pictures, widened
+from tf_cyclegan.standardize import (
+    kernels_are_faster,
+    standardized,
+    standardized_pictures,
+    widened,
+)
 from tf_cyclegan.winograd import convolution_3x3
 
 
@@ -107,8 +112,7 @@ class InstanceNormalization(keras.layers.Layer):
     def call(self, inputs, training=None):
         rank = len(inputs.shape)
         spatial_axes = [i for i in range(1, rank) if i != self.axis % rank]
-        known = rank == 4 and spatial_axes == [1, 2] and inputs.shape.is_fully_defined()
-        if training and known and inputs.dtype != tf.float64 and on_cpu():
+        if training and on_cpu() and spatial_axes == [1, 2] and kernels_are_faster(inputs):
             y = standardized_pictures(inputs, self.epsilon)
         elif training:
             y = standardized(inputs, spatial_axes, self.epsilon)

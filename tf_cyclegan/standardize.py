@@ -37,13 +37,19 @@ def gradient(dy, y, factor, axes):
     return tf.cast(dx, y.dtype)
 
 
+def kernels_are_faster(x):
+    """Whether `standardized_pictures` is, on a CPU: of few and large maps (docs/performance.md)."""
+    known = x.shape.is_fully_defined() and x.dtype != tf.float64
+    return known and x.shape[0] <= 2 and x.shape.num_elements() >= 1 << 17
+
+
 def standardized_pictures(x, epsilon):
     """`standardized` over height and width by batch norm's kernels, faster on a CPU.
 
     A picture is a batch of one for them, since a batch shares its moments.
 
     Args:
-        x: `[n, h, w, c]`, all known, half floats or float32.
+        x: `[n, h, w, c]`, of which `kernels_are_faster`.
     """
     pictures = [standardized_picture(picture, epsilon) for picture in tf.split(x, x.shape[0])]
     return tf.concat(pictures, axis=0)
