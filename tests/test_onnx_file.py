@@ -32,6 +32,28 @@ def test_any_batch_and_size_is_near_keras(case, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.parametrize("wrong", [1, 4, 5])
+def test_a_file_of_another_shape_is_written_again_or_refused(tmp_path, monkeypatch, wrong):
+    """tf2onnx drops a Squeeze in some exports: here, in the first ones."""
+    exports = []
+
+    def runner(path):
+        exports.append(path)
+        run = onnx_runner(path)
+        return lambda image: run(image)[None] if len(exports) <= wrong else run(image)
+
+    monkeypatch.setattr(onnx_file, "onnx_runner", runner)
+    path = tmp_path / "model.onnx"
+    arguments = make(CASES["resnet"]), path, noise(1, 16, 16)
+    if wrong < onnx_file.TRIES:
+        assert export_onnx(*arguments)["max"] < 1e-4
+        assert len(exports) == wrong + 1 and path.exists()
+    else:
+        with pytest.raises(ValueError, match=r"shape \(1, 1, 16, 16, 3\) should be of \(1, 16,"):
+            export_onnx(*arguments)
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_far_from_keras_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_file, "LARGEST", 0)
     with pytest.raises(ValueError, match="from Keras: nothing was written"):

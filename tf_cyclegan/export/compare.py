@@ -83,7 +83,13 @@ def difference(fakes: Sequence[np.ndarray], references: Sequence[np.ndarray]) ->
     Returns:
         `max` and `mean`, of the absolute difference over all pictures; `psnr`, the mean over the
         pictures in dB over the range of 2: NaN where a picture is, EQUAL where two are equal.
+
+    Raises:
+        ValueError: two pictures differ in shape.
     """
+    for fake, reference in zip(fakes, references, strict=True):
+        if fake.shape != reference.shape:  # NumPy would broadcast some
+            raise ValueError(f"a picture of shape {fake.shape} should be of {reference.shape}.")
     errors = [np.abs(f - r).astype(np.float64) for f, r in zip(fakes, references, strict=True)]
     with np.errstate(divide="ignore"):
         psnr = [

@@ -10,6 +10,7 @@ import numpy as np
 from tf_cyclegan.export.compare import Runner, difference, keras_runner
 
 LARGEST = 1e-3  # difference to Keras
+TRIES = 5
 
 
 def export_onnx(generator, path: Path, image: np.ndarray) -> dict[str, float]:
@@ -25,7 +26,7 @@ def export_onnx(generator, path: Path, image: np.ndarray) -> dict[str, float]:
         The `difference` to Keras on the image.
 
     Raises:
-        ValueError: that is larger than LARGEST.
+        ValueError: that is larger than LARGEST, or the file's pictures have another shape.
     """
     image_in = keras.Input((None, None, generator.input_channels), name="image")
     named = keras.Model({"image": image_in}, {"fake": generator(image_in)})
@@ -33,8 +34,15 @@ def export_onnx(generator, path: Path, image: np.ndarray) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / "part.onnx"
         named({"image": image})  # the exporter wants a model that was called
-        named.export(part, format="onnx", verbose=False)
-        apart = difference([onnx_runner(part)(image)], [keras_runner(generator)(image)])
+        expected = keras_runner(generator)(image)
+        # tf2onnx' optimizer, whose order varies, leaves a dimension too many in some percent of
+        # the exports of a generator of gray pictures.
+        for _ in range(TRIES):
+            named.export(part, format="onnx", verbose=False)
+            fake = onnx_runner(part)(image)
+            if fake.shape == expected.shape:
+                break
+        apart = difference([fake], [expected])
         if not apart["max"] <= LARGEST:  # NaN is not
             raise ValueError(f"ONNX Runtime is {apart['max']:.1e} from Keras: nothing was written.")
         os.replace(part, path)
