@@ -11,6 +11,7 @@ changes; `real_a.npy` and `real_b.npy`, the batches of the coming steps; `progra
 is what. It is for one device. With dropout, XLA draws other masks than TensorFlow does.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -64,8 +65,8 @@ def write_program(options: Options) -> int:
     shapes = data.shape_a, data.shape_b
     if None in shapes[0] + shapes[1]:
         raise ValueError("pictures differ in size: a program needs a --preprocess with crop.")
-    strategy, model, _ = restored(options.run_dir, config, shapes, data.steps_per_epoch)
-    start = model.steps_done
+    with restored(options.run_dir, config, shapes, data.steps_per_epoch) as (strategy, model, _):
+        start = model.steps_done
     steps = min(options.steps, (config.epochs + config.decay_epochs) * data.steps_per_epoch - start)
     if steps < 1:
         raise ValueError(f"{options.run_dir} is done, at step {start}: use more --epochs.")
@@ -122,45 +123,48 @@ def bring_back(options: Options) -> int:
     losses = state.pop("losses")
     read_config(options.run_dir)  # which must be there, and is compared when restored
     config = Config.from_json(json.dumps(program["config"]))
-    _, model, run = restored(options.run_dir, config, program["shapes"], program["steps_per_epoch"])
+    shapes = program["shapes"]
+    with restored(options.run_dir, config, shapes, program["steps_per_epoch"]) as (_, model, run):
+        start, step, end = program["start"], model.steps_done, int(state.get("step", -1))
+        if not start <= step < end:
+            raise ValueError(
+                f"{run.path} is at step {step}, {folder} goes from step {start} to {end}: bring it "
+                "back to the run that it was made of, and only once."
+            )
+        variables = state_variables(model)
+        for name, value in state.items():
+            if name not in variables or variables[name].shape != value.shape:
+                raise ValueError(
+                    f"{folder}/state.npz does not fit: {name} {value.shape} is not of it."
+                )
+        if state.keys() != set(program["inputs"]) or len(losses) != end - start:
+            raise ValueError(f"{folder}/state.npz is not of this program: copy it there again.")
 
-    start, step, end = program["start"], model.steps_done, int(state.get("step", -1))
-    if not start <= step < end:
-        raise ValueError(
-            f"{run.path} is at step {step}, {folder} goes from step {start} to {end}: bring it "
-            "back to the run that it was made of, and only once."
-        )
-    variables = state_variables(model)
-    for name, value in state.items():
-        if name not in variables or variables[name].shape != value.shape:
-            raise ValueError(f"{folder}/state.npz does not fit: {name} {value.shape} is not of it.")
-    if state.keys() != set(program["inputs"]) or len(losses) != end - start:
-        raise ValueError(f"{folder}/state.npz is not of this program: copy it there again.")
-
-    log = LossLog(run.path, step)
-    log.set_model(model)
-    for row in losses[step - start :]:
-        model.step.assign_add(1)
-        log.on_train_batch_end(0, dict(zip(program["losses"], row, strict=True)))
-    log.on_epoch_end(0)
-    for name, value in state.items():
-        variables[name].assign(value)
-    run.save()
-    print(f"{run.path}: step {step} is now step {end}; scripts/train.py continues it.")
+        log = LossLog(run.path, step)
+        log.set_model(model)
+        for row in losses[step - start :]:
+            model.step.assign_add(1)
+            log.on_train_batch_end(0, dict(zip(program["losses"], row, strict=True)))
+        log.on_epoch_end(0)
+        for name, value in state.items():
+            variables[name].assign(value)
+        run.save()
+        print(f"{run.path}: step {step} is now step {end}; scripts/train.py continues it.")
     return 0
 
 
+@contextlib.contextmanager
 def restored(run_dir, config, shapes, steps_per_epoch):
-    """The run's strategy, model and folder, its last checkpoint restored."""
+    """The run's strategy, model and folder, locked, its last checkpoint restored."""
     from tf_cyclegan.build import make_cyclegan, make_strategy
     from tf_cyclegan.checkpoints import RunFolder
 
     strategy = make_strategy("one")
     model = make_cyclegan(config, strategy, *shapes, steps_per_epoch)
-    run = RunFolder(Path(run_dir), config)
-    with strategy.scope():
-        run.attach(model)
-    return strategy, model, run
+    with RunFolder(Path(run_dir), config) as run:
+        with strategy.scope():
+            run.attach(model)
+        yield strategy, model, run
 
 
 def state_variables(model):

@@ -13,8 +13,7 @@ The defaults below are the paper's; the embedded data set has smaller ones (DEMO
 import sys
 from dataclasses import replace
 
-import tyro
-
+from tf_cyclegan import command
 from tf_cyclegan.config import DEMO, PIX2PIX, Config
 
 
@@ -23,7 +22,7 @@ def main(config: Config) -> int:
     import tensorflow as tf  # after --help, which needs none of it
 
     from tf_cyclegan.build import make_cyclegan, make_strategy
-    from tf_cyclegan.callbacks import Checkpoints, LossLog, Samples, StopOnNonFinite
+    from tf_cyclegan.callbacks import Checkpoints, LossLog, Samples, StopOnNonFinite, StopSignals
     from tf_cyclegan.checkpoints import RunFolder
     from tf_cyclegan.cyclegan import worker_count, worker_number
     from tf_cyclegan.data import TrainingData, load_dataset
@@ -46,72 +45,71 @@ def main(config: Config) -> int:
     # === Model, and what an earlier process left of it ===
     model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
     worker = worker_number(strategy)
-    run = RunFolder(config.run_folder, config, worker, worker_count(strategy))
-    with strategy.scope():
-        step = run.attach(model)
-    print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} an epoch", flush=True)
+    replicas = strategy.num_replicas_in_sync
+    run = RunFolder(config.run_folder, config, sets, replicas, worker, worker_count(strategy))
+    with run, StopSignals() as stop:
+        with strategy.scope():
+            step = run.attach(model)
+        print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} an epoch", flush=True)
 
-    # === Training: whole epochs but for the first, if resumed in the middle, and the last ===
-    # The clocks of several workers differ: there, checkpoints go by steps alone.
-    minutes = config.save_minutes if config.strategy != "multiworker" else 0
-    checkpoints = Checkpoints(run, config.save_every, minutes)
-    callbacks = [StopOnNonFinite(), checkpoints]
-    if worker == 0:
-        samples = Samples(run.path, *shown, config.sample_every)
-        samples.set_model(model)  # which fit does, but there may be no step left to fit
-        watch = Watch(*data.examples(sets, 16), config.watch_every)
-        callbacks[1:1] = [LossLog(run.path, step), samples, watch]
-    while step < total and not checkpoints.stopped_by:
-        epoch, done = divmod(step, data.steps_per_epoch)
-        steps = min(data.steps_per_epoch - done, total - step)
-        epochs = 1 if done else max((total - step) // data.steps_per_epoch, 1)
-        try:
-            model.fit(
-                data.distributed(strategy, step, step + epochs * steps),
-                initial_epoch=epoch,
-                epochs=epoch + epochs,
-                steps_per_epoch=steps,
-                shuffle=False,  # the data set has its own order
-                callbacks=callbacks,
-                verbose=1 if sys.stdout.isatty() else 2,
-            )
-        except tf.errors.ResourceExhaustedError:
-            raise MemoryError(
-                "memory or disk space ran out: free some, or use another --run_dir with a smaller "
-                "--crop_size, --batch_size or --filters; the last checkpoint is whole."
-            ) from None
-        except tf.errors.UnavailableError:
-            raise ConnectionError(
-                "another worker is gone: start all of them again with the same command; the last "
-                "checkpoint is whole."
-            ) from None
-        step = model.steps_done
-    run.save()
-    if checkpoints.stopped_by:
-        print(f"Stopped at step {step} of {total}; the same command continues.")
-        return 128 + checkpoints.stopped_by
+        # === Training: whole epochs but for the first, if resumed in the middle, and the last ===
+        # The clocks of several workers differ: there, checkpoints go by steps alone.
+        minutes = config.save_minutes if config.strategy != "multiworker" else 0
+        callbacks = [StopOnNonFinite(), Checkpoints(run, stop, config.save_every, minutes)]
+        if worker == 0:
+            samples = Samples(run.path, *shown, config.sample_every)
+            samples.set_model(model)  # which fit does, but there may be no step left to fit
+            watch = Watch(*data.examples(sets, 16), config.watch_every)
+            callbacks[1:1] = [LossLog(run.path, step), samples, watch]
+        while step < total and not stop.number:
+            epoch, done = divmod(step, data.steps_per_epoch)
+            steps = min(data.steps_per_epoch - done, total - step)
+            epochs = 1 if done else max((total - step) // data.steps_per_epoch, 1)
+            try:
+                model.fit(
+                    data.distributed(strategy, step, step + epochs * steps),
+                    initial_epoch=epoch,
+                    epochs=epoch + epochs,
+                    steps_per_epoch=steps,
+                    shuffle=False,  # the data set has its own order
+                    callbacks=callbacks,
+                    verbose=1 if sys.stdout.isatty() else 2,
+                )
+            except tf.errors.ResourceExhaustedError:
+                raise MemoryError(
+                    "memory or disk space ran out: free some, or use another --run_dir with a "
+                    "smaller --crop_size, --batch_size or --filters; the last checkpoint is whole."
+                ) from None
+            except tf.errors.UnavailableError:
+                raise ConnectionError(
+                    "another worker is gone: start all of them again with the same command; the "
+                    "last checkpoint is whole."
+                ) from None
+            step = model.steps_done
+        run.save()
+        if stop.number:
+            print(f"Stopped at step {step} of {total}; the same command continues.")
+            return 128 + stop.number
 
-    # === What came of it ===
-    if worker > 0:
+        # === What came of it ===
+        if worker > 0:
+            return 0
+        for direction, domain in (("a2b", "A"), ("b2a", "B")):
+            if f"truth{domain}" in sets:
+                translate = translator(getattr(model, direction))
+                real, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
+                after, before = score_translations(translate, real, truth)
+                print(
+                    f"{direction}: distance to the truth, {len(real)} test pictures (untranslated):"
+                )
+                print("   ", "   ".join(f"{k} {after[k]:.3f} ({before[k]:.3f})" for k in after))
+        print(f"Done. Samples: {samples.draw()}   Generators: {run.path}/a2b.keras, b2a.keras")
         return 0
-    for direction, domain in (("a2b", "A"), ("b2a", "B")):
-        if f"truth{domain}" in sets:
-            translate = translator(getattr(model, direction))
-            real, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
-            after, before = score_translations(translate, real, truth)
-            print(f"{direction}: distance to the truth, {len(real)} test pictures (untranslated):")
-            print("   ", "   ".join(f"{k} {after[k]:.3f} ({before[k]:.3f})" for k in after))
-    print(f"Done. Samples: {samples.draw()}   Generators: {run.path}/a2b.keras, b2a.keras")
-    return 0
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config, description=__doc__, use_underscores=True)
+    config = command.parse(Config, __doc__)
     defaults = DEMO if config.synthetic else Config()
     if config.model == "pix2pix":
         defaults = replace(defaults, **PIX2PIX)
-    config = tyro.cli(Config, default=defaults, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(config))
-    except (ValueError, FloatingPointError, OSError, MemoryError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main, command.parse(Config, __doc__, defaults))

@@ -161,31 +161,54 @@ def both_ways(model, real_a, real_b) -> dict[str, np.ndarray]:
     return {"real_a": real_a, "real_b": real_b} | pictures
 
 
-class Checkpoints(keras.callbacks.Callback):
-    """Saves every so many steps or minutes, and after a signal to stop.
+class StopSignals:
+    """While it is entered, signals that ask to stop are noted, so that the step can end first.
 
-    SIGTERM and Ctrl-C let the step end; `stopped_by` then holds the signal's number. A second one
-    ends the process at once.
+    These are SIGTERM, Ctrl-C and SIGHUP, which a terminal sends as it closes (under nohup it is
+    ignored, and stays so). A second signal of the same kind ends the process at once. On leaving,
+    the handlers from before are put back.
+
+    Attributes:
+        number: that of the signal, 0 while there was none.
+    """
+
+    def __init__(self):
+        self.number = 0
+        self.before = {}
+
+    def __enter__(self):
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) is not signal.SIG_IGN:
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        self.number = number
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Saves every so many steps or minutes, and ends the training run after a signal to stop.
 
     Args:
         run: the `RunFolder`, attached to the model.
+        stop: the entered `StopSignals`.
         every: steps between checkpoints, 0 for none by steps.
         minutes: minutes after which one is due, 0 for none by time.
     """
 
-    def __init__(self, run: RunFolder, every: int, minutes: float):
+    def __init__(self, run: RunFolder, stop: StopSignals, every: int, minutes: float):
         super().__init__()
         self.run = run
+        self.stop = stop
         self.every = every
         self.minutes = minutes
         self.last = time.monotonic()
-        self.stopped_by = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number, frame):
-        self.stopped_by = number
-        signal.signal(number, signal.SIG_DFL)
 
     def on_train_batch_end(self, batch, logs=None):
         by_steps = self.every and self.model.steps_done % self.every == 0
@@ -193,5 +216,5 @@ class Checkpoints(keras.callbacks.Callback):
         if by_steps or by_time:
             self.run.save()
             self.last = time.monotonic()
-        if self.stopped_by:
+        if self.stop.number:
             self.model.stop_training = True

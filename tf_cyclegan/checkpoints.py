@@ -1,83 +1,188 @@
-"""The run folder: what a training leaves behind, and how it continues.
+"""The run folder: what a training run leaves behind, and how it continues.
 
 config.json              every setting
+run.json                 what the run has besides: its images, replicas and workers
 checkpoints/             the last few, of everything that a step reads or changes
 logs/  losses.csv  losses.png  samples/
 a2b.keras  b2a.keras     the generators as of the last checkpoint, float32
 """
 
 import dataclasses
-import os
+import json
+import tempfile
 from pathlib import Path
 
+import filelock
 import tensorflow as tf
 
+from tf_cyclegan.checkpoint_files import (
+    find_damage,
+    read_checkpoint,
+    remove_old,
+    remove_unfinished,
+    saved_steps,
+    write_checkpoint,
+)
 from tf_cyclegan.config import Config
+from tf_cyclegan.data import load_dataset
+from tf_cyclegan.data.pictures import DatasetError, PictureSet
+from tf_cyclegan.data.record import describe_images, find_difference
+from tf_cyclegan.files import whole_file, write_text
 
 # What may differ between a training and its continuation: the rest would make it another one.
 MAY_CHANGE = {
     "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "paired", "cache",
-    "run_dir", "resume", "sample_every", "watch_every", "save_every", "save_minutes",
-    "keep_checkpoints", "recompute",
+    "run_dir", "resume", "allow_other_data", "sample_every", "watch_every", "save_every",
+    "save_minutes", "keep_checkpoints", "recompute",
 }  # fmt: skip
 
 
 class RunFolder:
-    """A training's folder, new or continued.
+    """The folder of a training run, new or continued. A context manager: it locks the folder.
 
     Args:
         path: the folder; made if it is not there.
-        config: of this training.
-        worker: the number of this process in a cluster. Each keeps checkpoints of its own, since
-            pools differ; all else is written by number 0.
+        config: the settings of this run.
+        sets: the images of this run, from `load_dataset`; None where none of them are read, so that
+            what is recorded of them stays as it is.
+        replicas: replicas in all, over all workers.
+        worker: the number of this process in a cluster. Number 0, the chief, saves what all of them
+            share; each of the others saves its own image pools and random states.
         workers: processes in the cluster, all with this folder on a disk that they share.
 
     Raises:
-        ValueError: the folder belongs to a training with other settings or another number of
-            workers, holds one while `config.resume` is off, or cannot be written.
+        ValueError: the folder belongs to a run with other settings, other images, or another
+            number of replicas or workers; it holds a run while `config.resume` is off; it holds
+            generators that no checkpoint belongs to; another process trains in it; or it cannot
+            be written.
     """
 
-    def __init__(self, path: Path, config: Config, worker: int = 0, workers: int = 1):
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        sets: dict[str, PictureSet] | None = None,
+        replicas: int = 1,
+        worker: int = 0,
+        workers: int = 1,
+    ):
         self.path = Path(path)
         self.chief = worker == 0
-        self.keep = config.keep_checkpoints
+        # Workers that are killed between two saves must have a checkpoint in common.
+        self.keep = max(config.keep_checkpoints, 2 if workers > 1 else 1)
         self.folders = [self.path / "checkpoints" / f"worker_{i}" for i in range(workers)]
         self.checkpoints = self.folders[worker]
-        before = sum(1 for folder in self.path.glob("checkpoints/worker_*") if saved_steps(folder))
-        if before > workers or (before and not all(folder.exists() for folder in self.folders)):
+        facts = {
+            "replicas": replicas,
+            "workers": workers,
+            "images": {
+                name: describe_images(images)
+                for name, images in (sets or {}).items()
+                if name in ("trainA", "trainB")
+            },
+        }
+        if any(map(saved_steps, self.path.glob("checkpoints/worker_*"))):
+            before = self._check_same(config, facts)
+            facts["images"] = facts["images"] or before.get("images", {})
+        elif any((self.path / f"{name}.keras").exists() for name in ("a2b", "b2a")):
             raise ValueError(
-                f"{self.path} holds a training of another number of workers, or on a disk that "
-                f"they do not share ({before} of {workers} left checkpoints): use as many, or "
-                "another --run_dir."
+                f"{self.path} holds generators but no checkpoint of a training run, such as "
+                "imported weights, and training would replace them: use another --run_dir."
             )
-        saved = self.path / "config.json"
-        # Without a checkpoint there is nothing that other settings could spoil.
-        if saved.exists() and tf.train.latest_checkpoint(self.checkpoints):
-            self._check_same(config, read_config(self.path))
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            for folder in {self.path, self.checkpoints}:
+                tempfile.TemporaryFile(
+                    dir=folder
+                ).close()  # fails now rather than at the first save
+            self.lock = filelock.FileLock(self.checkpoints / "lock")
+            self.lock.acquire(timeout=0)
+            remove_unfinished(self.checkpoints)
             if self.chief:
-                write_text(saved, config.to_json())
+                write_text(self.path / "config.json", config.to_json())
+                write_text(self.path / "run.json", json.dumps(facts, indent=1) + "\n")
+        except filelock.Timeout:
+            raise ValueError(
+                f"{self.path} is in use by another training process: wait until it has ended, or "
+                "use another --run_dir."
+            ) from None
         except OSError as error:
-            raise ValueError(f"{self.path} cannot be written: {error.strerror}.") from None
+            raise ValueError(
+                f"{self.path} cannot be written ({error.strerror or error}): check its permissions "
+                "and the disk space, or use another --run_dir."
+            ) from None
 
-    def _check_same(self, config, before):
-        old, new = dataclasses.asdict(before), dataclasses.asdict(config)
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.lock.release()
+
+    def _check_same(self, config, facts):
+        if not (self.path / "config.json").exists():
+            raise ValueError(
+                f"{self.path} holds checkpoints but no config.json, which says what settings they "
+                "were trained with: put it back, or use another --run_dir."
+            )
+        old, new = dataclasses.asdict(read_config(self.path)), dataclasses.asdict(config)
         changed = [k for k in old if old[k] != new[k] and k not in MAY_CHANGE]
         if changed:
             was = ", ".join(f"--{k}={old[k]}, now {new[k]}" for k in changed)
             raise ValueError(
-                f"{self.path} holds a training with other settings ({was}): use another --run_dir, "
-                "or the settings it has."
+                f"{self.path} holds a training run with other settings ({was}): use another "
+                "--run_dir, or the settings it has."
             )
         if not config.resume:
             raise ValueError(
-                f"{self.path} holds a training already: leave --no_resume out to continue it, or "
-                "use another --run_dir."
+                f"{self.path} holds a training run already: leave --no_resume out to continue it, "
+                "or use another --run_dir."
             )
+        if not saved_steps(self.folders[0]):
+            raise ValueError(
+                f"{self.folders[0]} holds no checkpoint, but other workers' folders do: put it "
+                "back (all workers need the run folder on a disk that they share), or use another "
+                "--run_dir."
+            )
+        before = self._read_facts()
+        for name, remedy in (
+            ("workers", "start as many"),
+            ("replicas", "make as many devices visible (CUDA_VISIBLE_DEVICES, --strategy)"),
+        ):
+            if before.get(name, facts[name]) != facts[name]:
+                raise ValueError(
+                    f"{self.path} was trained on {before[name]} {name}, and now there would be "
+                    f"{facts[name]}, which changes the global batch: {remedy}, or use another "
+                    "--run_dir."
+                )
+        for name, images in facts["images"].items():
+            recorded = before.get("images", {}).get(name, images)
+            other = find_difference(recorded, images)
+            if other and not config.allow_other_data:
+                raise ValueError(
+                    f"{self.path} was trained on another data set ({name} now has {other}): use "
+                    "another --run_dir, or continue on these images with --allow_other_data."
+                )
+        return before
+
+    def _read_facts(self):
+        """run.json, or for a run of an earlier version what its files tell."""
+        path = self.path / "run.json"
+        if not path.exists():
+            found = [f for f in self.path.glob("checkpoints/worker_*") if saved_steps(f)]
+            return {"workers": len(found)}
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            return {name: facts[name] for name in ("workers", "replicas", "images")}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path} cannot be read ({error}): put it back, or use another --run_dir."
+            ) from None
 
     def attach(self, model) -> int:
-        """Names what is saved, and restores the last checkpoint that all workers have, if any.
+        """Names what is saved, and restores the newest whole checkpoint, if there is one.
+
+        A checkpoint that all workers have is preferred, since only it continues bit for bit. What
+        is damaged or missing, and what is done instead, is printed.
 
         Args:
             model: a compiled `CycleGAN`, in the scope of its strategy.
@@ -86,69 +191,104 @@ class RunFolder:
             The steps done so far.
 
         Raises:
-            ValueError: the checkpoint does not fit the model.
+            ValueError: no checkpoint is whole, or it does not fit the model.
         """
         self.model = model
-        checkpoint = tf.train.Checkpoint(
-            a2b=model.a2b,
-            b2a=model.b2a,
-            d_a=model.d_a,
-            d_b=model.d_b,
-            generator_optimizer=model.generator_optimizer,
-            discriminator_optimizer=model.discriminator_optimizer,
-            pool_a=_numbered(model.pool_a),
-            pool_b=_numbered(model.pool_b),
-            dropout=_numbered(_dropout_states(model)),
-            step=model.step,
-        )
-        # A worker may have been killed before it saved a step that the others have.
-        common = max(set.intersection(*map(saved_steps, self.folders)), default=0)
-        forget_after(common, self.checkpoints)
-        self.manager = tf.train.CheckpointManager(checkpoint, self.checkpoints, self.keep)
-        if self.manager.latest_checkpoint:
-            try:
-                status = checkpoint.restore(self.manager.latest_checkpoint)
-                status.assert_existing_objects_matched()
-            except (AssertionError, ValueError, tf.errors.OpError) as error:
-                reason = str(error).split("\n")[0][:200]
-                raise ValueError(
-                    f"{self.manager.latest_checkpoint} does not fit this training ({reason}): use "
-                    "another --run_dir."
-                ) from None
+        shared = {
+            "a2b": model.a2b,
+            "b2a": model.b2a,
+            "d_a": model.d_a,
+            "d_b": model.d_b,
+            "generator_optimizer": model.generator_optimizer,
+            "discriminator_optimizer": model.discriminator_optimizer,
+            "step": model.step,
+        }
+        own = {
+            "pool_a": _numbered(model.pool_a),
+            "pool_b": _numbered(model.pool_b),
+            "dropout": _numbered(_dropout_states(model)),
+        }
+        self.checkpoint = tf.train.Checkpoint(**(shared | own if self.chief else own))
+        self.saved = None
+        step, complete = self._newest_whole()
+        if step is None:
+            return 0
+        try:
+            if not self.chief:
+                read_checkpoint(tf.train.Checkpoint(**shared), self.folders[0], step)
+            if self.chief or complete:
+                read_checkpoint(self.checkpoint, self.checkpoints, step)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.checkpoints}/ckpt-{step} does not fit this training run ({error}): use "
+                "another --run_dir."
+            ) from None
+        if complete:
+            self.saved = step
+        if self.chief:
+            self._save_generators_after(step)
         return model.steps_done
 
-    def save(self):
-        """Saves everything; a process killed meanwhile leaves the checkpoint before it whole."""
-        step = self.model.steps_done
-        if self.manager.latest_checkpoint and self.manager.latest_checkpoint.endswith(f"-{step}"):
-            return
+    def _newest_whole(self):
+        """The step to continue from, or None for a new run; and whether all workers have it."""
+        steps = [set(saved_steps(folder)) for folder in self.folders]
+        common = set.intersection(*steps)
+        for step in sorted(common, reverse=True) + sorted(steps[0] - common, reverse=True):
+            needed = self.folders if step in common else self.folders[:1]
+            damage = {folder: find_damage(folder, step) for folder in needed}
+            for folder, reason in damage.items():
+                if reason:
+                    self._say(f"{folder}/ckpt-{step} is damaged and is left out: {reason}")
+            if not any(damage.values()):
+                if step not in common:
+                    self._say(
+                        "No step has a whole checkpoint of every worker: continuing from step "
+                        f"{step} of {self.folders[0]}. The other workers' image pools start empty."
+                    )
+                return step, step in common
+        if steps[0]:
+            raise ValueError(
+                f"No checkpoint in {self.folders[0]} is whole: restore one from a backup, or use "
+                "another --run_dir."
+            )
+        return None, False
+
+    def _say(self, text):
         if self.chief:
-            save_generator(self.model.a2b, self.path / "a2b.keras")
-            save_generator(self.model.b2a, self.path / "b2a.keras")
-        # Last: once this step has a checkpoint, the generators beside it are as new.
-        self.manager.save(checkpoint_number=step)
+            print(text, flush=True)
 
+    def save(self):
+        """Saves everything; a process killed meanwhile leaves the checkpoints before it whole.
 
-def saved_steps(folder: Path) -> set[int]:
-    """The steps of the whole checkpoints in a worker's folder."""
-    state = tf.train.get_checkpoint_state(folder)
-    paths = state.all_model_checkpoint_paths if state else []
-    return {int(path.rpartition("-")[2]) for path in paths}
+        Raises:
+            FloatingPointError: a weight, or what an optimizer or a pool keeps, is NaN or infinite.
+                Nothing is saved then.
+            OSError: the folder cannot be written, or the disk is full.
+        """
+        step = self.model.steps_done
+        if step == self.saved:
+            return
+        if name := self.model.first_non_finite():
+            raise FloatingPointError(
+                f"{name} holds NaN or infinity after step {step}: try a lower --learning_rate, or "
+                "--precision=float32. Nothing was saved since, and the last checkpoint is whole."
+            )
+        write_checkpoint(self.checkpoint, self.checkpoints, step)
+        if self.chief:
+            self._save_generators()
+        remove_old(self.checkpoints, self.keep, step)
+        self.saved = step
 
+    def _save_generators(self):
+        save_generator(self.model.a2b, self.path / "a2b.keras")
+        save_generator(self.model.b2a, self.path / "b2a.keras")
 
-def forget_after(step: int, folder: Path):
-    """Removes the checkpoints of later steps."""
-    steps = sorted(saved_steps(folder))
-    kept = [str(folder / f"ckpt-{s}") for s in steps if s <= step]
-    if len(kept) == len(steps):
-        return
-    if kept:
-        tf.compat.v1.train.update_checkpoint_state(folder, kept[-1], kept)
-    else:
-        (folder / "checkpoint").unlink()
-    for later in steps[len(kept) :]:
-        for file in folder.glob(f"ckpt-{later}.*"):
-            file.unlink()
+    def _save_generators_after(self, step):
+        """Saves them if the process that wrote this checkpoint was killed before it did."""
+        written = (self.checkpoints / f"ckpt-{step}.index").stat().st_mtime_ns
+        files = [self.path / f"{name}.keras" for name in ("a2b", "b2a")]
+        if not all(file.exists() and file.stat().st_mtime_ns >= written for file in files):
+            self._save_generators()
 
 
 def _numbered(parts):
@@ -170,11 +310,27 @@ def read_config(run_dir) -> Config:
     """
     path = Path(run_dir) / "config.json"
     try:
-        return Config.from_json(path.read_text())
+        return Config.from_json(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run_dir} is no run folder: it has no config.json.") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def load_run_images(run_dir) -> dict[str, PictureSet]:
+    """The images that a run folder's config.json names: see `tf_cyclegan.data.load_dataset`.
+
+    Raises:
+        ValueError: it is not a run folder.
+        DatasetError: the images are not there (any more).
+    """
+    try:
+        return load_dataset(read_config(run_dir))
+    except DatasetError as error:
+        raise DatasetError(
+            f"{error} (this comes from {run_dir}/config.json; a relative path in it is relative to "
+            "the folder that you trained from)"
+        ) from None
 
 
 def save_generator(generator, path):
@@ -187,13 +343,5 @@ def save_generator(generator, path):
     single = type(generator).from_config(generator.get_config() | {"dtype": "float32"})
     single.build_from_config(generator.get_build_config())
     single.set_weights(generator.get_weights())
-    part = Path(path).with_suffix(".part.keras")
-    single.save(part)
-    os.replace(part, path)
-
-
-def write_text(path, text):
-    """Writes a UTF-8 text file whole or not at all; what has no UTF-8 becomes "?"."""
-    part = Path(f"{path}.part")
-    part.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        single.save(part)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -117,9 +118,11 @@ class Config:
 
     # === Run folder ===
     run_dir: str | None = None
-    """Where everything goes: runs/<dataset> if not given."""
+    """Where everything goes. If not given: runs/ and the names of the data set or folders."""
     resume: bool = True
     """Continue where the run folder's last checkpoint ends; --no_resume refuses such a folder."""
+    allow_other_data: bool = False
+    """Continue a run on images other than those it was trained on so far."""
     sample_every: int = 500
     """Steps between sample sheets; 0 for none but the last."""
     watch_every: int = 1
@@ -130,6 +133,11 @@ class Config:
     """Minutes after which a checkpoint is due in any case."""
     keep_checkpoints: int = 3
     """Checkpoints kept."""
+
+    def __post_init__(self):
+        for name in ("data_dir", "data_a", "data_b", "run_dir"):
+            if path := getattr(self, name):
+                object.__setattr__(self, name, os.path.expanduser(path))
 
     @property
     def synthetic(self) -> bool:
@@ -144,11 +152,14 @@ class Config:
 
     @property
     def run_folder(self) -> Path:
-        """`run_dir`, or a name made from the data's."""
+        """`run_dir`, or a name made from that of the data set or of both folders."""
         if self.run_dir:
             return Path(self.run_dir)
-        name = SYNTHETIC if self.synthetic else self.dataset or self.data_dir or self.data_a
-        return Path("runs") / Path(str(name)).resolve().name
+        if self.data_a and self.data_b:
+            names = [self.data_a, self.data_b]
+        else:
+            names = [SYNTHETIC if self.synthetic else str(self.dataset or self.data_dir)]
+        return Path("runs") / "-".join(Path(name).resolve().name for name in names)
 
     def check(self) -> None:
         """Raises a ValueError, in one line, where the settings cannot work together."""

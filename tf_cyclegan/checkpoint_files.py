@@ -1,0 +1,98 @@
+"""Numbered checkpoints in a folder: `ckpt-<step>.index` and its data files.
+
+Every path is taken literally. TensorFlow's `CheckpointManager`, `latest_checkpoint` and `RestoreV2`
+read a path as a pattern (tensorflow#34290, #32614): in a folder named `run[1]` they would find no
+checkpoint, and beside a folder named `run1` they would remove that folder's checkpoints.
+
+The files themselves say which checkpoints there are. TensorFlow's state file `checkpoint`, which
+can be lost or out of date, is neither read nor written.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import tensorflow as tf
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, in order, whole or not."""
+    found = (re.fullmatch(r"ckpt-(\d+)\.index", path.name) for path in Path(folder).glob("ckpt-*"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def write_checkpoint(checkpoint: tf.train.Checkpoint, folder: Path, step: int) -> None:
+    """Writes a checkpoint; a process that is killed meanwhile leaves the others whole.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    prefix = folder / f"ckpt-{step}"
+    try:
+        checkpoint.write(str(prefix))
+    except tf.errors.OpError as error:
+        shutil.rmtree(f"{prefix}_temp", ignore_errors=True)
+        raise OSError(
+            f"{prefix} cannot be written ({_one_line(error)}): check disk space and permissions; "
+            "the checkpoints before it are whole."
+        ) from None
+
+
+def read_checkpoint(checkpoint: tf.train.Checkpoint, folder: Path, step: int) -> None:
+    """Restores everything that `checkpoint` names.
+
+    Raises:
+        ValueError: the file lacks something that is named, or holds it in another shape.
+    """
+    # TensorFlow gets a path without any character that a pattern could have.
+    with tempfile.TemporaryDirectory() as plain:
+        for file in folder.glob(f"ckpt-{step}.*"):
+            try:
+                os.symlink(file.resolve(), Path(plain) / file.name)
+            except OSError:  # Windows lets only some users make links
+                shutil.copyfile(file, Path(plain) / file.name)
+        try:
+            status = checkpoint.read(str(Path(plain) / f"ckpt-{step}"))
+            status.assert_existing_objects_matched()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            raise ValueError(_one_line(error)) from None
+
+
+def find_damage(folder: Path, step: int) -> str | None:
+    """Why a checkpoint cannot be read, or None where it is whole.
+
+    Every value is read once, and TensorFlow holds each to the checksum that is stored with it.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(folder / f"ckpt-{step}"))
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        return _one_line(error)
+    return None
+
+
+def remove_old(folder: Path, keep: int, newest: int) -> None:
+    """Removes all checkpoints but `newest` and those right before it, `keep` in all.
+
+    Checkpoints of later steps go as well: the run has continued from an earlier one.
+    """
+    steps = saved_steps(folder)
+    kept = [step for step in steps if step <= newest][-keep:]
+    for step in set(steps).difference(kept):
+        (folder / f"ckpt-{step}.index").unlink()  # first: it makes the others a checkpoint
+        for file in folder.glob(f"ckpt-{step}.*"):
+            file.unlink()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes left, and the state file of earlier versions."""
+    for part in folder.glob("ckpt-*_temp"):
+        shutil.rmtree(part, ignore_errors=True)
+    (folder / "checkpoint").unlink(missing_ok=True)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,101 @@
+"""What every command line of this project does around its work."""
+
+import dataclasses
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+
+
+def parse(options: type[Options], description: str | None, default: Any = None) -> Options:
+    """Reads the flags of a command line, which are the fields of a dataclass.
+
+    `~` is expanded at the start of every value: shells leave it in `--run_dir=~/mine` as it is.
+
+    Args:
+        options: the dataclass.
+        description: for --help.
+        default: an instance that holds the defaults, if they are not those of the class.
+    """
+    settings = {} if default is None else {"default": default}
+    parsed = tyro.cli(options, description=description, use_underscores=True, **settings)
+    values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
+    return dataclasses.replace(parsed, **{name: _at_home(v) for name, v in values.items()})
+
+
+def run(main: Callable[[Options], int], options: Options, needs: str = "") -> NoReturn:
+    """Calls `main(options)` and ends the process with its exit code.
+
+    An error that you can mend is one line and exit code 1. Ctrl-C is exit code 130. Text that
+    nobody can read any more, because a pipe or terminal is closed, is dropped: a failed print never
+    ends the work.
+
+    Args:
+        main: does the work, and returns the exit code.
+        options: from `parse`.
+        needs: what to install if a package is missing; empty where a missing package is a fault.
+    """
+    for name in ("stdout", "stderr"):
+        setattr(sys, name, Output(getattr(sys, name)))
+    try:
+        code = main(options)
+    except KeyboardInterrupt:
+        code = _fail("stopped by Ctrl-C.", 130)
+    except ImportError as error:
+        if not needs:
+            raise
+        code = _fail(f"{error}: pip install {needs}", 1)
+    except (ValueError, FloatingPointError, OSError, MemoryError) as error:
+        code = _fail(" ".join(str(error).split()) or type(error).__name__, 1)
+    sys.exit(code)
+
+
+class Output(io.TextIOWrapper):
+    """A standard stream that drops what it cannot write, and writes any file name.
+
+    Args:
+        stream: sys.stdout or sys.stderr, which is replaced.
+    """
+
+    def __init__(self, stream):
+        super().__init__(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors="backslashreplace",  # file names may hold what the encoding does not
+            line_buffering=True,
+        )
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._drop()
+
+    def _drop(self):
+        # What is still in the buffer goes there as well, and so does all that follows.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
+
+
+def _at_home(value):
+    if isinstance(value, tuple):
+        return tuple(map(_at_home, value))
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
+def _fail(message, code):
+    print(f"error: {message}", file=sys.stderr)
+    return code
