@@ -14,6 +14,7 @@ from tf_cyclegan.callbacks import (
     LossLog,
     Samples,
     StopOnNonFinite,
+    StopSignals,
     both_ways,
     plot_losses,
     pyplot,
@@ -185,14 +186,11 @@ class FakeRun:
 
 @pytest.fixture
 def run():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield FakeRun()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return FakeRun()
 
 
 def test_saves_by_steps(run):
-    train(Checkpoints(run, every=3, minutes=0), 10, model=run.model)
+    train(Checkpoints(run, StopSignals(), every=3, minutes=0), 10, model=run.model)
     assert run.saved == [3, 6, 9]
 
 
@@ -204,26 +202,41 @@ def test_saves_by_time(run, monkeypatch):
         now[0] += 30
         return LOGS
 
-    train(Checkpoints(run, every=0, minutes=1.6), 10, half_a_minute, model=run.model)
+    checkpoints = Checkpoints(run, StopSignals(), every=0, minutes=1.6)
+    train(checkpoints, 10, half_a_minute, model=run.model)
     assert run.saved == [4, 8]  # after 120 s each, the first step past 96 s
 
 
 def test_neither_saves_nothing(run):
-    train(Checkpoints(run, every=0, minutes=0), 10, model=run.model)
+    train(Checkpoints(run, StopSignals(), every=0, minutes=0), 10, model=run.model)
     assert run.saved == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_the_step_end_and_stops(run, number):
-    checkpoints = Checkpoints(run, every=0, minutes=0)
+    before = signal.getsignal(number)
 
     def steps(step):
         if step == 3:
             os.kill(os.getpid(), number)
         return LOGS
 
-    assert checkpoints.stopped_by == 0
-    model = train(checkpoints, 10, steps, model=run.model)
-    assert model.steps_done == 3 and model.stop_training
-    assert checkpoints.stopped_by == number
-    assert signal.getsignal(number) is signal.SIG_DFL  # a second one ends the process
+    with StopSignals() as stop:
+        train(Checkpoints(run, stop, every=0, minutes=0), 10, steps, model=run.model)
+        assert run.model.steps_done == 3
+        assert stop.number == number
+        # a second one is not held back: somebody wants out at once
+        assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As nohup has it, so that a training run outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.number == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -111,7 +111,7 @@ def test_accepted_settings(settings):
         ({"dataset": "cycle_gan/maps"}, "runs/maps"),
         ({"dataset": "cycle_gan/maps", "data_dir": "somewhere/tfds"}, "runs/maps"),
         ({"data_dir": "my data/photos/"}, "runs/photos"),
-        ({"data_a": "夏", "data_b": "冬"}, "runs/夏"),
+        ({"data_a": "夏", "data_b": "x/冬"}, "runs/夏-冬"),
         ({"dataset": "cycle_gan/maps", "run_dir": "elsewhere/x"}, "elsewhere/x"),
     ],
 )
@@ -122,6 +122,14 @@ def test_run_folder(settings, name):
 def test_run_folder_of_the_current_folder_has_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Config(data_dir=".").run_folder.as_posix() == f"runs/{tmp_path.name}"
+
+
+def test_home_is_expanded_in_every_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    names = ("run_dir", "data_dir", "data_a", "data_b")
+    config = Config(**dict.fromkeys(names, "~/x"))
+    assert {getattr(config, name) for name in names} == {"/home/me/x"}
+    assert Config.from_json('{"data_dir": "~/photos"}').data_dir == "/home/me/photos"
 
 
 def test_multiple_is_what_the_generators_need():

@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tf_cyclegan.callbacks import read_losses
+from tf_cyclegan.checkpoint_files import saved_steps
 from tf_cyclegan.config import Config
 from tf_cyclegan.cyclegan import CycleGAN
 from tf_cyclegan.data.pictures import write_picture
@@ -52,12 +53,11 @@ main = load_script().main
 
 
 @pytest.fixture(autouse=True)
-def own_signal_handlers():
-    """A training takes the signals over, as it may in a process of its own."""
+def same_signal_handlers():
+    """A training run in a notebook must give Ctrl-C back to it."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
+    assert kept == {number: signal.getsignal(number) for number in kept}
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,7 @@ def start(config, **environment):
 
 
 def steps_saved(run_dir):
-    found = Path(run_dir, "checkpoints", "worker_0").glob("ckpt-*.index")
-    return sorted(int(path.stem.removeprefix("ckpt-")) for path in found)
+    return saved_steps(Path(run_dir, "checkpoints", "worker_0"))
 
 
 def wait_for_step(process, run_dir, step):
@@ -103,11 +102,9 @@ def wait_for_step(process, run_dir, step):
 
 
 def everything(run_dir):
-    latest = tf.train.latest_checkpoint(Path(run_dir, "checkpoints", "worker_0"))
-    reader = tf.train.load_checkpoint(latest)
-    # All but TensorFlow's own: its object graph, and how often was saved, which a stop adds to.
-    own = ("_CHECKPOINT", "save_counter")
-    names = [n for n in reader.get_variable_to_shape_map() if not n.startswith(own)]
+    latest = Path(run_dir, "checkpoints", "worker_0", f"ckpt-{steps_saved(run_dir)[-1]}")
+    reader = tf.train.load_checkpoint(str(latest))
+    names = [n for n in reader.get_variable_to_shape_map() if not n.startswith("_CHECKPOINT")]
     return {name: reader.get_tensor(name) for name in names}
 
 
@@ -179,7 +176,7 @@ def trained(photos, tmp_path_factory):
 def test_the_run_folder_holds_what_it_says(trained):
     found = {path.name for path in trained.iterdir()}
     assert found == {
-        "config.json", "checkpoints", "logs", "samples",
+        "config.json", "run.json", "checkpoints", "logs", "samples",
         "losses.csv", "losses.png", "a2b.keras", "b2a.keras",
     }  # fmt: skip
     assert [path.name for path in (trained / "samples").iterdir()] == ["step_0000003.png"]

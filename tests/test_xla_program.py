@@ -67,15 +67,15 @@ def make_run(path, config):
     data = TrainingData(load_dataset(config), config)
     strategy = make_strategy("one")
     model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
-    run = RunFolder(path, config)
-    run.attach(model)
     step = tf.function(lambda *real: strategy.run(model.train_step, args=(real,)), autograph=False)
     states, losses = [], []
-    for real in data.batches(0, 1 + STEPS):
-        losses.append([float(loss) for loss in step(*real).values()])
-        states.append({name: np.array(v) for name, v in state_variables(model).items()})
-        if len(states) == 1:
-            run.save()
+    with RunFolder(path, config, load_dataset(config)) as run:
+        run.attach(model)
+        for real in data.batches(0, 1 + STEPS):
+            losses.append([float(loss) for loss in step(*real).values()])
+            states.append({name: np.array(v) for name, v in state_variables(model).items()})
+            if len(states) == 1:
+                run.save()
     return states, losses
 
 
@@ -162,7 +162,8 @@ def test_the_state_comes_back_and_training_goes_on(worked, tmp_path):
     data = TrainingData(load_dataset(config), config)
     strategy = make_strategy("one")
     model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
-    assert RunFolder(tmp_path / "run", config).attach(model) == 1 + STEPS
+    with RunFolder(tmp_path / "run", config) as run:
+        assert run.attach(model) == 1 + STEPS
     found = npz(folder / "program" / "state.npz")
     for name, variable in state_variables(model).items():
         if not name.startswith("mean_"):  # of an epoch, which no checkpoint holds
@@ -189,7 +190,8 @@ def test_mistakes_give_one_line(worked, tmp_path):
     with pytest.raises(ValueError, match="holds no program"):
         xla_program.main(Options(run, str(tmp_path), bring_back=True))
     half = dataclasses.replace(TINY, precision="mixed_float16")
-    RunFolder(tmp_path / "half", half)
+    with RunFolder(tmp_path / "half", half):
+        pass
     with pytest.raises(ValueError, match="mixed_float16 is not supported"):
         xla_program.main(Options(str(tmp_path / "half"), str(tmp_path / "new")))
     assert not (tmp_path / "new").exists()

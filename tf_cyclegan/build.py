@@ -1,6 +1,7 @@
 """The one place where the config becomes networks, optimizers and pools."""
 
 import ctypes
+import json
 import os
 
 import keras
@@ -21,7 +22,12 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
     "auto" takes every visible GPU, else the CPU; "one" the first GPU, else the CPU; "mirrored" all
     GPUs, else all logical CPUs; "multiworker" the cluster that TF_CONFIG describes.
+
+    Raises:
+        ValueError: TF_CONFIG is missing or does not describe a cluster of workers.
     """
+    if name == "multiworker":
+        check_cluster(os.environ.get("TF_CONFIG"))
     keep_freed_memory()  # before TensorFlow has threads, which would get heaps of their own
     if name == "multiworker":  # first of all, before anything else starts the devices
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -32,6 +38,30 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
             [device.name for device in tf.config.list_logical_devices(kind)]
         )
     return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
+
+
+def check_cluster(tf_config: str | None) -> None:
+    """Raises a ValueError that says what is wrong with TF_CONFIG, if anything is.
+
+    TensorFlow would train without a cluster where there is none, or fail in its own words.
+    """
+    try:
+        if tf_config is None:
+            raise ValueError("it is not set")
+        description = json.loads(tf_config)
+        workers = description["cluster"]["worker"]
+        kind, index = description["task"]["type"], description["task"]["index"]
+        if kind != "worker":
+            raise ValueError(f'its task is of type "{kind}" where only "worker" is supported')
+        if not isinstance(workers, list) or not 0 <= int(index) < len(workers):
+            raise ValueError(f"its task has index {index}, which is not one of its workers")
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"--strategy=multiworker needs the environment variable TF_CONFIG ({reason}): set it "
+            'to {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+            ", or start scripts/workers.py, which does so."
+        ) from None
 
 
 def make_generator(config: Config, channels_in: int, channels_out: int) -> keras.Model:

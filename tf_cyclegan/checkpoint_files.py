@@ -8,10 +8,12 @@ The files themselves say which checkpoints there are. TensorFlow's state file `c
 can be lost or out of date, is neither read nor written.
 """
 
+import contextlib
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
@@ -46,18 +48,11 @@ def read_checkpoint(checkpoint: tf.train.Checkpoint, folder: Path, step: int) ->
     Raises:
         ValueError: the file lacks something that is named, or holds it in another shape.
     """
-    # TensorFlow gets a path without any character that a pattern could have.
-    with tempfile.TemporaryDirectory() as plain:
-        for file in folder.glob(f"ckpt-{step}.*"):
-            try:
-                os.symlink(file.resolve(), Path(plain) / file.name)
-            except OSError:  # Windows lets only some users make links
-                shutil.copyfile(file, Path(plain) / file.name)
-        try:
-            status = checkpoint.read(str(Path(plain) / f"ckpt-{step}"))
-            status.assert_existing_objects_matched()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
-            raise ValueError(_one_line(error)) from None
+    try:
+        with _plain_path(folder, step) as prefix:
+            checkpoint.read(prefix).assert_existing_objects_matched()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(_one_line(error)) from None
 
 
 def find_damage(folder: Path, step: int) -> str | None:
@@ -66,11 +61,12 @@ def find_damage(folder: Path, step: int) -> str | None:
     Every value is read once, and TensorFlow holds each to the checksum that is stored with it.
     """
     try:
-        reader = tf.train.load_checkpoint(str(folder / f"ckpt-{step}"))
-        for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        return _one_line(error)
+        with _plain_path(folder, step) as prefix:
+            reader = tf.train.load_checkpoint(prefix)
+            for name in reader.get_variable_to_shape_map():
+                reader.get_tensor(name)
+    except Exception as error:  # the reader has a kind of its own for each way to be damaged
+        return _one_line(error) or type(error).__name__
     return None
 
 
@@ -92,6 +88,18 @@ def remove_unfinished(folder: Path) -> None:
     for part in folder.glob("ckpt-*_temp"):
         shutil.rmtree(part, ignore_errors=True)
     (folder / "checkpoint").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _plain_path(folder: Path, step: int) -> Iterator[str]:
+    """A checkpoint under a path without any character that TensorFlow could take for a pattern."""
+    with tempfile.TemporaryDirectory() as plain:
+        for file in folder.glob(f"ckpt-{step}.*"):
+            try:
+                os.symlink(file.resolve(), Path(plain) / file.name)
+            except OSError:  # Windows lets only some users make links
+                shutil.copyfile(file, Path(plain) / file.name)
+        yield str(Path(plain) / f"ckpt-{step}")
 
 
 def _one_line(error: Exception) -> str:
