@@ -21,10 +21,11 @@ from typing import BinaryIO
 import numpy as np
 
 MAX_METADATA = 16 << 20  # bytes of one color profile, EXIF or XMP block
-_MAX_PARTS = 1 << 18  # PNG chunks, GIF blocks, TIFF strips: 400 MB in usual ones of 2 KB or more
+_MAX_PARTS = 1 << 17  # PNG chunks, GIF blocks, TIFF strips: 400 MB in usual ones of 4 KB or more
 _MAX_SEGMENTS = 1 << 12  # JPEG and JPEG 2000 segments, JPEG 2000 boxes, TIFF tags of a directory
-_MAX_SCANS = 128  # of a JPEG: each goes over all of its pixels, and encoders make about 10
-_SLOW_PIXELS = 1 << 21  # of kinds that Pillow decodes in Python, a second for a million
+_MAX_SCANNED = 1 << 31  # pixels of a JPEG's scans together: encoders make 10 scans of each pixel
+_MAX_RUN_PIXELS = 1 << 20  # of a run-length coded BMP: Pillow decodes them in Python, in a second
+_MAX_PLAIN_PIXELS = 1 << 22  # of a PPM in plain text
 
 
 @dataclass(frozen=True)
@@ -143,24 +144,26 @@ _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 def _jpeg(file: BinaryIO) -> Contents:
     """Leaves out comments, metadata, and whatever follows the image, such as a phone's video."""
-    parts, position, scans = [(0, 2)], 2, 0
+    parts, position, pixels, scanned = [(0, 2)], 2, 0, 0
     info: dict[str, bytes] = {}
     profile: dict[int, bytes] = {}
     for _ in range(_MAX_SEGMENTS):
         start = _next_marker(file, position)
         if start is None:
             break
-        head = _at(file, start, 4)
+        head = _at(file, start, 9)
         code = head[1]
-        position = start + 2 + (0 if code in (0xD8, 0xD9) else int.from_bytes(head[2:], "big"))
-        if code == 0xDA:  # a scan, with its pixels up to the next marker
-            scans += 1
-            if scans > _MAX_SCANS:
-                raise ValueError(f"it has more than {_MAX_SCANS} scans")
+        position = start + 2 + (0 if code in (0xD8, 0xD9) else int.from_bytes(head[2:4], "big"))
+        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):  # a frame
+            pixels = int.from_bytes(head[5:7], "big") * int.from_bytes(head[7:], "big")
+        elif code == 0xDA:  # a scan, with its pixels up to the next marker
+            scanned += pixels
+            if scanned > _MAX_SCANNED:
+                raise ValueError("it has too many scans for its size")
             after = _next_marker(file, position)
             position = _size(file) if after is None else after
         if 0xE1 <= code <= 0xED or code in (0xEF, 0xFE):
-            data = file.read(position - start - 4) if code in (0xE1, 0xE2) else b""
+            data = _at(file, start + 4, position - start - 4) if code in (0xE1, 0xE2) else b""
             if data.startswith(b"Exif\0\0"):
                 info.setdefault("exif", data[6:])
             elif data.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
@@ -358,8 +361,9 @@ def _bmp(file: BinaryIO, head: bytes) -> Contents:
     if len(head) == 32 and int.from_bytes(head[14:18], "little") >= 40:
         width, height, _, _, coding = struct.unpack("<iiHHH", head[18:32])
         pixels = abs(width * height)
-        if coding in (1, 2) and (pixels > _SLOW_PIXELS or _size(file) > 3 * pixels + 65536):
-            raise ValueError(f"run-length coded BMPs are read up to {_SLOW_PIXELS} pixels")
+        most = 2 * pixels + 65536  # bytes that such an image may take
+        if coding in (1, 2) and (pixels > _MAX_RUN_PIXELS or _size(file) > most):
+            raise ValueError(f"run-length coded BMPs are read up to {_MAX_RUN_PIXELS} pixels")
         if coding in (1, 2) and width > 1 << 15:
             raise ValueError(f"run-length coded BMPs are read up to {1 << 15} pixels wide")
     return Contents("BMP", file)
@@ -384,10 +388,10 @@ def _ppm(file: BinaryIO) -> Contents:
     if kind in b"56" and highest == 255:
         return Contents("PPM", file)
     if kind in b"23":
-        if width * height > _SLOW_PIXELS or _size(file) > 16 * count + 65536:
-            raise ValueError(f"plain PPMs are read up to {_SLOW_PIXELS} pixels")
-        text = re.sub(rb"#[^\r\n]*", b"", _at(file, match.end(), _size(file)))
-        values = np.fromstring(text.decode("latin-1"), np.int64, count, sep=" ")
+        if width * height > _MAX_PLAIN_PIXELS or _size(file) > 16 * count + 65536:
+            raise ValueError(f"plain PPMs are read up to {_MAX_PLAIN_PIXELS} pixels")
+        text = _at(file, match.end(), _size(file)).decode("latin-1")
+        values = np.fromstring(text, np.int64, count, sep=" ")
     else:
         depth = np.dtype(">u2" if highest > 255 else "u1")
         data = _at(file, match.end(), min(count * depth.itemsize, _size(file)))
@@ -436,6 +440,8 @@ def _jpeg2000(file: BinaryIO) -> Contents:
             tiles = -((tile_left - right) // width) * -((tile_top - bottom) // height)
             if tiles > max(64, pixels >> 12):
                 raise ValueError(f"it has {tiles} tiles")
+            if pixels > max(1 << 22, _size(file) << 11):  # encoders fill one byte with about 100
+                raise ValueError(f"it claims {pixels} pixels in {_size(file)} bytes")
         elif code in (b"\xff\x52", b"\xff\x53"):  # coding style, of all or of one component
             own = code == b"\xff\x53"
             has_precincts = data[own : own + 1] and data[own] & 1
