@@ -77,7 +77,7 @@ def list_pictures(
         )
     if others:
         print(
-            f"{printable(folder)}: {len(others)} entries are not images and were left out "
+            f"{printable(folder)}: left out what is not an image, {len(others)} in all "
             f"({_some(others)}): {remedy}",
             file=sys.stderr,
         )
