@@ -33,6 +33,10 @@ class Options:
     """Another data set: a folder with testA and testB, or trainA and trainB."""
     paired: bool = False
     """Pictures of one name in testA and testB are pairs: measure against them."""
+    side_by_side: bool = False
+    """Each image of --data_dir holds a pair, a left and b right, as in pix2pix's data sets."""
+    recursive: bool = False
+    """Search the sub-folders of --data_dir's folders too."""
     palette: str | None = None
     """Where domain b is label maps in pairs: cityscapes, facades, or a text file of colours."""
     resize: int | None = None
@@ -62,11 +66,12 @@ def main(options: Options) -> int:
     own = read_config(run_dir) if (run_dir / "config.json").exists() else None
     config = own or Config()
     if options.dataset or options.data_dir:
-        other = {"dataset": options.dataset, "data_dir": options.data_dir}
+        names = ("dataset", "data_dir", "side_by_side", "recursive")
+        other = {name: getattr(options, name) for name in names}
         config = dataclasses.replace(config, **other, data_a=None, data_b=None, paired=False)
     elif own is None:
         raise ValueError(f"{run_dir} has no data of its own: name some by --data_dir or --dataset.")
-    paired = config.paired or options.paired or config.dataset in PAIRED
+    paired = config.paired or options.paired or config.side_by_side or config.dataset in PAIRED
     if options.palette and not paired:
         raise ValueError("label maps are measured against true ones: --palette goes with --paired.")
     palettes = {"a2b": read_palette(options.palette) if options.palette else None, "b2a": None}

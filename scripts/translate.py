@@ -31,6 +31,8 @@ class Options:
     input: tuple[str, ...] = ()
     """Pictures, or folders of pictures; of a folder that holds testA and testB, the one that fits
     the direction. If not given: the run's own test pictures."""
+    recursive: bool = False
+    """Search the sub-folders of --input too; translations go into the same sub-folders."""
     resize: int | None = None
     """Scale the pictures first so that their longer side has this many pixels."""
     tile: int | None = None
@@ -65,7 +67,9 @@ def main(options: Options) -> int:
             scratch = os.environ.get("TMPDIR") or output
             translate = tiled_translator(generator, options.tile, scratch)
             max_pixels = MAX_TILED_PIXELS
-        pictures = find_pictures(options.input, options.run_dir, direction, output, max_pixels)
+        pictures = find_pictures(
+            options.input, options.run_dir, direction, output, max_pixels, options.recursive
+        )
         jobs.append((direction, output, translate, pictures))
 
     # === Picture by picture ===
@@ -86,6 +90,7 @@ def main(options: Options) -> int:
                 shown = thumbnail(real)
                 fake = translate(real)
                 del real  # encoding the other takes memory enough
+                (output / name).parent.mkdir(parents=True, exist_ok=True)
                 write_picture(output / name, fake)
                 page.add(name, shown, fake)
             except PictureError as error:

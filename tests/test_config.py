@@ -95,6 +95,7 @@ def test_refused_settings_name_flag_and_remedy(message, settings):
         {"pool_size": 0, "save_every": 0, "sample_every": 0, "save_minutes": 0},
         {"epochs": 0},
         PIX2PIX,
+        {"lambda_l1": 1.0, "data_dir": "x", "pool_size": 0, "side_by_side": True},
         PIX2PIX | {"data_dir": "pairs", "channels_b": 1},
         {"decay_epochs": 0},
     ],

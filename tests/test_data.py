@@ -349,6 +349,21 @@ def test_dataset_excludes_folders():
         load_dataset(Config(dataset="cycle_gan/maps", data_a="x", data_b="y"))
 
 
+def test_pairs_side_by_side_in_sub_folders(tmp_path):
+    (tmp_path / "train" / "mon").mkdir(parents=True)
+    both = noise(1, 40, 80).read(0)
+    write_picture(tmp_path / "train" / "mon" / "1.png", both)
+    config = dataclasses.replace(CROPPED, data_dir=str(tmp_path), side_by_side=True, recursive=True)
+    sets = load_dataset(config)
+    assert sets["trainA"].names == ("mon/1.png",)
+    np.testing.assert_array_equal(sets["trainA"].read(0), both[:, :40])
+    np.testing.assert_array_equal(sets["trainB"].read(0), both[:, 40:])
+    TrainingData(sets, dataclasses.replace(config, lambda_l1=1.0, pool_size=0))
+    for other in ({"data_dir": None}, {"dataset": "cycle_gan/maps"}):
+        with pytest.raises(DatasetError, match="side_by_side.*name a folder by data_dir"):
+            load_dataset(dataclasses.replace(config, **other))
+
+
 # === Gray, and the embedded data ===
 
 

@@ -177,6 +177,19 @@ def test_script_on_pairs_of_photos_and_label_maps(script, run, tmp_path, capsys)
     assert "class IoU" in capsys.readouterr().out
 
 
+def test_script_on_pairs_side_by_side(script, run, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        for i in range(7):
+            pair = [landscape(i, season, SIDE, SIDE, 0) for season in ("summer", "winter")]
+            write_picture(tmp_path / split / f"{i}.png", np.concatenate(pair, axis=1))
+    flags = {"data_dir": str(tmp_path), "output": str(tmp_path / "out"), "side_by_side": True}
+    assert script.main(script.Options(str(run), **flags)) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert result["protocol"]["split"] == "test"
+    assert result["a2b"]["truth"]["untranslated"]["l1"] > 0.1
+
+
 def test_scores_become_json_where_pictures_are_equal():
     scores = {"a2b": {"cycle": {"psnr": float("inf"), "l1": 0.0}, "truth": None}, "step": 3}
     result = finite(scores)

@@ -1,3 +1,6 @@
+import os
+import sys
+
 import numpy as np
 import pytest
 
@@ -132,3 +135,101 @@ def test_pictures_without_a_counterpart(tmp_path):
     with pytest.raises(DatasetError, match="trainB holds two pictures of one name") as error:
         load_folders(tmp_path, paired=True)
     assert_one_line(error)
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
+    fill(tmp_path, ["a.png", ".hidden.png"])
+    list_pictures(fill(tmp_path / "clean", ["a.png"]))
+    assert capsys.readouterr().err == ""
+    (tmp_path / "notes\n.txt").touch()
+    (tmp_path / "broken.jpg").symlink_to("nowhere")
+    assert [path.name for path in list_pictures(tmp_path)] == ["a.png"]
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "not an image, 4 in all (.hidden.png, broken.jpg, clean/, ..." in message
+    assert "--recursive" in message
+    list_pictures(tmp_path, recursive=True)
+    message = capsys.readouterr().err
+    assert "3 in all" in message and "notes?.txt" in message and "--recursive" not in message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text(tmp_path, capsys):
+    for domain in "AB":
+        folder = fill(tmp_path / f"train{domain}", ["a.png"])
+        os.rename(folder / "a.png", os.fsencode(folder) + b"/\xe9.png")  # Latin-1
+        (folder / os.fsdecode(b"\xe8.txt")).touch()
+    sets = load_folders(tmp_path, paired=True)
+    assert sets["trainB"].read(0).shape == (4, 6, 3)
+    assert "?.txt" in capsys.readouterr().err
+    fill(tmp_path / "trainA", ["b.png"])
+    os.rename(tmp_path / "trainA" / "b.png", os.fsencode(tmp_path / "trainA") + b"/\xea.png")
+    with pytest.raises(DatasetError, match=r"no counterpart \(\?\)") as error:
+        load_folders(tmp_path, paired=True)
+    str(error.value).encode()
+
+
+def test_sub_folders(tmp_path):
+    fill(tmp_path / "x", ["1.png", "2.png"])
+    fill(tmp_path / "x" / "y", ["1.png"])
+    fill(tmp_path / "x" / ".cache", ["3.png"])
+    fill(tmp_path / "elsewhere", ["4.png"])
+    (tmp_path / "x" / "loop").symlink_to(tmp_path / "x")
+    (tmp_path / "x" / "link").symlink_to(tmp_path / "elsewhere")
+    pictures = folder_pictures(tmp_path / "x", recursive=True)
+    assert pictures.names == ("1.png", "2.png", "link/4.png", "y/1.png")
+    assert pictures.read(1)[0, 0, 0] == 10 and pictures.read(3)[0, 0, 0] == 0
+    assert folder_pictures(tmp_path / "x").names == ("1.png", "2.png")
+    found = list_pictures(tmp_path / "x", recursive=True, without=tmp_path / "x" / "y")
+    assert [path.name for path in found] == ["1.png", "2.png", "4.png"]
+
+
+def test_pairs_in_sub_folders_and_in_both_forms_of_unicode(tmp_path):
+    fill(tmp_path / "trainA", ["\u00e91.png"])
+    fill(tmp_path / "trainB", ["e\u03011.png"])
+    for day in ("mon", "tue"):
+        fill(tmp_path / "trainA" / day, ["1_A.png"])
+        fill(tmp_path / "trainB" / day, ["1_B.png"])
+    sets = load_folders(tmp_path, paired=True, recursive=True)
+    assert sets["trainA"].names == ("mon/1_A.png", "tue/1_A.png", "\u00e91.png")
+    assert sets["trainB"].names == ("mon/1_B.png", "tue/1_B.png", "e\u03011.png")
+    fill(tmp_path / "trainB", ["\u00e91.png"])
+    with pytest.raises(DatasetError, match=r"trainB holds two .*e\u03011\.png, \u00e91\.png"):
+        load_folders(tmp_path, paired=True)
+
+
+def side_by_side(folder, names):
+    folder.mkdir(parents=True)
+    for place, name in enumerate(names):
+        picture = np.full((8, 16, 3), 10 * place, np.uint8)
+        picture[:, 8:] += 100
+        write_picture(folder / name, picture)
+
+
+@pytest.mark.parametrize("test", ["test", "val", None])
+def test_two_images_in_one(tmp_path, test):
+    side_by_side(tmp_path / "train", ["1.png", "2.png"])
+    if test:
+        side_by_side(tmp_path / test, ["3.png"])
+    sets = load_folders(tmp_path, side_by_side=True)
+    tests = ["testA", "testB", "truthA", "truthB"] if test else []
+    assert list(sets) == ["trainA", "trainB", *tests]
+    assert sets["trainA"].names == sets["trainB"].names == ("1.png", "2.png")
+    np.testing.assert_array_equal(sets["trainA"].read(1), np.full((8, 8, 3), 10))
+    np.testing.assert_array_equal(sets["trainB"].read(1), np.full((8, 8, 3), 110))
+    if test:
+        assert sets["truthA"] is sets["testB"] and sets["truthB"] is sets["testA"]
+
+
+def test_what_is_not_two_images_in_one(tmp_path):
+    fill(tmp_path / "train", ["odd.png"], (8, 15, 3))
+    fill(tmp_path / "train", ["tall.png"], (8, 6, 3))
+    sets = load_folders(tmp_path, side_by_side=True)
+    for index, message in enumerate((r"odd\.png: 15 x 8 .*width is odd", r"tall\.png.* than wide")):
+        with pytest.raises(PictureError, match=message + ".*leave --side_by_side out") as error:
+            sets["trainB"].read(index)
+        assert_one_line(error)
+    for folders in ({"data_a": tmp_path, "data_b": tmp_path}, {"data_dir": tmp_path / "train"}):
+        with pytest.raises(DatasetError, match="give data_dir alone|has no folder train ") as error:
+            load_folders(**folders, side_by_side=True)
+        assert_one_line(error)

@@ -336,6 +336,34 @@ def test_both_directions_of_a_data_set(script, run, tmp_path):
         np.testing.assert_array_equal(fake, expected)
 
 
+def test_sub_folders_keep_their_places(script, run, tmp_path, capsys):
+    photos = fill(tmp_path / "photos", ["1.png"])
+    for day in ("mon", "tue"):
+        fill(photos / day, ["1.png"])
+    for _ in range(2):  # the second time its own output lies among the originals
+        assert translate(script, run, photos / "out", photos, recursive=True) == 0
+        assert names_in(photos / "out") == ["1.png", "index.html", "mon", "tue"]
+        assert names_in(photos / "out" / "tue") == ["1.png"]
+    assert "left out what is not an image, 1 in all (out/)" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"1\.png would be replaced"):
+        find_pictures([photos], None, "a2b", photos, recursive=True)
+    fill(tmp_path / "more" / "tue", ["1.png"])
+    with pytest.raises(ValueError, match=r"photos.tue.1\.png and .*both become tue/1\.png"):
+        find_pictures([photos, tmp_path / "more"], None, "a2b", "out", recursive=True)
+
+
+def test_originals_side_by_side_are_never_replaced(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for split in ("train", "val"):
+        fill(tmp_path / "data" / split, ["1.png"])
+    config = Config(data_dir=str(tmp_path / "data"), side_by_side=True)
+    write_text(run / "config.json", config.to_json())
+    assert find_pictures([], run, "b2a", "out").read(0).shape == (12, 8, 3)
+    with pytest.raises(ValueError, match="val holds the originals: use another --output"):
+        find_pictures([], run, "a2b", tmp_path / "data" / "val")
+
+
 def test_resize_scales_the_longer_side(script, run, tmp_path):
     photos = fill(tmp_path / "photos", ["low.png"], 10, 40)
     fill(photos, ["high.png"], 40, 20)

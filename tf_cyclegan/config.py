@@ -27,6 +27,11 @@ class Config:
     paired: bool = False
     """Pictures of one name in both domains (1_A.jpg and 1_B.jpg, or 1.jpg twice) are pairs: what
     pix2pix is trained on, and evaluate.py measures against."""
+    side_by_side: bool = False
+    """Each image holds a pair, domain a left and b right, as in pix2pix's data sets: data_dir has
+    train, and test or val."""
+    recursive: bool = False
+    """Search the sub-folders of the images' folders too."""
     channels_a: Literal[1, 3] = 3
     """Domain a in gray (1) or RGB (3)."""
     channels_b: Literal[1, 3] = 3
@@ -199,7 +204,7 @@ class Config:
             raise ValueError(
                 "Identity needs both domains with the same channels: use --lambda_identity=0."
             )
-        if self.lambda_l1 and not (self.paired or self.synthetic):
+        if self.lambda_l1 and not (self.paired or self.side_by_side or self.synthetic):
             raise ValueError("lambda_l1 needs pairs: add --paired if pictures of one name are.")
         if self.lambda_l1 and self.pool_size:
             raise ValueError("A pool keeps no inputs, which lambda_l1 needs: use --pool_size=0.")

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_cyclegan.checkpoints import read_config
 from tf_cyclegan.data import load_dataset
-from tf_cyclegan.data.folders import list_pictures
+from tf_cyclegan.data.folders import list_pictures, printable
 from tf_cyclegan.data.pictures import (
     MAX_PIXELS,
     SUFFIXES,
@@ -97,7 +97,12 @@ def padded(side: int, multiple: int) -> int:
 
 
 def find_pictures(
-    inputs, run_dir, direction: str, output=None, max_pixels: int = MAX_PIXELS
+    inputs,
+    run_dir,
+    direction: str,
+    output=None,
+    max_pixels: int = MAX_PIXELS,
+    recursive: bool = False,
 ) -> PictureSet:
     """The pictures to translate in one direction.
 
@@ -107,11 +112,12 @@ def find_pictures(
             the run's data set.
         run_dir: the run folder, for the latter.
         direction: "a2b" or "b2a".
-        output: the folder that translations will go to, if any.
+        output: the folder that translations will go to, if any; it is not searched.
         max_pixels: larger pictures are refused as they are read; of inputs alone.
+        recursive: whether to search the sub-folders of inputs too.
 
     Returns:
-        A `PictureSet` whose names are file names, no two alike.
+        A `PictureSet` whose names are file names, or paths in their input folder, no two alike.
 
     Raises:
         ValueError: nothing is there, two pictures have one name, or a translation would replace
@@ -123,27 +129,35 @@ def find_pictures(
             config = read_config(run_dir)
         except ValueError as error:
             raise ValueError(f"{error} Name pictures by --input.") from None
-        originals = Path(config.data_dir or "") / split
-        if config.data_dir and output and originals.resolve() == Path(output).resolve():
-            raise ValueError(f"{output} holds the originals: use another --output.")
+        if config.data_dir and output:
+            for name in ("test", "val") if config.side_by_side else (split,):
+                originals = Path(config.data_dir) / name
+                if originals.resolve() == Path(output).resolve():
+                    raise ValueError(f"{output} holds the originals: use another --output.")
         sets = load_dataset(config)
         if split not in sets:
             raise ValueError(f"{run_dir} was trained without {split}: name pictures by --input.")
         pictures = sets[split]
         names = [n if Path(n).suffix.lower() in SUFFIXES else f"{n}.png" for n in pictures.names]
         return PictureSet(tuple(names), pictures.read)
-    paths: list[Path] = []
+    seen: dict[str, Path] = {}
     for path in map(Path, inputs):
         folder = path / split if (path / split).is_dir() else path
-        paths += [path] if path.is_file() else list_pictures(folder)
-    seen: dict[str, Path] = {}
-    for path in paths:
-        if path.name in seen:
-            raise ValueError(
-                f"{seen[path.name]} and {path} would both become {path.name}: translate them into "
-                "different folders."
-            )
-        if output and path.resolve() == (Path(output) / path.name).resolve():
-            raise ValueError(f"{path} would be replaced by its translation: use another --output.")
-        seen[path.name] = path
-    return PictureSet(tuple(seen), lambda i: read_picture(paths[i], max_pixels=max_pixels))
+        if path.is_file():
+            found = {path.name: path}
+        else:
+            paths = list_pictures(folder, recursive, output)
+            found = {file.relative_to(folder).as_posix(): file for file in paths}
+        for name, file in found.items():
+            if name in seen:
+                raise ValueError(
+                    f"{printable(seen[name])} and {printable(file)} would both become "
+                    f"{printable(name)}: translate them into different folders."
+                )
+            if output and file.resolve() == (Path(output) / name).resolve():
+                raise ValueError(
+                    f"{printable(file)} would be replaced by its translation: use another --output."
+                )
+            seen[name] = file
+    files = list(seen.values())
+    return PictureSet(tuple(seen), lambda i: read_picture(files[i], max_pixels=max_pixels))

@@ -23,20 +23,32 @@ def load_dataset(config: Config) -> dict[str, PictureSet]:
     Returns:
         "trainA" and "trainB", in pairs where training needs them; "testA" and "testB" where the
         data has them; and "truthA" and "truthB", the true counterparts of the test pictures of that
-        letter, where they are known (the embedded data set, and others with `config.paired`).
+        letter, where they are known (the embedded data set, and others with `config.paired` or
+        `config.side_by_side`).
 
     Raises:
         DatasetError: the data set is unknown, missing, empty, not in the pairs that are asked for,
             or cannot be downloaded.
     """
     if config.synthetic:
+        if config.side_by_side:
+            raise DatasetError("side_by_side is for images of your own: name a folder by data_dir")
         sets = _synthetic(config.load_size, paired=config.lambda_l1 > 0)
     elif config.dataset:
         if config.data_a or config.data_b:
             raise DatasetError("dataset excludes data_a and data_b: give the one or the others")
+        if config.side_by_side:
+            raise DatasetError("dataset excludes side_by_side: name a folder by data_dir alone")
         sets = load_tfds(config.dataset, config.data_dir, config.paired)
     else:
-        sets = load_folders(config.data_dir, config.data_a, config.data_b, config.paired)
+        sets = load_folders(
+            config.data_dir,
+            config.data_a,
+            config.data_b,
+            config.paired,
+            config.recursive,
+            config.side_by_side,
+        )
     gray_a, gray_b = config.channels_a == 1, config.channels_b == 1
     gray = {"trainA": gray_a, "testA": gray_a, "truthB": gray_a}
     gray |= {"trainB": gray_b, "testB": gray_b, "truthA": gray_b}

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
+
+import numpy as np
 
 from tf_cyclegan.data.pictures import (
     SUFFIXES,
     DatasetError,
+    PictureError,
     PictureSet,
     read_picture,
 )
@@ -17,8 +22,19 @@ from tf_cyclegan.data.pictures import (
 Folder = str | os.PathLike[str]
 
 
-def list_pictures(folder: Folder) -> list[Path]:
-    """The picture files right inside a folder, sorted by name; hidden ones are skipped.
+def list_pictures(
+    folder: Folder, recursive: bool = False, without: Folder | None = None
+) -> list[Path]:
+    """The image files in a folder, sorted by their path in it.
+
+    Whatever else lies there is counted and named in one line on stderr: other suffixes, hidden
+    files, broken links, and sub-folders that are not searched.
+
+    Args:
+        folder: where to look.
+        recursive: whether to look into sub-folders too, and through links to folders; hidden
+            sub-folders and those seen before are left out.
+        without: a folder in it that is left out, such as one for translations.
 
     Raises:
         DatasetError: if the folder is missing, is no folder, or holds no picture.
@@ -26,34 +42,71 @@ def list_pictures(folder: Folder) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         cause = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DatasetError(f"{folder} {cause}: name a folder that holds pictures")
+        raise DatasetError(f"{printable(folder)} {cause}: name a folder that holds pictures")
+    found: list[Path] = []
+    others: list[str] = []
+    seen = {Path(without).resolve()} if without else set()
+    waiting = [folder]
     try:
-        paths = [
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        ]
+        while waiting:
+            inside = waiting.pop()
+            seen.add(inside.resolve())
+            for path in inside.iterdir():
+                name = path.relative_to(folder).as_posix()
+                hidden = path.name.startswith(".")
+                if path.is_dir():
+                    if recursive and not hidden and path.resolve() not in seen:
+                        seen.add(path.resolve())
+                        waiting.append(path)
+                    else:
+                        others.append(f"{name}/")
+                elif path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+                    found.append(path)
+                else:
+                    others.append(name)
     except OSError as error:
         raise DatasetError(
-            f"{folder} cannot be read ({error.strerror}): check its rights"
+            f"{printable(folder)} cannot be read ({error.strerror}): check its rights"
         ) from error
-    if not paths:
+    folders = any(name.endswith("/") for name in others) and not recursive
+    remedy = "use --recursive for sub-folders" if folders else "check that none is missed"
+    if not found:
         raise DatasetError(
-            f"{folder} holds no pictures ({' '.join(SUFFIXES)}): put some right into it, "
-            "not into subfolders, or name another folder"
+            f"{printable(folder)} holds no pictures ({' '.join(SUFFIXES)}): put some into it, "
+            f"name another folder{', or ' + remedy if folders else ''}"
         )
-    return sorted(paths, key=lambda path: path.name)
+    if others:
+        print(
+            f"{printable(folder)}: left out what is not an image, {len(others)} in all "
+            f"({_some(others)}): {remedy}",
+            file=sys.stderr,
+        )
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def folder_pictures(folder: Folder) -> PictureSet:
+def printable(name: object) -> str:
+    """A file name in one line that every output takes: what is not Unicode becomes "?"."""
+    text = str(name).encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, as a message may show them."""
+    shown = ", ".join(map(printable, sorted(names)[:3]))
+    return shown + (", ..." if len(names) > 3 else "")
+
+
+def folder_pictures(folder: Folder, recursive: bool = False) -> PictureSet:
     """The pictures of one folder in RGB, read from disk at each access.
+
+    Their names are paths in the folder, such as "a.jpg" or, with `recursive`, "day/a.jpg".
 
     Raises:
         DatasetError: as `list_pictures`.
     """
-    paths = list_pictures(folder)
+    paths = list_pictures(folder, recursive)
     return PictureSet(
-        names=tuple(path.name for path in paths),
+        names=tuple(path.relative_to(folder).as_posix() for path in paths),
         read=lambda index: read_picture(paths[index]),
     )
 
@@ -63,6 +116,8 @@ def load_folders(
     data_a: Folder | None = None,
     data_b: Folder | None = None,
     paired: bool = False,
+    recursive: bool = False,
+    side_by_side: bool = False,
 ) -> dict[str, PictureSet]:
     """Two domains from disk, either way of naming them.
 
@@ -71,6 +126,9 @@ def load_folders(
         data_a: the training pictures of domain a, given instead of `data_dir` and with `data_b`.
         data_b: the same of domain b.
         paired: whether pictures of one name are pairs; see `pair_up`.
+        recursive: whether sub-folders are searched too.
+        side_by_side: whether each image holds a pair, a left and b right, as in pix2pix's data
+            sets: `data_dir` then holds train, and perhaps test or val.
 
     Returns:
         "trainA", "trainB" and, where there, "testA", "testB" -> pictures; of pairs also "truthA"
@@ -79,36 +137,84 @@ def load_folders(
     Raises:
         DatasetError: if the arguments do not fit together, or a folder is missing or empty.
     """
+    if side_by_side:
+        if data_dir is None or data_a is not None or data_b is not None:
+            raise DatasetError("images side by side are one folder's: give data_dir alone")
+        return _load_side_by_side(Path(data_dir), recursive)
     if data_dir is None:
         if data_a is None or data_b is None:
             raise DatasetError(
                 "no pictures named: give data_a and data_b, or data_dir with trainA and trainB"
             )
-        sets = {"trainA": folder_pictures(data_a), "trainB": folder_pictures(data_b)}
+        sets = {
+            "trainA": folder_pictures(data_a, recursive),
+            "trainB": folder_pictures(data_b, recursive),
+        }
         return pair_up(sets) if paired else sets
     if data_a is not None or data_b is not None:
         raise DatasetError("data_dir excludes data_a and data_b: give the one or the other two")
 
     root = Path(data_dir)
+    found = _folders(root, ("trainA", "trainB"), ", or give data_a and data_b")
+    splits = [split for split in ("trainA", "trainB", "testA", "testB") if split in found]
+    sets = {split: folder_pictures(root / split, recursive) for split in splits}
+    return pair_up(sets) if paired else sets
+
+
+def _folders(root: Path, needed: Sequence[str], other_way: str) -> list[str]:
+    """The names of the folders in a data set's folder, those that are needed among them."""
     if not root.is_dir():
-        raise DatasetError(f"{root} is no folder: name one that holds trainA and trainB")
+        raise DatasetError(
+            f"{printable(root)} is no folder: name one that holds {' and '.join(needed)}"
+        )
     found = sorted(path.name for path in root.iterdir() if path.is_dir())
-    missing = [split for split in ("trainA", "trainB") if split not in found]
+    missing = [split for split in needed if split not in found]
     if missing:
         raise DatasetError(
-            f"{root} has no folder {' and no '.join(missing)} (its folders: "
-            f"{', '.join(found[:10]) or 'none'}): rename them, or give data_a and data_b"
+            f"{printable(root)} has no folder {' and no '.join(missing)} (its folders: "
+            f"{', '.join(map(printable, found[:10])) or 'none'}): rename them{other_way}"
         )
-    splits = [split for split in ("trainA", "trainB", "testA", "testB") if split in found]
-    sets = {split: folder_pictures(root / split) for split in splits}
-    return pair_up(sets) if paired else sets
+    return found
+
+
+def _load_side_by_side(root: Path, recursive: bool) -> dict[str, PictureSet]:
+    found = _folders(root, ("train",), ", or leave --side_by_side out")
+    test = next((split for split in ("test", "val") if split in found), None)
+    sets = {}
+    for split, folder in {"train": "train", "test": test}.items():
+        if folder:
+            both = folder_pictures(root / folder, recursive)
+            sets[f"{split}A"], sets[f"{split}B"] = _half(both, 0), _half(both, 1)
+    if test:
+        sets |= {"truthA": sets["testB"], "truthB": sets["testA"]}
+    return sets
+
+
+def _half(pictures: PictureSet, side: int) -> PictureSet:
+    """The left (0) or right (1) halves of pictures that hold two."""
+
+    def read(index: int) -> np.ndarray:
+        picture = pictures.read(index)
+        height, width = picture.shape[:2]
+        if width % 2 or width < height:
+            raise PictureError(
+                f"{printable(pictures.names[index])}: {width} x {height} pixels are not two images "
+                "side by side, since "
+                f"{'its width is odd' if width % 2 else 'it is taller than wide'}: leave "
+                "--side_by_side out, or remove it"
+            )
+        # A copy: a view would keep the whole image in memory.
+        return picture[:, side * width // 2 : (side + 1) * width // 2].copy()
+
+    return PictureSet(pictures.names, read)
 
 
 def pair_up(sets: dict[str, PictureSet]) -> dict[str, PictureSet]:
     """The same sets, domain b in the order of domain a's counterparts, and the tests' truths.
 
     Names are compared without their suffix and without a last "_A" or "_B", as in the paper's
-    data sets: 1_A.jpg belongs to 1_B.jpg, and 1.jpg to 1.png.
+    data sets: 1_A.jpg belongs to 1_B.jpg, and 1.jpg to 1.png. Unicode's composed and decomposed
+    forms of a letter are the same (macOS writes the latter); sub-folders count.
 
     Raises:
         DatasetError: a picture has no counterpart, or two.
@@ -119,10 +225,9 @@ def pair_up(sets: dict[str, PictureSet]) -> dict[str, PictureSet]:
         if a and b:
             stems_a, stems_b = _stems(a, f"{split}A"), _stems(b, f"{split}B")
             if alone := sorted(stems_a.keys() ^ stems_b.keys()):
-                shown = ", ".join(alone[:3]) + (", ..." if len(alone) > 3 else "")
                 raise DatasetError(
                     f"{len(alone)} pictures of {split}A and {split}B have no counterpart "
-                    f"({shown}): give pairs one name, or leave --paired out"
+                    f"({_some(alone)}): give pairs one name, or leave --paired out"
                 )
             result[f"{split}B"] = _reordered(b, [stems_b[stem] for stem in stems_a])
     if {"testA", "testB"} <= result.keys():
@@ -132,9 +237,15 @@ def pair_up(sets: dict[str, PictureSet]) -> dict[str, PictureSet]:
 
 def _stems(pictures: PictureSet, folder: str) -> dict[str, int]:
     """The part of each name that its counterpart shares -> the picture's place."""
-    stems = {re.sub(r"_[AB]$", "", Path(name).stem): i for i, name in enumerate(pictures.names)}
-    if len(stems) < len(pictures):
-        raise DatasetError(f"{folder} holds two pictures of one name: pairs need different ones")
+    stems: dict[str, int] = {}
+    for place, name in enumerate(pictures.names):
+        stem = re.sub(r"_[AB]$", "", PurePath(name).with_suffix("").as_posix())
+        first = stems.setdefault(unicodedata.normalize("NFC", stem), place)
+        if first != place:
+            raise DatasetError(
+                f"{folder} holds two pictures of one name ({printable(pictures.names[first])}, "
+                f"{printable(name)}): pairs need different ones"
+            )
     return stems
 
 

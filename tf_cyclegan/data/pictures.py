@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
+import struct
 import threading
 import uuid
 import warnings
@@ -14,7 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
+
+from tf_cyclegan.data.color import to_srgb
+from tf_cyclegan.data.containers import read_container
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 8 * MAX_PIXELS  # MAX_PIXELS at 16-bit RGBA, uncompressed
@@ -23,18 +28,27 @@ MAX_BYTES = 8 * MAX_PIXELS  # MAX_PIXELS at 16-bit RGBA, uncompressed
 SUFFIXES = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
     ".png": "PNG",
     ".webp": "WEBP",
     ".bmp": "BMP",
     ".gif": "GIF",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+    ".avif": "AVIF",
+    ".jp2": "JPEG2000",
+    ".ppm": "PPM",
 }
 # Formats outside this list stay closed: each is one more parser open to untrusted bytes.
 _FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
+    "AVIF": {"quality": 90, "subsampling": "4:4:4"},
+    "HEIF": {"quality": 95, "chroma": 420},  # phones show no other chroma
 }
 _STRIP = (
     256  # rows that are converted at a time: the steps between would each hold the whole picture
@@ -81,11 +95,15 @@ class PictureSet:
 def decode_picture(
     data: bytes, name: str = "picture", channels: int = 3, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Decodes a JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF, whatever its name says.
+    """Decodes a JPEG, PNG, WebP, BMP, GIF, TIFF, HEIF, AVIF, JPEG 2000 or PPM image.
 
-    The picture is set upright by its EXIF orientation, alpha is composited on white, and 16-bit
-    gray is divided by 257. Integer gray must lie in [0, 65535] and float gray in [0, 1]: other
-    ranges have no agreed black and white, so they are refused rather than guessed.
+    The format is that of the contents, whatever the name says; of several frames the first counts.
+    The picture is set upright by its EXIF orientation, and an embedded ICC profile is converted to
+    sRGB; one that is damaged or does not fit the image is ignored. Alpha is composited on white,
+    and 16-bit gray is divided by 257. Integer gray must lie in [0, 65535] and float gray in [0, 1]:
+    other ranges have no agreed black and white, so they are refused rather than guessed.
+
+    Strangers' files are safe to decode: `read_container` bounds the time and memory they take.
 
     Args:
         data: the encoded picture.
@@ -98,7 +116,8 @@ def decode_picture(
         uint8 `[height, width, channels]`.
 
     Raises:
-        PictureError: if the bytes are no whole picture of these kinds, or it is too large.
+        PictureError: if the bytes are no whole picture of these kinds, it is too large, or its
+            format needs a package that is not installed.
         ValueError: if `channels` is neither 1 nor 3.
     """
     return _decode(io.BytesIO(data), name, channels, max_pixels)
@@ -129,7 +148,9 @@ def check_size(size: int, name: str, max_pixels: int | None = None) -> None:
 def encode_picture(picture: np.ndarray, name: str | os.PathLike[str]) -> bytes:
     """Encodes a picture in the format of a file name's suffix.
 
-    PNG, BMP, TIFF and WebP are lossless, JPEG has quality 95, GIF at most 256 colours.
+    PNG, BMP, TIFF, WebP, JPEG 2000 and PPM are lossless. JPEG has quality 95, AVIF 90, both with
+    full color resolution; HEIF has quality 95 with the halved color resolution that phones can
+    show; GIF has at most 256 colours.
 
     Args:
         picture: uint8 `[h, w, 1]` or `[h, w, 3]`.
@@ -183,6 +204,7 @@ def _encode(picture: np.ndarray, name: Path, file: BinaryIO) -> None:
     if name.suffix.lower() not in SUFFIXES:
         raise PictureError(f"{name}: unknown suffix: name it one of {' '.join(SUFFIXES)}")
     kind = SUFFIXES[name.suffix.lower()]
+    _need(kind, str(name))
     image = Image.fromarray(picture[:, :, 0] if shape[2] == 1 else picture)
     try:
         image.save(file, kind, **_SAVE_OPTIONS.get(kind, {}))
@@ -218,7 +240,7 @@ def to_channels(picture: np.ndarray, channels: int) -> np.ndarray:
 def _decode(file: BinaryIO, name: str, channels: int, max_pixels: int) -> np.ndarray:
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB), not {channels}")
-    with _open(file, name) as (image, orientation):
+    with _open(file, name, max_pixels) as (image, orientation, profile):
         width, height = image.size
         if width * height > max_pixels:
             raise PictureError(
@@ -231,7 +253,7 @@ def _decode(file: BinaryIO, name: str, channels: int, max_pixels: int) -> np.nda
         stored = _STORED.get(orientation, np.asarray)(picture)
         for top in range(0, height, _STRIP):
             strip = image.crop((0, top, width, min(top + _STRIP, height)))
-            strip = _to_eight_bits(strip, name).convert("L" if channels == 1 else "RGB")
+            strip = _to_eight_bits(strip, name, profile).convert("L" if channels == 1 else "RGB")
             stored[top : top + _STRIP] = np.asarray(strip).reshape(-1, width, channels)
         return picture
 
@@ -249,19 +271,26 @@ def _open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _open(file: BinaryIO, name: str) -> Iterator[tuple[Image.Image, int]]:
-    """The picture with only its header read, and the EXIF orientation still to be applied.
+def _open(
+    file: BinaryIO, name: str, max_pixels: int
+) -> Iterator[tuple[Image.Image, int, bytes | None]]:
+    """The picture with only its header read, its EXIF orientation, still to be applied, and its
+    color profile.
 
     Whatever Pillow raises inside, now or on decoding the pixels, comes out as a PictureError.
     """
     try:
         if not file.read(1):
             raise PictureError(f"{name}: the file is empty: remove or replace it")
+        contents = read_container(file, max_pixels)
+        if contents is None:
+            raise UnidentifiedImageError
+        _need(contents.kind, name)
         with _WARNINGS_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the decompression bomb's: max_pixels is lower
-            image = Image.open(file, formats=_FORMATS)
-            orientation = _orientation(image)
-        yield image, orientation
+            image = Image.open(contents.file, formats=(contents.kind,))
+        info = image.info | contents.info
+        yield image, _orientation(contents.kind, info), info.get("icc_profile")
     except PictureError:
         raise
     except UnidentifiedImageError as error:
@@ -277,18 +306,47 @@ def _open(file: BinaryIO, name: str) -> Iterator[tuple[Image.Image, int]]:
         ) from error
 
 
-def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":
-        return 1  # Pillow itself sets TIFFs upright as it decodes them, and their size too
+def _need(kind: str, name: str) -> None:
+    """Makes Pillow able to read and write a format, or says which package can."""
+    if kind == "HEIF":
+        try:
+            import pillow_heif
+        except ImportError as error:
+            raise PictureError(
+                f'{name}: HEIF needs pillow-heif: pip install "tf_cyclegan[heif]", or convert it '
+                "to PNG"
+            ) from error
+        pillow_heif.register_heif_opener(
+            thumbnails=False, depth_images=False, aux_images=False, decode_threads=1
+        )
+    if kind == "AVIF" and not features.check("avif"):
+        raise PictureError(
+            f'{name}: this Pillow was built without AVIF: pip install --upgrade "pillow>=11.3", or '
+            "convert it to PNG"
+        )
+
+
+def _orientation(kind: str, info: dict[Any, Any]) -> int:
+    """The EXIF orientation, else XMP's, else 1: upright."""
+    if kind in ("TIFF", "HEIF"):
+        return 1  # Pillow and libheif set these upright as they decode them
+    exif = (info.get("exif") or b"").removeprefix(b"Exif\0\0")
+    order = "<" if exif.startswith(b"II") else ">"
     try:
-        # The base class' method: PNG's own decodes the pixels in search of a late EXIF chunk.
-        return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged metadata of a sound picture
-        return 1
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if tag == 0x0112:
+                return value
+    except struct.error:  # none, or damaged
+        pass
+    match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', info.get("xmp") or b"")
+    return int(match[1]) if match else 1
 
 
-def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
-    """Any mode -> opaque L or RGB."""
+def _to_eight_bits(image: Image.Image, name: str, profile: bytes | None) -> Image.Image:
+    """Any mode -> opaque L or RGB, the latter in sRGB."""
     if image.mode.startswith(("I", "F")):  # Pillow's convert would clip these at 255
         white = 1 if image.mode == "F" else 65535
         values = np.asarray(image).astype(np.float32)
@@ -297,7 +355,9 @@ def _to_eight_bits(image: Image.Image, name: str) -> Image.Image:
                 f"{name}: values from {values.min():g} to {values.max():g} are not within "
                 f"0 to {white}: save it anew as 8 or 16 bit"
             )
-        return Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+        image = Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
+    if profile:
+        image = to_srgb(image, profile)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white_page = Image.new("RGBA", image.size, "white")
