@@ -33,7 +33,7 @@ export: venv runs/demo/a2b.keras
 web: venv runs/demo/a2b.keras
 	for direction in a2b b2a; do for any in "" --resizable; do \
 		.venv/bin/python export/tflite.py --run_dir=runs/demo --direction=$$direction $$any \
-		--modes=float32,dynamic --output=models/demo/web || exit 1; done; done
+		--modes=float32,dynamic --output=models/demo/web --overwrite || exit 1; done; done
 	.venv/bin/python export/web/build.py --models=models/demo/web --output=dist/web
 	.venv/bin/python export/web/serve.py --folder=dist/web
 

@@ -43,30 +43,44 @@ class Options:
     """Pictures or folders to compare on; if not given, the run's test pictures."""
     rounds: int = 7
     """How often each runtime is timed."""
+    overwrite: bool = False
+    """Replace an earlier comparison there."""
 
 
 def main(options: Options) -> int:
     """Writes the comparison, prints its table, and returns the exit code."""
-    import runtimes  # after --help, which needs none of it
+    from tf_cyclegan.output import check_output, write_files  # after --help, which needs no others
 
-    from tf_cyclegan.checkpoints import write_text
+    # === Everything that can be wrong with the flags, before any work ===
+    if options.rounds < 1:
+        raise ValueError(f"rounds is {options.rounds}: use 1 or more.")
+    names = ("comparison.json", "comparison.md")
+    check_output(options.output, names, options.overwrite)
+
+    import openvino  # noqa: F401 - is absent on some machines, as is playwright
+    import playwright  # noqa: F401
+    import runtimes
+
     from tf_cyclegan.export import compare
-    from tf_cyclegan.export.gpu_gate import run_on_gpu
+    from tf_cyclegan.export.gpu_gate import check_swiftshader, run_on_gpu
     from tf_cyclegan.export.model_file import read_description
     from tf_cyclegan.export.onnx_file import onnx_runner
     from tf_cyclegan.export.tflite import MODES, LiteModel
     from tf_cyclegan.translate import find_generator
 
     # === What there is ===
-    generator = find_generator(options.run_dir, options.direction)
+    version, onnx = runtimes.newest(options.saved_model), Path(options.onnx)
+    in_onnx = onnx_runner(onnx)
     lite, sizes = {}, {}
     for path in sorted(Path(options.tflite).glob(f"{options.direction}_*.tflite")):
         description = read_description(path.read_bytes())
         if not description["resizable"]:
-            lite[description["mode"]], sizes[path] = path, description["height"]
+            lite[description["mode"]] = path
+            sizes[path] = description["height"], description["width"]
     if "float32" not in lite or len(set(sizes.values())) != 1:
         raise ValueError(f"{options.tflite}: name a folder of one size, float32 among its modes.")
-    version, onnx = runtimes.newest(options.saved_model), Path(options.onnx)
+    check_swiftshader()
+    generator = find_generator(options.run_dir, options.direction)
     _, test = compare.find_sets(options.pictures, options.run_dir, options.direction)
     size = sizes[lite["float32"]]
     images = compare.example_images(test, size, generator.input_channels, 8)
@@ -80,7 +94,7 @@ def main(options: Options) -> int:
             "SavedModel, TensorFlow": runtimes.in_tensorflow(version),
             "SavedModel, OpenVINO": runtimes.in_openvino(version),
             **stack.enter_context(runtimes.over_network(options.saved_model)),
-            "ONNX Runtime": onnx_runner(onnx),
+            "ONNX Runtime": in_onnx,
             **{
                 f"LiteRT, {mode}": LiteModel(lite[mode].read_bytes())
                 for mode in MODES
@@ -108,12 +122,12 @@ def main(options: Options) -> int:
             "bytes": bytes_of.get(name.partition(",")[0], file),
             "milliseconds": milliseconds.get(name),
         }
-    result = {"run": str(options.run_dir), "direction": options.direction, "size": size}
+    result = {"run": str(options.run_dir), "direction": options.direction}
+    result |= {"height": size[0], "width": size[1]}
     result |= {"pictures": len(images), "rounds": options.rounds, "cpus": os.cpu_count()}
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "comparison.json", json.dumps(result | {"runtimes": rows}, indent=2) + "\n")
-    write_text(output / "comparison.md", table(rows))
+    text = json.dumps(result | {"runtimes": rows}, indent=2) + "\n"
+    files = (text, table(rows))
+    write_files(options.output, {n: f.encode() for n, f in zip(names, files, strict=True)})
     print(table(rows), end="")
     return 0
 

@@ -47,8 +47,9 @@ def main(options: Options) -> int:
     from tf_cyclegan.checkpoints import write_text
     from tf_cyclegan.data.augment import resize_longer_side
     from tf_cyclegan.data.pictures import MAX_PIXELS, PictureError, write_picture
+    from tf_cyclegan.output import check_output
     from tf_cyclegan.sheets import Page, thumbnail
-    from tf_cyclegan.tiles import MAX_TILED_PIXELS, tiled_translator
+    from tf_cyclegan.tiles import MAX_TILED_PIXELS, check_tile, tiled_translator
     from tf_cyclegan.translate import find_generator, find_pictures, translator
 
     # === Everything that can be wrong with the flags, before any work ===
@@ -57,9 +58,15 @@ def main(options: Options) -> int:
         raise ValueError(f"resize is {options.resize}: use 1 or more.")
     if both and Path(options.run_dir).is_file():
         raise ValueError(f"{options.run_dir} is one generator: use --direction=a2b or b2a.")
+    if options.tile is not None:
+        check_tile(options.tile)
+    outputs = {options.direction: Path(options.output)}
+    if both:
+        outputs = {direction: Path(options.output) / direction for direction in ("a2b", "b2a")}
+    for output in outputs.values():
+        check_output(output)
     jobs = []
-    for direction in ("a2b", "b2a") if both else (options.direction,):
-        output = Path(options.output) / direction if both else Path(options.output)
+    for direction, output in outputs.items():
         generator = find_generator(options.run_dir, direction)
         if options.tile is None:
             translate, max_pixels = translator(generator), MAX_PIXELS
@@ -70,23 +77,18 @@ def main(options: Options) -> int:
         pictures = find_pictures(
             options.input, options.run_dir, direction, output, max_pixels, options.recursive
         )
-        jobs.append((direction, output, translate, pictures))
+        jobs.append((direction, output, translate, pictures, max_pixels))
 
     # === Picture by picture ===
     failed = 0
-    for direction, output, translate, pictures in jobs:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"{output} cannot be made ({error.strerror}): use another --output."
-            ) from None
+    for direction, output, translate, pictures, max_pixels in jobs:
+        output.mkdir(parents=True, exist_ok=True)
         page = Page(f"{direction}: {options.run_dir}")
         for index, name in enumerate(tqdm(pictures.names, desc=direction, unit="picture")):
             try:
                 real = pictures.read(index)
                 if options.resize:
-                    real = resize_longer_side(real, options.resize)
+                    real = resize_longer_side(real, options.resize, max_pixels)
                 shown = thumbnail(real)
                 fake = translate(real)
                 del real  # encoding the other takes memory enough
@@ -107,5 +109,8 @@ if __name__ == "__main__":
     options = tyro.cli(Options, description=__doc__, use_underscores=True)
     try:
         sys.exit(main(options))
+    except KeyboardInterrupt:
+        print(f"stopped: the translations in {options.output} are whole", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

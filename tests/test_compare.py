@@ -55,6 +55,21 @@ def test_examples_are_the_middle_squares_spread_over_the_set():
     assert example_images(PictureSet(("0",), read), 8, 1, 0) == []
 
 
+@pytest.mark.parametrize("height, width", [(4, 6), (6, 4), (2, 20), (20, 2)])
+def test_examples_have_the_aspect_that_is_asked_for(height, width):
+    """Of a picture whose red is its row and whose green its column, so that a crop can be seen."""
+    rows, columns = np.mgrid[:40, :60].astype(np.uint8)
+    picture = np.stack([rows, columns, rows], axis=-1)
+    (image,) = example_images(PictureSet(("0",), lambda i: picture), (height, width), 3, 1)
+    assert image.shape == (1, height, width, 3)
+    levels = (image[0] + 1) * 127.5
+    scale = min(40 / height, 60 / width)  # source pixels for each pixel, the same both ways
+    assert np.ptp(levels[..., 0]) == pytest.approx(scale * (height - 1), abs=2)
+    assert np.ptp(levels[..., 1]) == pytest.approx(scale * (width - 1), abs=2)
+    assert levels[..., 0].mean() == pytest.approx(19.5, abs=1)
+    assert levels[..., 1].mean() == pytest.approx(29.5, abs=1)
+
+
 def test_sets_of_a_run_and_of_a_folder(tmp_path):
     (tmp_path / "config.json").write_text(Config().to_json())
     training, test = find_sets((), tmp_path, "b2a")

@@ -13,11 +13,11 @@ every_generator = pytest.mark.parametrize("case", GENERATORS.values(), ids=GENER
 
 
 @every_generator
-@pytest.mark.parametrize("size", [16, None], ids=["fixed", "any"])
+@pytest.mark.parametrize("size", [16, (8, 24), None], ids=["square", "wide", "any"])
 def test_numbers_are_the_generators(case, size):
     generator = make(case)
     form = lite_form(generator, size)
-    height, width = (16, 16) if size else (24, 16)
+    height, width = (16, 16) if size == 16 else size or (24, 16)
     image = np.random.default_rng(0).uniform(-1, 1, (1, height, width, case.shape[-1]))
     image = tf.constant(image, tf.float32)
     np.testing.assert_allclose(form(image), generator(image), rtol=0, atol=1e-5)
@@ -41,9 +41,11 @@ def test_batch_is_one():
         lite_form(make(CASES["resnet"]), 12)(image)
 
 
-@pytest.mark.parametrize("size", [0, 4, 30])
-def test_a_size_that_cannot_work_is_named(size):
-    with pytest.raises(ValueError, match=f"size is {size}: use a multiple of 4, 8 or more"):
+@pytest.mark.parametrize(
+    "size, name", [(0, "0"), (4, "4"), (30, "30"), ((8, 30), "30x8"), ((4, 8), "8x4")]
+)
+def test_a_size_that_cannot_work_is_named(size, name):
+    with pytest.raises(ValueError, match=f"size is {name}: use a multiple of 4, 8 or more"):
         lite_form(make(CASES["resnet"]), size)
 
 

@@ -14,6 +14,7 @@ from cases import CASES, make
 from flatbuffers.number_types import Float32Flags, Int8Flags, Uint32Flags
 from flatbuffers.table import Table
 
+from tf_cyclegan.export import lite_metadata
 from tf_cyclegan.export.model_file import check_operators, operators, read_description, seal
 from tf_cyclegan.export.tflite import convert, describe
 from tf_cyclegan.layers import ReflectionPadding2D
@@ -146,6 +147,15 @@ def test_the_standard_metadata_says_the_same(fixed):
     stats = follow(image, (5, False))
     assert [number(normalization, i) for i in (0, 1)] == [127.5, 127.5]
     assert [number(stats, i) for i in (0, 1)] == [1, -1]
+
+
+def test_metadata_name_width_and_height():
+    wide = describe(make(CASES["resnet"]), "wide", "a2b", (16, 24), resizable=False)
+    content = lite_metadata.standard_metadata(wide | {"mode": "float32"})
+    root = Table(content, int.from_bytes(content[:4], "little"))
+    assert "24x16 pixels" in text(root, 1)
+    size = follow(root, (3, True), (2, True), (3, False), (1, False), (1, False))
+    assert [size.Get(Uint32Flags, slot(size, i)) for i in (0, 1)] == [24, 16]
 
 
 def test_signature_names_are_kept(fixed):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from cases import CASES, make
 
@@ -29,7 +30,31 @@ def test_any_batch_and_size_is_near_keras(case, tmp_path):
     for n, height, width in ((1, 16, 16), (3, 24, 8)):
         image = noise(n, height, width)
         np.testing.assert_allclose(onnx_runner(path)(image), generator(image), rtol=0, atol=1e-4)
+    for height, width in ((18, 16), (16, 15), (0, 16)):
+        with pytest.raises(ValueError, match="does not take .*sides_are_multiples_of_4"):
+            onnx_runner(path)(noise(1, height, width).astype(np.float32))
     assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_metadata_and_dimensions_say_what_the_file_takes(tmp_path):
+    generator = make(CASES["resnet_gray"])
+    export_onnx(generator, tmp_path / "model.onnx", noise(1, 8, 8), "öl", "b2a")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert session.get_modelmeta().custom_metadata_map == {
+        **{"format": "1", "name": "öl", "direction": "b2a", "layout": "NHWC", "color": "RGB"},
+        **{"input_channels": "3", "output_channels": "1", "multiple": "4"},
+        **{"range": "[-1, 1]", "mean": "127.5", "std": "127.5"},
+    }
+    assert session.get_inputs()[0].shape == ["batch", "height", "width", 3]
+    assert session.get_outputs()[0].shape == ["batch", "height", "width", 1]
+
+
+def test_what_is_no_onnx_file_is_named(tmp_path):
+    (tmp_path / "text.onnx").write_text("no model")
+    for name in ("text.onnx", "missing.onnx"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read: ") as error:
+            onnx_runner(tmp_path / name)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("wrong", [1, 4, 5])
@@ -72,6 +97,8 @@ def test_script(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "from Keras at most" in done.stdout
     assert onnx_runner(tmp_path / "a2b.onnx")(noise(1, 8, 8)).shape == (1, 8, 8, 3)
+    meta = onnxruntime.InferenceSession(tmp_path / "a2b.onnx").get_modelmeta().custom_metadata_map
+    assert meta["direction"] == "a2b" and meta["name"] == tmp_path.name
     done = run(tmp_path / "a2b")
     assert done.returncode == 1
     assert "error: " in done.stderr and "ends in .onnx" in done.stderr

@@ -124,6 +124,29 @@ def test_resizable_files_take_every_multiple(generator, images):
             fake = run(x)
             assert fake.shape == x.shape
             assert difference([fake], [generator(x).numpy()])["psnr"] >= MODES[mode]
+        for height, width in ((18, 16), (16, 30)):
+            with pytest.raises(ValueError, match=rf"does not take \(1, {height}, {width}, 3\)"):
+                run(np.zeros((1, height, width, 3), np.float32))
+        assert run(x).shape == x.shape  # and it still takes the others
+
+
+def test_a_file_need_not_be_square(generator):
+    description = describe(generator, "wide", "a2b", (16, 24), resizable=False)
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 16, 24, 3)).astype(np.float32)
+    files, report, sheet = export_files(generator, description, ["float32", "int8"], [x], [x])
+    assert sorted(files) == [
+        *("a2b_24x16_float32.json", "a2b_24x16_float32.tflite"),  # width x height
+        *("a2b_24x16_int8.json", "a2b_24x16_int8.tflite"),
+    ]
+    beside = json.loads(files["a2b_24x16_float32.json"])
+    assert (beside["height"], beside["width"]) == (16, 24)
+    assert report["modes"]["float32"]["difference"]["max"] < 1e-4
+    assert report["modes"]["float32"]["partitions"] == 1
+    assert sheet.shape[1] > sheet.shape[0]
+    run = LiteModel(files["a2b_24x16_float32.tflite"])
+    for height, width in ((24, 16), (16, 16), (24, 24), (8, 48)):
+        with pytest.raises(ValueError, match="does not take"):
+            run(np.zeros((1, height, width, 3), np.float32))
 
 
 def test_a_size_that_a_file_does_not_take_is_an_error(exported):
@@ -224,7 +247,7 @@ def test_script_takes_other_pictures_sizes_and_one_generator(script, run, tmp_pa
     pictures.mkdir()
     for i in range(3):
         write_picture(pictures / f"{i}.png", landscape(i, "winter", 20, 30, 0))
-    arguments = ("--resizable", "--size=24", "--modes=float32", f"--pictures={pictures}")
+    arguments = ("--size=24x16", "--modes= float32", f"--pictures={pictures}")
     done = subprocess.run(
         [sys.executable, SCRIPT, f"--run_dir={run / 'a2b.keras'}", *arguments]
         + [f"--output={tmp_path / 'out'}", "--name=mine"],
@@ -232,15 +255,17 @@ def test_script_takes_other_pictures_sizes_and_one_generator(script, run, tmp_pa
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    description = json.loads((tmp_path / "out" / "a2b_resizable_float32.json").read_text())
-    assert description["name"] == "mine" and description["height"] == 24
+    assert "3 pictures of 24x16" in done.stdout
+    description = json.loads((tmp_path / "out" / "a2b_24x16_float32.json").read_text())
+    assert description["name"] == "mine" and description["height"] == 16
 
 
 @pytest.mark.parametrize(
     "change, cause",
     [
         ({"run_dir": "{run}/a2b.keras"}, "Name pictures by --pictures"),
-        ({"size": 30}, "size is 30: use a multiple of 4"),
+        ({"size": "30"}, "size is 30: use a multiple of 4"),
+        ({"size": "32x30"}, "size is 32x30: use a multiple of 4"),
         ({"modes": "float32,int4"}, "mode 'int4' is not known"),
         ({"direction": "b2a"}, "b2a.keras is not there"),
         ({"modes": "int8", "resizable": True}, "leave --resizable out"),

@@ -138,6 +138,47 @@ def test_gray_and_rgb_are_exchanged(channels_in, channels_out):
         np.testing.assert_array_equal(fake, function(to_channels(picture, channels_in)))
 
 
+def test_every_usual_form_of_an_image_is_taken(a2b):
+    function = translator(a2b)
+    rgb, gray = noise(), noise(channels=1)
+    as_rgb = to_channels(gray, 3)
+    transparent = np.dstack([rgb, np.zeros_like(gray)])
+    rotated = Image.fromarray(np.rot90(rgb))
+    rotated.getexif()[0x0112] = 6  # to be turned clockwise to stand upright
+    forms = [
+        (rgb, [Image.fromarray(rgb), tf.constant(rgb), np.dstack([rgb, gray * 0 + 255]), rotated]),
+        (as_rgb, [gray, gray[..., 0], Image.fromarray(gray[..., 0])]),
+        (rgb * 0 + 255, [transparent, Image.fromarray(transparent)]),
+    ]
+    for picture, same in forms:
+        for form in same:
+            np.testing.assert_array_equal(function(form), function(picture))
+    paletted = Image.fromarray(rgb).quantize(4)
+    np.testing.assert_array_equal(function(paletted), function(np.asarray(paletted.convert("RGB"))))
+
+
+@pytest.mark.parametrize(
+    "image, cause",
+    [
+        (
+            np.zeros((2, 8, 8, 3), np.uint8),
+            r"not uint8 \[2, 8, 8, 3\]: .*batch one image at a time",
+        ),
+        (np.zeros((8, 8, 3), np.float32), r"not float32 \[8, 8, 3\]: to_uint8 makes one"),
+        (np.zeros((8, 8, 2), np.uint8), r"not uint8 \[8, 8, 2\]"),
+        (np.zeros((0, 8, 3), np.uint8), r"not uint8 \[0, 8, 3\]"),
+        (np.zeros(8, np.uint8), r"not uint8 \[8\]"),
+        ("summer.jpg", r"must be a PIL image or uint8 \[h, w\]"),
+        (Image.new("I;16", (8, 8)), "mode I;16 has no agreed black and white: save it as a file"),
+    ],
+    ids=["batch", "floats", "two channels", "empty", "row", "path", "16 bits"],
+)
+def test_what_is_no_image_is_refused_with_what_to_do(a2b, image, cause):
+    with pytest.raises(ValueError, match=cause) as error:
+        translator(a2b)(image)
+    assert one_line(error)
+
+
 def test_dropout_is_off():
     network = ResNetGenerator(filters=4, blocks=1, dropout=0.5)
     network.build((None, None, None, 3))
@@ -370,6 +411,12 @@ def test_resize_scales_the_longer_side(script, run, tmp_path):
     assert translate(script, run, tmp_path / "out", photos, resize=16) == 0
     assert read_picture(tmp_path / "out" / "low.png").shape == (4, 16, 3)
     assert read_picture(tmp_path / "out" / "high.png").shape == (16, 8, 3)
+
+
+def test_a_size_beyond_all_bounds_is_the_pictures_error(script, run, tmp_path, capsys):
+    photos = fill(tmp_path / "photos", ["a.png"])
+    assert translate(script, run, tmp_path / "out", photos, resize=100_000) == 1
+    assert "100000 x 75000 would be more than 50000000 pixels" in capsys.readouterr().err
 
 
 def test_embedded_test_pictures_get_a_suffix_and_a_page(script, run, tmp_path):

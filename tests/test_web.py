@@ -298,6 +298,20 @@ def test_a_resizable_model_at_two_sizes(visit, networks):
     assert "256 × 84 pixels, both multiples of 4" in visitor.page.text_content("#caption")
 
 
+def test_a_model_need_not_be_square(visit, networks, photo):
+    contract = describe(networks["rgb"], "wide", "a2b", (24, 40), resizable=False)
+    contract |= {"mode": "float32"}
+    content = seal(convert(networks["rgb"], "float32", (24, 40)), contract)
+    visitor = visit()
+    visitor.give(photo)
+    visitor.result()
+    visitor.give(("wide.tflite", content), to="own")
+    output = visitor.result()
+    assert output.shape == (1, 24, 40, 3)
+    assert_near(output, run_keras(networks["rgb"], visitor.seen()))
+    assert "40 × 24" in visitor.page.text_content("#details")
+
+
 def test_photos_are_cropped_put_on_white_and_turned(visit, networks, photo):
     visitor = visit()
     visitor.choose(RGB)

@@ -3,6 +3,7 @@
 import keras
 
 from tf_cyclegan.layers import check_positive, convolution, normalization
+from tf_cyclegan.sizes import checked_when_run
 
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
@@ -26,6 +27,7 @@ class PatchDiscriminator(keras.Model):
 
     Raises:
         ValueError: an argument that cannot work, or a picture too small for a logit.
+        tf.errors.InvalidArgumentError: such a picture, in a graph that was traced without sizes.
     """
 
     def __init__(self, filters=64, layers=3, norm="instance", **kwargs):
@@ -60,7 +62,9 @@ class PatchDiscriminator(keras.Model):
                     f"A picture of {inputs.shape[1]}x{inputs.shape[2]} leaves no logit: with "
                     f"layers={self.strided_layers} use {smallest}x{smallest} or more."
                 )
-        return keras.ops.cast(self.stack(inputs, training=training), self.variable_dtype)
+        complaint = f"Every side must be {smallest} or more, else no logit is left."
+        images = checked_when_run(inputs, complaint, smallest=smallest)
+        return keras.ops.cast(self.stack(images, training=training), self.variable_dtype)
 
     def get_config(self):
         return {

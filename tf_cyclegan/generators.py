@@ -15,6 +15,7 @@ from tf_cyclegan.layers import (
     initializer,
     normalization,
 )
+from tf_cyclegan.sizes import checked_when_run
 
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
@@ -40,6 +41,7 @@ class ResNetGenerator(keras.Model):
 
     Raises:
         ValueError: an argument that cannot work, or a height or width that is no multiple of 4.
+        tf.errors.InvalidArgumentError: such a side, in a graph that was traced without sizes.
 
     Attributes:
         recompute: whether training computes again what it would keep, see `run_part`; off at first,
@@ -115,8 +117,8 @@ class ResNetGenerator(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
-        check_multiple(inputs.shape, self.multiple)
-        x = run_part(self, self.encoder, inputs, training)
+        x = check_multiple(inputs, self.multiple)
+        x = run_part(self, self.encoder, x, training)
         if self.blocks:
             x = run_part(self, self.transformer, x, training)
         x = run_part(self, self.decoder, x, training)
@@ -157,6 +159,7 @@ class UNetGenerator(keras.Model):
 
     Raises:
         ValueError: an argument that cannot work, or a side that is no multiple of `2 ** depth`.
+        tf.errors.InvalidArgumentError: such a side, in a graph that was traced without sizes.
 
     Attributes:
         recompute: as in `ResNetGenerator`.
@@ -240,8 +243,7 @@ class UNetGenerator(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
-        check_multiple(inputs.shape, self.multiple)
-        x = inputs
+        x = check_multiple(inputs, self.multiple)
         skips = []
         for down in self.down_blocks:
             x = run_part(self, down, x, training)
@@ -297,11 +299,16 @@ def upsample(filters, upsampling, norm, dtype):
     raise ValueError(f"upsampling={upsampling!r} is not known: use 'transpose' or 'resize'.")
 
 
-def check_multiple(shape, multiple):
-    """Raises a ValueError where a known height or width of `[n, h, w, c]` is no multiple."""
-    for name, size in zip(("height", "width"), shape[1:3], strict=True):
+def check_multiple(images, multiple):
+    """The images `[n, h, w, c]`, refused where height or width is no multiple.
+
+    Raises:
+        ValueError: a known side does not fit. A graph that learns the size as it runs raises a
+            `tf.errors.InvalidArgumentError` instead.
+    """
+    advice = "pad the picture, or use translate.py, which pads for you."
+    for name, size in zip(("height", "width"), images.shape[1:3], strict=True):
         if size is not None and (size % multiple or size == 0):
-            raise ValueError(
-                f"{name} {size} is no multiple of {multiple}: pad the picture, "
-                "or use translate.py, which pads for you."
-            )
+            raise ValueError(f"{name} {size} is no multiple of {multiple}: {advice}")
+    complaint = f"Height and width must be multiples of {multiple}: {advice}"
+    return checked_when_run(images, complaint, multiple, smallest=multiple)

@@ -67,8 +67,7 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
             f"A {type(generator).__name__} sees the whole picture at once and cannot be tiled: "
             "leave out --tile, or use a ResNet generator."
         )
-    if tile < SMALLEST_TILE or tile % 16:
-        raise ValueError(f"tile is {tile}: use a multiple of 16, {SMALLEST_TILE} or more.")
+    check_tile(tile)
     network = _TiledResNet(generator, tile)
 
     def translate(picture):
@@ -87,6 +86,12 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
             ) from None
 
     return translate
+
+
+def check_tile(tile: int) -> None:
+    """Raises a ValueError where pictures cannot be computed by tiles of that side."""
+    if tile < SMALLEST_TILE or tile % 16:
+        raise ValueError(f"tile is {tile}: use a multiple of 16, {SMALLEST_TILE} or more.")
 
 
 def scratch_bytes(generator, height: int, width: int) -> int:

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image, ImageOps
 
 from tf_cyclegan.checkpoints import read_config
 from tf_cyclegan.data import load_dataset
@@ -24,7 +26,7 @@ from tf_cyclegan.interop import load_generator
 SMALLEST = 8  # pixels a side, below which the ResNet's deepest map cannot be mirrored
 
 
-def load_translator(run_dir_or_file, direction: str) -> Callable[[np.ndarray], np.ndarray]:
+def load_translator(run_dir_or_file, direction: str) -> Callable[[Any], np.ndarray]:
     """`find_generator`, for use on pictures: see `translator`."""
     return translator(find_generator(run_dir_or_file, direction))
 
@@ -56,7 +58,7 @@ def find_generator(run_dir_or_file, direction: str):
     return generator
 
 
-def translator(generator) -> Callable[[np.ndarray], np.ndarray]:
+def translator(generator) -> Callable[[Any], np.ndarray]:
     """Wraps a generator so that it takes a picture of any size and gives one of the same size.
 
     The picture is mirrored outwards at its right and lower border up to the next multiple that the
@@ -66,8 +68,9 @@ def translator(generator) -> Callable[[np.ndarray], np.ndarray]:
         generator: `[n, h, w, c]` to `[n, h, w, c']` in [-1, 1], one of this package.
 
     Returns:
-        A function of uint8 `[h, w, 1 or 3]` to uint8 `[h, w, c']`; gray and RGB are exchanged
-        where the generator takes the other. It raises a `PictureError` where memory runs out.
+        A function of whatever `to_picture` takes to uint8 `[h, w, c']`; gray and RGB are exchanged
+        where the generator takes the other. It raises a ValueError where it is given anything
+        else, and a `PictureError` where memory runs out.
     """
     multiple, channels = generator.multiple, generator.input_channels
     run = tf.function(
@@ -76,6 +79,7 @@ def translator(generator) -> Callable[[np.ndarray], np.ndarray]:
     )
 
     def translate(picture):
+        picture = to_picture(picture)
         height, width = picture.shape[:2]
         picture = to_channels(picture, channels)
         pad = [(0, padded(side, multiple) - side) for side in (height, width)]
@@ -89,6 +93,48 @@ def translator(generator) -> Callable[[np.ndarray], np.ndarray]:
         return to_uint8(fake.numpy()[0, :height, :width])
 
     return translate
+
+
+def to_picture(image: Any) -> np.ndarray:
+    """One image in any of the usual forms as uint8 `[h, w, 1 or 3]`.
+
+    Args:
+        image: a PIL image; or uint8 `[h, w]`, `[h, w, 1]`, `[h, w, 3]` or `[h, w, 4]`, an array
+            or what NumPy makes one of. Transparency is composited on white, as `read_picture`
+            does, and a PIL image is set upright by its EXIF orientation.
+
+    Raises:
+        ValueError: anything else, such as a batch or floats, with what to do instead.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(
+                f"a PIL image of mode {image.mode} has no agreed black and white: save it as a "
+                "file and use read_picture, or convert it to L or RGB."
+            )
+        pil = ImageOps.exif_transpose(image)
+        if pil.mode not in ("1", "L") or pil.has_transparency_data:
+            return _on_white(pil)
+        return np.asarray(pil.convert("L"))[..., np.newaxis]
+    array = np.asarray(image)
+    shape = array.shape
+    if len(shape) == 2:
+        array = array[..., np.newaxis]
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in shape:
+        remedy = {4: "translate a batch one image at a time"}.get(
+            len(shape), "to_uint8 makes one from floats in [-1, 1]"
+        )
+        raise ValueError(
+            "an image to translate must be a PIL image or uint8 [h, w], [h, w, 1], [h, w, 3] or "
+            f"[h, w, 4], not {array.dtype} {list(shape)}: {remedy}."
+        )
+    return _on_white(Image.fromarray(array)) if array.shape[2] == 4 else array
+
+
+def _on_white(image):
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return np.asarray(Image.alpha_composite(white, image).convert("RGB"))
 
 
 def padded(side: int, multiple: int) -> int:

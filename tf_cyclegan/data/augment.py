@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.data.pictures import DatasetError, PictureSet
+from tf_cyclegan.data.pictures import MAX_PIXELS, DatasetError, PictureError, PictureSet
 
 
 def resized_size(height, width, preprocess, load_size, crop_size, multiple):
@@ -46,10 +46,19 @@ def resize(picture, size):
     return np.asarray(image).reshape(height, width, picture.shape[2])
 
 
-def resize_longer_side(picture, pixels):
-    """Resizes so that the longer side has `pixels` pixels; the shorter one keeps at least 1."""
+def resize_longer_side(picture, pixels, max_pixels=MAX_PIXELS):
+    """Resizes so that the longer side has `pixels` pixels; the shorter one keeps at least 1.
+
+    Raises:
+        PictureError: the result would have more than `max_pixels`.
+    """
     scale = pixels / max(picture.shape[:2])
-    return resize(picture, [max(round(scale * side), 1) for side in picture.shape[:2]])
+    height, width = (max(round(scale * side), 1) for side in picture.shape[:2])
+    if height * width > max_pixels:
+        raise PictureError(
+            f"{width} x {height} would be more than {max_pixels} pixels: use a smaller --resize"
+        )
+    return resize(picture, (height, width))
 
 
 class ResizedPictures:

@@ -13,6 +13,7 @@ from tf_cyclegan.checkpoints import read_config
 from tf_cyclegan.data import load_dataset
 from tf_cyclegan.data.augment import resize
 from tf_cyclegan.data.pictures import PictureSet, to_channels, to_float, to_uint8
+from tf_cyclegan.export.description import Size, sides
 from tf_cyclegan.sheets import picture_sheet
 from tf_cyclegan.translate import find_pictures
 
@@ -32,25 +33,31 @@ def keras_runner(generator) -> Runner:
     return lambda image: run(image).numpy()
 
 
-def example_images(pictures: PictureSet, size: int, channels: int, count: int) -> list[np.ndarray]:
+def example_images(pictures: PictureSet, size: Size, channels: int, count: int) -> list[np.ndarray]:
     """Pictures, evenly taken from a set, as the exported files' users feed them.
 
+    Args:
+        pictures: the set.
+        size: a side, or height and width.
+        channels: 1 or 3.
+        count: how many; fewer where the set is smaller.
+
     Returns:
-        At most `count` of float32 `[1, size, size, channels]` in [-1, 1]: the middle square of
-        each, resized.
+        float32 `[1, h, w, channels]` in [-1, 1]: of each the largest part in the middle that has
+        the shape of h x w, resized.
     """
     chosen = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).astype(int)
-    return [
-        to_float(resize(_square(to_channels(pictures.read(i), channels)), (size, size)))[np.newaxis]
-        for i in chosen
-    ]
+    size = sides(size)
+    images = (_middle(to_channels(pictures.read(i), channels), *size) for i in chosen)
+    return [to_float(resize(image, size))[np.newaxis] for image in images]
 
 
-def _square(picture):
+def _middle(picture, target_height, target_width):
     height, width = picture.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return picture[top : top + side, left : left + side]
+    h = max(1, min(height, width * target_height // target_width))
+    w = max(1, min(width, height * target_width // target_height))
+    top, left = (height - h) // 2, (width - w) // 2
+    return picture[top : top + h, left : left + w]
 
 
 def find_sets(inputs, run_dir, direction: str) -> tuple[PictureSet, PictureSet]:

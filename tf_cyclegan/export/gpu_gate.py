@@ -16,6 +16,12 @@ import numpy as np
 CHROMIUM = Path("/usr/lib/chromium")
 
 
+def check_swiftshader(chromium: Path = CHROMIUM) -> None:
+    """Raises a ValueError where SwiftShader is not installed."""
+    if not (chromium / "vk_swiftshader_icd.json").exists():
+        raise ValueError(f"no SwiftShader in {chromium}: install Debian's chromium.")
+
+
 def run_on_gpu(content: bytes, image: np.ndarray, chromium: Path = CHROMIUM) -> np.ndarray:
     """Runs a .tflite file on LiteRT's GPU backend alone, over software Vulkan.
 
@@ -31,8 +37,7 @@ def run_on_gpu(content: bytes, image: np.ndarray, chromium: Path = CHROMIUM) -> 
         ValueError: an operator that the backend does not take, with its reason; or SwiftShader
             is not there.
     """
-    if not (chromium / "vk_swiftshader_icd.json").exists():
-        raise ValueError(f"no SwiftShader in {chromium}: install Debian's chromium.")
+    check_swiftshader(chromium)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.tflite").write_bytes(content)

@@ -7,12 +7,13 @@ and falls into pieces around it; Keras' nearest upsampling becomes operators tha
 import keras
 import numpy as np
 
-from tf_cyclegan.generators import ResNetGenerator
+from tf_cyclegan.export.description import Size, sides, size_text
+from tf_cyclegan.generators import ResNetGenerator, check_multiple
 from tf_cyclegan.layers import ReflectionPadding2D, ResidualBlock
 from tf_cyclegan.translate import SMALLEST
 
 
-def lite_form(generator, size: int | None) -> keras.Model:
+def lite_form(generator, size: Size | None) -> keras.Model:
     """Rewrites a generator for conversion to LiteRT, batch 1.
 
     Mirror padding becomes slices and concatenations for a fixed size, and stays as it is for any
@@ -21,27 +22,36 @@ def lite_form(generator, size: int | None) -> keras.Model:
 
     Args:
         generator: one of `tf_cyclegan.generators`, built.
-        size: height and width, a multiple of `generator.multiple`; None for any.
+        size: a side, or height and width, multiples of `generator.multiple`; None for any size.
 
     Returns:
-        A functional model of float32 `[1, size, size, c]` in [-1, 1] to `[1, size, size, c']`,
-        whose numbers are the generator's up to float32 rounding.
+        A functional model of float32 `[1, h, w, c]` in [-1, 1] to `[1, h, w, c']`, whose numbers
+        are the generator's up to float32 rounding. One for any size refuses what is no multiple.
 
     Raises:
-        ValueError: the size is no multiple, or too small.
+        ValueError: the size does not fit, see `check_size`.
     """
-    smallest = max(SMALLEST, generator.multiple)
-    if size is not None and (size % generator.multiple or size < smallest):
-        raise ValueError(
-            f"size is {size}: use a multiple of {generator.multiple}, {smallest} or more."
-        )
-    image = keras.Input((size, size, generator.input_channels), batch_size=1, name="image")
+    if size is not None:
+        check_size(generator, size)
+    height, width = (None, None) if size is None else sides(size)
+    image = keras.Input((height, width, generator.input_channels), batch_size=1, name="image")
     if not isinstance(generator, ResNetGenerator):
         return keras.Model(image, generator(image))  # a U-Net has neither
-    x = _rewrite(generator.encoder.layers, image)
+    x = keras.layers.Lambda(check_multiple, arguments={"multiple": generator.multiple})(image)
+    x = _rewrite(generator.encoder.layers, x)
     x = _rewrite(generator.transformer.layers, x)
     x = _rewrite(generator.decoder.layers, x)
     return keras.Model(image, keras.ops.tanh(x))
+
+
+def check_size(generator, size: Size) -> None:
+    """Raises a ValueError where a side is no multiple of the generator's, or too small."""
+    smallest = max(SMALLEST, generator.multiple)
+    if any(side % generator.multiple or side < smallest for side in sides(size)):
+        raise ValueError(
+            f"size is {size_text(size)}: use a multiple of {generator.multiple}, {smallest} or "
+            "more."
+        )
 
 
 def _rewrite(layers, x):

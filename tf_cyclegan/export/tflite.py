@@ -23,6 +23,7 @@ from tf_cyclegan.export.compare import (
     keras_runner,
     latencies,
 )
+from tf_cyclegan.export.description import Size, describe_generator, sides, size_text
 from tf_cyclegan.export.lite_form import lite_form
 from tf_cyclegan.export.model_file import check_operators, operators, seal
 
@@ -39,8 +40,30 @@ MODES = {
 CALIBRATED = {"int8", "int16x8", "int8_convolutions"}  # need pictures to measure ranges on
 
 
+def parse_modes(text: str, resizable: bool = False) -> list[str]:
+    """The modes that a flag names, separated by commas.
+
+    Raises:
+        ValueError: one is not known, is named twice, or cannot be had of a resizable file.
+    """
+    modes = [mode.strip() for mode in text.split(",")]
+    for mode in modes:
+        check_mode(mode, resizable)
+        if modes.count(mode) > 1:
+            raise ValueError(f"mode {mode} is named twice: name it once.")
+    return modes
+
+
+def check_mode(mode: str, resizable: bool) -> None:
+    """Raises a ValueError where there is no such mode, or not of a resizable file."""
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is not known: use {', '.join(MODES)}.")
+    if mode in CALIBRATED and resizable:
+        raise ValueError(f"{mode} is measured at one size: leave --resizable out.")
+
+
 def convert(
-    generator, mode: str, size: int | None, calibration: Sequence[np.ndarray] = ()
+    generator, mode: str, size: Size | None, calibration: Sequence[np.ndarray] = ()
 ) -> bytes:
     """Converts a generator to one .tflite file, not yet described, sealed or checked.
 
@@ -50,7 +73,7 @@ def convert(
             activations turned int8 as they come); int8 (weights and activations, by calibration);
             int16x8 (activations of 16 bits); int8_convolutions (int8 by calibration, in the
             convolutions alone). Input and output are float32 in every mode.
-        size: height and width; None for a file of any size.
+        size: a side, or height and width; None for a file of any size.
         calibration: for the modes of CALIBRATED, images `[1, h, w, c]` in [-1, 1] such as the
             generator will see.
 
@@ -60,10 +83,7 @@ def convert(
     Raises:
         ValueError: an unknown mode, no calibration where it is needed, or a size that does not fit.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r} is not known: use {', '.join(MODES)}.")
-    if mode in CALIBRATED and size is None:
-        raise ValueError(f"{mode} is measured at one size: leave --resizable out.")
+    check_mode(mode, resizable=size is None)
     if mode in CALIBRATED and not calibration:
         raise ValueError(f"{mode} is calibrated on pictures: name a folder by --pictures.")
     form = lite_form(generator, size)
@@ -130,7 +150,8 @@ def export_files(
         ValueError: a mode cannot be converted, gives NaN or is too far from Keras, or a
             fixed-size file holds what not every backend takes.
     """
-    size, resizable = description["height"], description["resizable"]
+    size, resizable = (description["height"], description["width"]), description["resizable"]
+    stem = start_of_name(description["direction"], size, resizable)
     run_keras = keras_runner(generator)
     references = [run_keras(image) for image in examples]
     runners: dict[str, Runner] = {"keras": run_keras}
@@ -151,13 +172,13 @@ def export_files(
                 f"{mode}: {apart['psnr']:.1f} dB against Keras, {MODES[mode]:.0f} is the least: "
                 "nothing was written; leave this mode out, or calibrate on other --pictures."
             )
-        stem = f"{start_of_name(description)}_{mode}"
+        file = f"{stem}_{mode}.tflite"
         digest = hashlib.sha256(content).hexdigest()
-        own |= {"file": f"{stem}.tflite", "bytes": len(content), "sha256": digest}
-        files[f"{stem}.tflite"] = content
-        files[f"{stem}.json"] = (json.dumps(own, indent=2) + "\n").encode()
+        own |= {"file": file, "bytes": len(content), "sha256": digest}
+        files[file] = content
+        files[f"{stem}_{mode}.json"] = (json.dumps(own, indent=2) + "\n").encode()
         measured[mode] = {
-            "file": f"{stem}.tflite",
+            "file": file,
             "bytes": len(content),
             "difference": apart,
             "partitions": run.partitions(),
@@ -174,38 +195,24 @@ def export_files(
     return files, report, comparison_sheet(examples, references, fakes)
 
 
-def describe(generator, name: str, direction: str, size: int, resizable: bool) -> dict[str, Any]:
-    """What a user of the files must know, as JSON values.
+def describe(generator, name: str, direction: str, size: Size, resizable: bool) -> dict[str, Any]:
+    """`describe_generator`, with what only .tflite files have.
 
     Args:
         generator: one of `tf_cyclegan.generators`, built.
         name: of the model.
         direction: "a2b" or "b2a".
-        size: height and width; of a resizable file, those that it starts with.
+        size: a side, or height and width; of a resizable file, those that it starts with.
         resizable: whether the file takes other sizes, multiples of `multiple`.
     """
-    return {
-        "format": 1,
-        "name": name,
-        "direction": direction,
-        "height": size,
-        "width": size,
-        "input_channels": generator.input_channels,
-        "output_channels": generator.channels,
-        "layout": "NHWC",
-        "color": "RGB" if generator.input_channels == 3 else "gray",
-        "range": [-1, 1],
-        "mean": 127.5,  # (level - mean) / std is the network's input
-        "std": 127.5,
-        "resizable": resizable,
-        "multiple": generator.multiple,
-    }
+    height, width = sides(size)
+    own = {"height": height, "width": width, "resizable": resizable}
+    return describe_generator(generator, name, direction) | own
 
 
-def start_of_name(description: dict[str, Any]) -> str:
+def start_of_name(direction: str, size: Size, resizable: bool) -> str:
     """What the names of all files of one direction and size start with, such as "a2b_256"."""
-    size = "resizable" if description["resizable"] else description["height"]
-    return f"{description['direction']}_{size}"
+    return f"{direction}_{'resizable' if resizable else size_text(size)}"
 
 
 class LiteModel:
@@ -231,15 +238,16 @@ class LiteModel:
         self.shape: tuple[int, ...] = ()
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        if image.shape != self.shape:
-            self.interpreter.resize_tensor_input(self.input, image.shape)
-            try:
+        try:
+            if image.shape != self.shape:
+                self.shape = ()  # until it has run once
+                self.interpreter.resize_tensor_input(self.input, image.shape)
                 self.interpreter.allocate_tensors()
-            except RuntimeError as error:
-                raise ValueError(f"the file does not take {image.shape}: {error}") from None
-            self.shape = image.shape
-        self.interpreter.set_tensor(self.input, image)
-        self.interpreter.invoke()
+            self.interpreter.set_tensor(self.input, image)
+            self.interpreter.invoke()  # a resizable file checks its shapes here
+        except RuntimeError as error:
+            raise ValueError(f"the file does not take {image.shape}: {error}") from None
+        self.shape = image.shape
         return self.interpreter.get_tensor(self.output)
 
     def partitions(self) -> int:
