@@ -24,8 +24,9 @@ import tensorflow as tf
 MAX_CONFIG = 4 * 2**20  # bytes; EfficientNetB7's has 760,000
 MAX_WEIGHTS = 2 * 2**30  # bytes
 MAX_OTHER = 64 * 2**20  # bytes of a weights file that are not weights
-MAX_LINKS = 20_000  # names in a weights file; EfficientNetB7's has 2,666
-MAX_COUNT = 1_000  # blocks, depth or layers of one network
+MAX_LINKS = 10_000  # names in a weights file; EfficientNetB7's has 2,666
+MAX_OBJECTS = 10_000  # layers, initializers and so on; EfficientNetB7's config has 3,739
+MAX_COUNT = 100  # blocks, depth or layers of one network
 MAX_NUMBER = 2**63  # Keras numbers shared objects by their addresses
 UNSAVED = 10_000  # values that a network may have beyond its file's, such as random states
 MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
@@ -135,11 +136,14 @@ def check_config(text: str | bytes) -> None:
     """
     if len(text) > MAX_CONFIG:
         raise ValueError(f"a config of {len(text)} characters is longer than {MAX_CONFIG}")
-    nodes = [json.loads(text)]
+    nodes, objects = [json.loads(text)], 0
     while nodes:
         node = nodes.pop()
         if isinstance(node, dict):
             _check_class(node)
+            objects += "class_name" in node
+            if objects > MAX_OBJECTS:
+                raise ValueError(f"its config has more than {MAX_OBJECTS} objects")
             for key in ("blocks", "depth", "layers"):
                 if isinstance(node.get(key), int | float) and abs(node[key]) > MAX_COUNT:
                     raise ValueError(f"{key}={node[key]} is more than {MAX_COUNT}")
