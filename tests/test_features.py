@@ -149,7 +149,7 @@ def test_a_lambda_deep_inside_an_h5_is_found(tmp_path):
             '{"class_name": "Functional", "config": {"layers": [{"class_name": "TimeDistributed", '
             '"config": {"layer": {"class_name": "Lambda", "config": {}}}}]}}'
         )
-    with pytest.raises(ValueError, match="Lambda, which is not loaded"):
+    with pytest.raises(ValueError, match="which is not loaded since it could run code"):
         load_features(str(path))
 
 

@@ -3,6 +3,7 @@
 import keras
 
 from tf_cyclegan.layers import check_positive, convolution, normalization
+from tf_cyclegan.model_archive import save
 
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
@@ -62,6 +63,8 @@ class PatchDiscriminator(keras.Model):
                 )
         return keras.ops.cast(self.stack(inputs, training=training), self.variable_dtype)
 
+    save = save
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -110,6 +113,8 @@ class PixelDiscriminator(keras.Model):
 
     def call(self, inputs, training=None):
         return keras.ops.cast(self.stack(inputs, training=training), self.variable_dtype)
+
+    save = save
 
     def get_config(self):
         return {**super().get_config(), "filters": self.filters, "norm": self.norm}

@@ -74,6 +74,20 @@ def load_model(path: Path) -> keras.Model:
     return network
 
 
+def save(network: keras.Model, filepath, *args, **kwargs) -> None:
+    """`keras.Model.save` for networks of this package, which an `.h5` file cannot restore.
+
+    Raises:
+        ValueError: the suffix is that of an HDF5 file.
+    """
+    if Path(filepath).suffix.lower() in (".h5", ".hdf5"):
+        raise ValueError(
+            f"{filepath}: Keras cannot load a {type(network).__name__} from an .h5 file: name it "
+            "*.keras, or use save_weights for the weights alone."
+        )
+    keras.Model.save(network, filepath, *args, **kwargs)
+
+
 def check_finite(name: str, values: np.ndarray) -> None:
     """Raises a ValueError that names the weight unless all its values are finite."""
     if not np.isfinite(values).all():

@@ -85,8 +85,6 @@ def _archive(generator, max_pixels):
 
     def translate(image):
         """float32 `[n, h, w, c]` -> `[n, h, w, c']`, mirrored outwards and cropped back."""
-        # A server feeds what it is sent, and a convolution takes 6 channels for 3 in two groups.
-        image = tf.ensure_shape(image, [None, None, None, channels])
         height, width = tf.unstack(tf.shape(image)[1:3])
         image = require_size(height, width, max_pixels, image)
         count, height, width = tf.unstack(tf.shape(image)[:3])  # anew: they too await the check
@@ -98,6 +96,8 @@ def _archive(generator, max_pixels):
         return generator(image, training=False)[:count, :height, :width]
 
     def translate_floats(image):
+        # A server feeds what it is sent, and a convolution takes 6 channels for 3 in two groups.
+        image = tf.ensure_shape(image, [None, None, None, channels])
         within = tf.reduce_all(tf.abs(image) <= 1 + TOLERANCE)  # of an empty batch too; NaN is not
         message = "image takes float32 in [-1, 1]: send x / 127.5 - 1 of levels from 0 to 255"
         return {"image": translate(require(within, message, image))}
