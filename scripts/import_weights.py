@@ -37,6 +37,12 @@ def main(options: Options) -> int:
 
     source, folder = Path(options.checkpoint), Path(options.output)
     target, record = folder / f"{options.direction}.keras", folder / "import.json"
+    if (folder / "config.json").exists() or (folder / "checkpoints").exists():
+        raise ValueError(
+            f"{folder} holds a training run, whose next save would replace {target.name}: use "
+            "another --output."
+        )
+    origins = read_record(record)
     generator = load_generator(source)
     origin = {
         "file": source.name,
@@ -46,7 +52,6 @@ def main(options: Options) -> int:
     }
     config = generator.get_config()
     origin |= {k: v for k, v in config.items() if k not in ("name", "trainable", "dtype")}
-    origins = json.loads(record.read_text()) if record.exists() else {}
     if target.exists() and origins.get(options.direction) != origin:
         raise ValueError(f"{target} is there and not from {source}: use another --output.")
 
@@ -55,6 +60,18 @@ def main(options: Options) -> int:
     save_generator(generator, target)
     print(f"{target}: {origin['network']}, {generator.count_params():,} weights, from {source}")
     return 0
+
+
+def read_record(path: Path) -> dict:
+    """What import.json says of each direction; of none where there is no such file."""
+    try:
+        origins = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if isinstance(origins, dict):
+            return origins
+        reason = "it is no JSON object"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+    raise ValueError(f"{path} cannot be read ({reason}): remove it, or use another --output.")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,24 @@ def test_a_trained_generator_is_not_replaced(tmp_path):
     assert not (tmp_path / "import.json").exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "checkpoints"])
+def test_a_run_folder_is_not_written_to(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match="holds a training run, whose next save .* another --outp"):
+        run(REFERENCE, "a2b", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 10**5])
+def test_a_damaged_record_is_named_and_kept(tmp_path, content):
+    (tmp_path / "import.json").write_bytes(content)
+    with pytest.raises(ValueError, match="import.json cannot be read .*remove it, or use") as error:
+        run(REFERENCE, "a2b", tmp_path)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "import.json").read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["import.json"]
+
+
 def test_errors_are_one_line_and_exit_code_1(tmp_path):
     flags = [f"--checkpoint={tmp_path}/none.pth", "--direction=a2b", f"--output={tmp_path}/out"]
     done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True)

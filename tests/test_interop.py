@@ -271,9 +271,21 @@ def test_keras_files_load_and_bad_ones_are_errors(tmp_path):
     np.testing.assert_array_equal(loaded(x), generator(x))
     whole = (tmp_path / "net.keras").read_bytes()
     (tmp_path / "half.keras").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="half.keras cannot be read as a Keras model") as error:
+    with pytest.raises(
+        ValueError, match="half.keras cannot be read as a Keras model: it is damaged or cut short"
+    ) as error:
         load_generator(tmp_path / "half.keras")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("network", ["resnet gray", "unet smallest", "patch 1", "pixel"])
+@pytest.mark.parametrize("suffix", [".h5", ".HDF5"])
+def test_nothing_is_saved_in_a_format_that_does_not_load_again(tmp_path, network, suffix):
+    network = built((GENERATORS | DISCRIMINATORS)[network]())
+    with pytest.raises(ValueError, match=r"from an .h5 file: name it \*.keras"):
+        network.save(tmp_path / f"net{suffix}")
+    assert list(tmp_path.iterdir()) == []
+    network.save_weights(tmp_path / "net.weights.h5")
 
 
 def test_weights_that_do_not_fit_are_named_and_nothing_is_set():

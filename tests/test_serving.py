@@ -199,6 +199,14 @@ def test_the_client_writes_the_translation(server, translate, tmp_path, protocol
     assert close(read_picture(tmp_path / "b.png"), translate(noise(13, 19)))
 
 
+@pytest.mark.parametrize("suffix", ["gif", "bmp", "tif", "jpg", "webp"])
+def test_the_client_converts_what_the_server_does_not_take(server, translate, tmp_path, suffix):
+    source = tmp_path / f"a.{suffix}"
+    write_picture(source, noise(13, 19))
+    assert ask(server, "rest", source, tmp_path / "b.png") == 0
+    assert close(read_picture(tmp_path / "b.png"), translate(read_picture(source)))
+
+
 def test_the_client_sets_upright_and_puts_alpha_on_white(server, translate, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
@@ -334,6 +342,8 @@ def test_bad_requests_are_refused_and_the_server_lives_on(server, stub, translat
         (400, "not compatible", {"instances": to_float(gray)[np.newaxis].tolist()}),
         (400, "not compatible", {"instances": [[[[0.0] * 6] * 8] * 8]}),  # 2 groups of 3
         (400, "not compatible", {"instances": []}),
+        (400, "float32 in [-1, 1]", {"instances": [[[[255.0] * 3] * 8] * 8]}),
+        (400, "float32 in [-1, 1]", {"instances": [[[[float("nan")] * 3] * 8] * 8]}),
         (400, "more than 5000", {"instances": [[[[0.0] * 3] * 5001]]}),
     ]:
         answer = post(server, **body)
@@ -359,6 +369,9 @@ def test_bad_requests_are_refused_and_the_server_lives_on(server, stub, translat
         with pytest.raises(grpc.RpcError) as error:
             stub.Predict(message, timeout=60)
         assert error.value.code() == code, error.value.details()
+    with pytest.raises(grpc.RpcError) as error:
+        stub.Predict(request("", np.full([1, 8, 8, 3], np.nan, np.float32)), timeout=60)
+    assert "takes float32 in [-1, 1]" in error.value.details()
 
     response = stub.Predict(request("image_bytes", [png(noise())], version=2))
     fake = decode_picture(tf.make_ndarray(response.outputs["image_bytes"])[0])
@@ -373,6 +386,21 @@ def test_a_body_too_long_is_not_read(server):
         connection.endheaders()
         assert connection.getresponse().status == 413
         connection.close()
+
+
+def test_mutated_requests_are_answered_or_refused(server, stub, translate):
+    """The short form of `tests/torture/served_requests.py`."""
+    sys.path.insert(0, str(ROOT / "tests" / "torture"))
+    try:
+        served_requests = importlib.import_module("served_requests")
+    finally:
+        sys.path.pop(0)
+    counts = served_requests.send(server["grpc"], server["rest"], MODEL, 40, 0, 60)
+    assert counts["answered"] > 0 and counts["refused"] > 0
+    assert counts["answered"] + counts["refused"] == 40
+    response = stub.Predict(request("image_bytes", [png(noise())]))
+    fake = decode_picture(tf.make_ndarray(response.outputs["image_bytes"])[0])
+    assert close(fake, translate(noise()))
 
 
 def test_three_hundred_requests_at_a_time(server, stub, translate):

@@ -3,6 +3,7 @@
 import keras
 
 from tf_cyclegan.layers import check_positive, convolution, normalization
+from tf_cyclegan.model_archive import save
 from tf_cyclegan.sizes import checked_when_run
 
 
@@ -66,6 +67,8 @@ class PatchDiscriminator(keras.Model):
         images = checked_when_run(inputs, complaint, smallest=smallest)
         return keras.ops.cast(self.stack(images, training=training), self.variable_dtype)
 
+    save = save
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -114,6 +117,8 @@ class PixelDiscriminator(keras.Model):
 
     def call(self, inputs, training=None):
         return keras.ops.cast(self.stack(inputs, training=training), self.variable_dtype)
+
+    save = save
 
     def get_config(self):
         return {**super().get_config(), "filters": self.filters, "norm": self.norm}

@@ -5,7 +5,6 @@ distances are relative: they say better or worse between two runs that used the 
 """
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -19,6 +18,7 @@ import numpy as np
 
 from tf_cyclegan.data.augment import resize
 from tf_cyclegan.data.pictures import to_channels
+from tf_cyclegan.model_archive import count_weights, load_model, reason
 from tf_cyclegan.squeezenet import load_squeezenet
 
 BATCH = 32
@@ -102,7 +102,7 @@ def load_features(spec: str) -> Features:
         return _inception("clean")
     if spec == "inception-legacy":
         return _inception("legacy")
-    if Path(spec).suffix not in (".keras", ".h5"):
+    if Path(spec).suffix.lower() not in (".keras", ".h5"):
         raise ValueError(
             f"{spec} names no features: use inception-clean, inception-legacy, or the path of a "
             "Keras network that ends in .keras or .h5."
@@ -128,9 +128,8 @@ def _keras(path: Path) -> Features:
     try:
         network = _network(path)
     except Exception as error:  # Keras raises nearly anything on files of other kinds
-        reason = " ".join(str(error).split())[:150]
         raise ValueError(
-            f"{path} cannot be loaded ({reason}): use a whole network saved by model.save."
+            f"{path} cannot be loaded ({reason(error)}): use a whole network saved by model.save."
         ) from None
     # Lists of shapes where there are several; subclassed models have none.
     shape, output = (getattr(network, f"{side}_shape", None) for side in ("input", "output"))
@@ -163,27 +162,12 @@ def _keras(path: Path) -> Features:
 
 
 def _network(path: Path) -> keras.Model:
-    if path.suffix == ".h5":
+    if path.suffix.lower() == ".h5":
         with h5py.File(path) as file:
-            config = file.attrs.get("model_config")
-            if config is None and "fire9" in file:
+            count_weights(file, path.stat().st_size)
+            if "model_config" not in file.attrs and "fire9" in file:
                 return load_squeezenet(file)
-        if config is None:
-            raise ValueError("it holds weights alone, no architecture")
-        # Keras before 3.11.3 runs the code inside an .h5 file whatever safe_mode says.
-        if "Lambda" in set(_class_names(json.loads(config))):
-            raise ValueError("a Lambda layer holds code, which is not run")
-    return keras.models.load_model(path, compile=False, safe_mode=True)
-
-
-def _class_names(config):
-    """Every "class_name" in a nested config."""
-    if isinstance(config, dict):
-        yield config.get("class_name")
-        config = list(config.values())
-    if isinstance(config, list):
-        for value in config:
-            yield from _class_names(value)
+    return load_model(path)
 
 
 # === Inception ===

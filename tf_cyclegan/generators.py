@@ -15,6 +15,7 @@ from tf_cyclegan.layers import (
     initializer,
     normalization,
 )
+from tf_cyclegan.model_archive import save
 from tf_cyclegan.sizes import checked_when_run
 
 
@@ -124,6 +125,8 @@ class ResNetGenerator(keras.Model):
         x = run_part(self, self.decoder, x, training)
         # Half precision would leave only 256 or 2048 levels between -1 and 1 at the output.
         return keras.ops.tanh(keras.ops.cast(x, self.variable_dtype))
+
+    save = save
 
     def get_config(self):
         return {
@@ -253,6 +256,8 @@ class UNetGenerator(keras.Model):
             x = keras.ops.concatenate([skips.pop(), x], axis=-1)
             x = run_part(self, up, x, training)
         return keras.ops.tanh(keras.ops.cast(x, self.variable_dtype))  # [n, h, w, channels]
+
+    save = save
 
     def get_config(self):
         return {

@@ -8,6 +8,7 @@ itself is needed to read and write the files: `pip install "tf_cyclegan[torch]"`
 
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import keras
@@ -15,8 +16,10 @@ import numpy as np
 
 from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
+from tf_cyclegan.model_archive import check_finite, load_model, reason, weights_bounded
 
 STALE = ("running_mean", "running_var", "num_batches_tracked")
+MAX_PICKLE = 2**20  # bytes: some 300 for each tensor
 
 
 def load_generator(path):
@@ -204,17 +207,21 @@ def _load(path, recognise, strangers):
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} is not there: give a .keras file or a .pth file.")
-    if path.suffix == ".keras":
+    suffix = path.suffix.lower()
+    if suffix == ".keras":
         network = _read_keras(path)
         if isinstance(network, strangers):
             raise ValueError(f"{path} holds a {type(network).__name__}: give the other kind.")
         return network
-    if path.suffix not in (".pth", ".pt"):
+    if suffix not in (".pth", ".pt"):
         raise ValueError(f"{path} is neither a .keras nor a .pth file.")
     state = _read_state(path)
     try:
-        network, channels = recognise(state)
-        network.build((None, None, None, channels))
+        for name, array in state.items():
+            check_finite(name, array)
+        with weights_bounded(sum(array.size for array in state.values())):
+            network, channels = recognise(state)
+            network.build((None, None, None, channels))
         from_state_dict(network, state)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -223,15 +230,15 @@ def _load(path, recognise, strangers):
 
 def _read_keras(path):
     try:
-        return keras.saving.load_model(path, compile=False)
+        return load_model(path)
     except Exception as error:  # Keras raises a different kind for every way a file can be bad
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(f"{path} cannot be read as a Keras model: {reason}") from None
+        raise ValueError(f"{path} cannot be read as a Keras model: {reason(error)}") from None
 
 
 def _read_state(path):
     torch = _torch()
     try:
+        _check_archive(path)
         # weights_only: nothing but tensors is unpickled, so a stranger's file runs no code
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch's own words advise to load it without that guard
@@ -243,8 +250,28 @@ def _read_state(path):
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
     ):
         raise ValueError(f"{path} holds no state_dict: save the network's own weights.")
+    tensors = state.values()
+    if any(v.is_meta or v.is_quantized or v.layout != torch.strided for v in tensors):
+        raise ValueError(
+            f"{path} holds tensors of another kind than weights: save them as float32."
+        )
+    # Strides of 0, or many views of one tensor, make a small file claim any size.
+    if sum(v.numel() * v.element_size() for v in tensors) > path.stat().st_size:
+        raise ValueError(f"{path} claims larger tensors than it holds: save the network anew.")
     # a network that trained on several GPUs may have each name behind "module."
     return {k.removeprefix("module."): v.detach().float().numpy() for k, v in state.items()}
+
+
+def _check_archive(path):
+    """Refuses a zip archive that unpacks to more than its own size or holds a huge pickle."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\3\4":  # torch's test; before PyTorch 1.6 it wrote another format
+            return
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            limit = MAX_PICKLE if member.filename.endswith(".pkl") else path.stat().st_size
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > limit:
+                raise ValueError(member.filename)
 
 
 def _generator_of(state):

@@ -1,25 +1,36 @@
 """Encoded pictures to pixels inside a TensorFlow graph, as `data.pictures` does with Pillow.
 
-A server decodes what strangers send, so every format is recognised by its first bytes, and its size
-is read there and limited before any pixel is decoded. `tf.io.decode_image` alone would not do:
+A server decodes what strangers send, so every format is recognised by its first bytes, its size is
+read there and limited before any pixel is decoded, and what else costs time is limited too.
+`tf.io.decode_image` alone would not do:
 
-- it takes formats that nobody asked for;
+- it takes formats that nobody asked for. GIF and BMP are left out on purpose: clients convert them
+  to PNG. TensorFlow unpacks every frame of a GIF, and to find the end of the first one inside a
+  graph takes seconds for each megabyte;
 - an animated WebP makes it write beyond its memory (TensorFlow 2.21), so those are refused;
-- of a GIF it unpacks every frame, each as large as it pleases, before it drops all but one;
-- it reads the palette of a BMP as gray, and JPEGs less exactly than Pillow.
+- a progressive JPEG passes over all its pixels once for each of its scans, and a scan may be 10
+  bytes long: more than `MAX_SCANS` are refused;
+- a PNG unpacks all its data, also what lies behind the last pixel or in comments: more than
+  `MAX_TEXTS` compressed comments are refused, and more bytes than `BYTES_PER_PIXEL` and `EXTRA`
+  allow, which holds for all formats.
 
-Every refusal is an INVALID_ARGUMENT that says why. Unlike `data.pictures`, TIFF is not known, EXIF
-orientation is not applied (send pictures upright, as export/serving/client.py does), the one
-transparent color of a gray PNG is ignored, and 16 bits of gray are cut to 8 instead of rounded.
+Every refusal is an INVALID_ARGUMENT that says why. Unlike `data.pictures`, only JPEG, PNG and WebP
+are known, EXIF orientation is not applied (send pictures upright, as export/serving/client.py
+does), the one transparent color of a gray PNG is ignored, and 16 bits of gray are cut to 8 instead
+of rounded.
 """
 
 import tensorflow as tf
 
-HEADER = 54  # bytes that hold the size in every format but JPEG, and all of BMP's fields
+HEADER = 30  # bytes that hold the size in every format but JPEG
+BYTES_PER_PIXEL = 4  # of an encoded picture: RGBA of 8 bits that does not compress at all
+EXTRA = 2**20  # bytes beside the pixels, such as a color profile
+MAX_SCANS = 100  # of a JPEG; encoders write about 10
+MAX_TEXTS = 16  # compressed comments of a PNG
 
 
 def decode(data, max_pixels: int):
-    """Decodes one JPEG, PNG, GIF (first frame), WebP (not animated) or BMP (uncompressed).
+    """Decodes one JPEG, PNG or WebP (not animated).
 
     Args:
         data: string `[]`, the encoded picture.
@@ -34,16 +45,14 @@ def decode(data, max_pixels: int):
         return tf.reduce_all(head[at : at + len(code)] == list(code))
 
     def unknown():
-        known = require(False, "no JPEG, PNG, GIF, WebP or BMP picture", data)
+        known = require(False, "no JPEG, PNG or WebP picture: convert it to PNG first", data)
         return tf.io.decode_png(known, channels=3)  # never comes this far
 
     return tf.case(
         [
             (starts(b"\xff\xd8\xff"), lambda: _jpeg(data, max_pixels)),
             (starts(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), lambda: _png(data, head, max_pixels)),
-            (starts(b"GIF87a") | starts(b"GIF89a"), lambda: _gif(data, head, max_pixels)),
             (starts(b"RIFF") & starts(b"WEBPVP8", 8), lambda: _webp(data, head, max_pixels)),
-            (starts(b"BM"), lambda: _bmp(data, head, max_pixels)),
         ],
         default=unknown,
     )
@@ -75,13 +84,24 @@ def to_gray(picture):
 
 def _jpeg(data, max_pixels):
     height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(data, tf.int64), num=3)
-    data = require_size(height, width, max_pixels, data)
+    data = _require_bytes(height, width, require_size(height, width, max_pixels, data))
+    # A scan starts with FF DA, its length and its number of components, which fix each other.
+    codes = tf.io.decode_raw(data, tf.uint8)
+    scans = (codes[:-4] == 0xFF) & (codes[1:-3] == 0xDA) & (codes[2:-2] == 0)
+    scans &= codes[3:-1] == 6 + 2 * codes[4:]
+    few = tf.math.count_nonzero(scans) <= MAX_SCANS
+    data = require(few, f"a JPEG of more than {MAX_SCANS} scans: save it anew", data)
     return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _png(data, head, max_pixels):
     width, height = _number(head[16:20][::-1]), _number(head[20:24][::-1])
-    data = require_size(height, width, max_pixels, data)
+    data = _require_bytes(height, width, require_size(height, width, max_pixels, data))
+    codes = tf.io.decode_raw(data, tf.uint8)
+    texts = ((codes[:-3] == ord("z")) | (codes[:-3] == ord("i"))) & (codes[1:-2] == ord("T"))
+    texts &= (codes[2:-1] == ord("X")) & (codes[3:] == ord("t"))
+    few = tf.math.count_nonzero(texts) <= MAX_TEXTS
+    data = require(few, f"a PNG of more than {MAX_TEXTS} comments: save it anew", data)
     # As many channels as it has: an alpha that TensorFlow adds is wrong below 8 bits.
     return _on_white(tf.io.decode_png(data, channels=0))
 
@@ -97,71 +117,17 @@ def _webp(data, head, max_pixels):
             (_number(head[27:30]) + 1, bits // 2**14 % 2**14 + 1, _number(head[28:30]) % 2**14),
         )
     ]
-    data = require_size(height, width, max_pixels, data)
+    data = _require_bytes(height, width, require_size(height, width, max_pixels, data))
     animated = extended & (flags // 2 % 2 == 1)
     data = require(~animated, "an animated WebP: send one of its frames", data)
     return _on_white(tf.io.decode_image(data, expand_animations=False))
 
 
-def _bmp(data, head, max_pixels):
-    width, height = _number(head[18:22]), _number(head[22:26])
-    height = tf.minimum(height, 2**32 - height)  # negative where rows go from top to bottom
-    data = require_size(height, width, max_pixels, data)
-    information, depth, compression = _number(head[14:18]), _number(head[28:30]), head[30]
-    known = (information >= 40) & (information <= 124) & (compression == 0)
-    known &= tf.reduce_any(depth == [8, 24, 32])
-    data = require(known, "no uncompressed BMP of 8, 24 or 32 bits: save it anew as PNG", data)
-    picture = tf.io.decode_bmp(data, channels=3)
-    start = 14 + information
-    palette = tf.io.decode_raw(data, tf.uint8, fixed_length=14 + 124 + 1024)[start : start + 1024]
-    colors = tf.reshape(palette, [256, 4])[:, 2::-1]  # of blue, green, red and a zero
-    return tf.where(depth == 8, tf.gather(colors, tf.cast(picture[:, :, 0], tf.int32)), picture)
-
-
-def _gif(data, head, max_pixels):
-    """Cuts the file after its first frame, since the decoder would unpack all of them."""
-    size = tf.strings.length(data)
-    codes = tf.concat([tf.io.decode_raw(data, tf.uint8), [0]], 0)
-
-    def byte(at):  # beyond the end: 0, which ends every loop below
-        return tf.cast(codes[tf.minimum(at, size)], tf.int32)
-
-    def table_length(flags):
-        return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
-
-    def after_blocks(at):
-        return 1 + tf.while_loop(lambda i: byte(i) > 0, lambda i: [i + byte(i) + 1], [at])[0]
-
-    def extension(at, transparent):
-        graphic_control = (byte(at + 1) == 0xF9) & (byte(at + 3) % 2 == 1)
-        return after_blocks(at + 2), tf.where(graphic_control, byte(at + 6), transparent)
-
-    length = table_length(byte(10))
-    frame, transparent = tf.while_loop(lambda at, _: byte(at) == 0x21, extension, [13 + length, -1])
-    own_length = table_length(byte(frame + 9))
-    end = after_blocks(frame + 11 + own_length)
-    data = require((byte(frame) == 0x2C) & (end <= size), "a damaged GIF", data)
-
-    width, height = _number(head[6:8]), _number(head[8:10])
-    data = require_size(height, width, max_pixels, data)
-    place = tf.io.decode_raw(tf.strings.substr(data, frame + 1, 8), tf.uint16)  # x, y, w, h
-    whole = tf.reduce_all(tf.cast(place, tf.int64) == [0, 0, width, height])
-    data = require(whole, "a GIF whose first frame is not the whole picture", data)
-
-    # Without its extensions nothing is transparent, and what was gets white in its color table.
-    still = tf.strings.substr(data, 0, 13 + length) + tf.strings.substr(data, frame, end - frame)
-    table = tf.where(own_length > 0, 13 + length + 10, 13)
-    length = tf.where(own_length > 0, own_length, length)
-    color = table + 3 * transparent
-    hidden = (transparent >= 0) & (color < table + length)
-    color = tf.where(hidden, color, 0)
-    parts = [
-        tf.strings.substr(still, 0, color),
-        tf.where(hidden, b"\xff\xff\xff", tf.strings.substr(still, 0, 3)),
-        tf.strings.substr(still, color + 3, size),
-        b";",
-    ]
-    return tf.io.decode_gif(tf.strings.join(parts))[0]
+def _require_bytes(height, width, data):
+    """`data`, unless it is longer than the encoding of so many pixels has to be."""
+    limit = BYTES_PER_PIXEL * height * width + EXTRA
+    message = f"more than {BYTES_PER_PIXEL} bytes for each pixel and {EXTRA} more: save it anew"
+    return require(tf.cast(tf.strings.length(data), tf.int64) <= limit, message, data)
 
 
 def _number(parts):

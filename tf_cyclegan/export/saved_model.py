@@ -3,10 +3,14 @@
 Two signatures, both of any batch size:
 
 - `serving_default`: `image` float32 `[n, h, w, c]` in [-1, 1] -> `image` float32 `[n, h, w, c']`.
+  NaN, infinity and values further out than rounding explains (`TOLERANCE`) are refused.
 - `image_bytes`: `image_bytes` string `[n]`, pictures in any sizes as `graph_pictures.decode` takes
   them -> `image_bytes` string `[n]`, each a PNG of its picture's own size. (Over REST, TensorFlow
   Serving codes strings in base64 where their name ends in `_bytes`.) EXIF orientation is not
   applied: clients send pictures upright.
+
+Height and width are free in both: what is no multiple of the generator's is mirrored outwards to
+one, and the translation is cropped back.
 
 A request that cannot be served ends with INVALID_ARGUMENT and the reason, for its whole batch.
 """
@@ -21,10 +25,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_cyclegan.data.pictures import decode_picture, to_float
-from tf_cyclegan.export.graph_pictures import decode, require_size, to_gray
+from tf_cyclegan.export.graph_pictures import decode, require, require_size, to_gray
 from tf_cyclegan.translate import SMALLEST, translator
 
 MAX_PIXELS = 2048 * 2048
+TOLERANCE = 1e-3  # beyond [-1, 1]: as a half float or a resized picture may be off
 
 
 def export_saved_model(generator, folder, version: int = 1, max_pixels: int = MAX_PIXELS) -> Path:
@@ -80,8 +85,6 @@ def _archive(generator, max_pixels):
 
     def translate(image):
         """float32 `[n, h, w, c]` -> `[n, h, w, c']`, mirrored outwards and cropped back."""
-        # A server feeds what it is sent, and a convolution takes 6 channels for 3 in two groups.
-        image = tf.ensure_shape(image, [None, None, None, channels])
         height, width = tf.unstack(tf.shape(image)[1:3])
         image = require_size(height, width, max_pixels, image)
         count, height, width = tf.unstack(tf.shape(image)[:3])  # anew: they too await the check
@@ -91,6 +94,13 @@ def _archive(generator, max_pixels):
         extra = tf.cast(count == 0, tf.int32)
         image = tf.pad(image, [[0, extra], [0, 0], [0, 0], [0, 0]])
         return generator(image, training=False)[:count, :height, :width]
+
+    def translate_floats(image):
+        # A server feeds what it is sent, and a convolution takes 6 channels for 3 in two groups.
+        image = tf.ensure_shape(image, [None, None, None, channels])
+        within = tf.reduce_all(tf.abs(image) <= 1 + TOLERANCE)  # of an empty batch too; NaN is not
+        message = "image takes float32 in [-1, 1]: send x / 127.5 - 1 of levels from 0 to 255"
+        return {"image": translate(require(within, message, image))}
 
     def translate_bytes(data):
         picture = decode(data, max_pixels)
@@ -108,7 +118,7 @@ def _archive(generator, max_pixels):
     archive.track(generator)
     archive.add_endpoint(
         "serving_default",
-        lambda image: {"image": translate(image)},
+        translate_floats,
         input_signature=[tf.TensorSpec([None, None, None, channels], tf.float32, "image")],
     )
     archive.add_endpoint(
