@@ -7,7 +7,7 @@
 
 Writes the same files as translate.py, in the subfolders that the glob reaches into, but no page.
 Stop or kill it whenever you like: the same command does the rest. Pictures that fail are listed in
-failed-*.jsonl in the output; the exit code is then 1. All flags but those below are Beam's own: its
+failed.jsonl in the output; the exit code is then 1. All flags but those below are Beam's own: its
 runners, on this machine and elsewhere. It needs: pip install "tf_cyclegan[beam]"
 """
 
@@ -46,8 +46,6 @@ def main(options: Options, beam_flags: list[str]) -> int:
             'This needs Apache Beam: pip install "tf_cyclegan[beam]", or use translate.py.'
         ) from None
 
-    if options.resize is not None and options.resize < 1:
-        raise ValueError(f"resize is {options.resize}: use 1 or more.")
     counts = translate_many(
         options.run_dir,
         options.direction,
@@ -59,7 +57,7 @@ def main(options: Options, beam_flags: list[str]) -> int:
     line = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{options.direction}: {line}, in {options.output}")
     if counts["failed"]:
-        print(f"see {options.output}/failed-*.jsonl; the next start tries again", file=sys.stderr)
+        print(f"see {options.output}/failed.jsonl; the next start tries again", file=sys.stderr)
     return 1 if counts["failed"] else 0
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def files(folder):
 
 
 def records(folder):
-    lines = [line for path in folder.glob("failed-*.jsonl") for line in path.open()]
+    lines = (folder / "failed.jsonl").read_text().splitlines()
     return {entry["name"]: entry["reason"] for entry in map(json.loads, lines)}
 
 
@@ -195,7 +196,7 @@ def test_pictures_that_fail_are_listed_and_tried_again(run, tmp_path, monkeypatc
     assert many(run, photos / "**", out) == 1
     printed = capsys.readouterr()
     assert "1 translated, 0 there already, 4 failed" in printed.out
-    assert "failed-*.jsonl" in printed.err
+    assert "failed.jsonl" in printed.err
     failed = records(out)
     assert failed.pop("hungry.png") == "needs more memory: use --resize"
     assert failed.pop("text.jpg").startswith(f"{photos}/text.jpg: no JPEG, PNG")
@@ -293,6 +294,52 @@ def test_other_processes_do_the_work(run, tmp_path, monkeypatch, capsys):
     assert files(all_) == files(one) and len(files(all_)) == 3
 
 
+@pytest.fixture
+def cluster(monkeypatch):
+    """A real Dask cluster of two worker processes on this machine."""
+    distributed = pytest.importorskip("distributed", reason="Beam's Dask runner needs Dask")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        yield cluster
+        distributed.default_client().close()  # Beam leaves it open.
+
+
+def on_dask(cluster):
+    name = "apache_beam.runners.dask.dask_runner.DaskRunner"
+    return f"--runner={name}", f"--dask_client_address={cluster.scheduler_address}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_dask_cluster_does_the_work_and_a_worker_may_be_killed(run, tmp_path, cluster, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    write_picture(photos / "0.jpg", noise(240, 320))
+    for number in range(1, 60):
+        shutil.copy(photos / "0.jpg", photos / f"{number}.jpg")
+    fill(photos, "x/1.png")
+    (photos / "bad.jpg").write_text("no picture")
+    one, all_ = tmp_path / "one", tmp_path / "all"
+    assert many(run, photos / "**", one) == 1
+
+    workers = {worker.pid: worker for worker in cluster.workers.values()}
+    done_when_killed = []
+
+    def kill():
+        while len(done := list(all_.glob("*.jpg"))) < 5:
+            time.sleep(0.005)
+        os.kill(next(iter(workers)), signal.SIGKILL)
+        done_when_killed.extend(done)
+
+    threading.Thread(target=kill, daemon=True).start()
+    capsys.readouterr()
+    assert many(run, photos / "**", all_, *on_dask(cluster), "--dask_partition_size=4") == 1
+    assert 5 <= len(done_when_killed) < 40
+    assert "61 translated, 0 there already, 1 failed" in capsys.readouterr().out
+    assert files(all_) == files(one) and len(files(all_)) == 62
+
+
 class Bucket(FileSystem):
     """An object store: names that hold bytes, no folders, no file until it is closed."""
 
@@ -372,13 +419,12 @@ def test_all_may_be_in_an_object_store(run, tmp_path, monkeypatch):
     for name, data in files(local).items():
         store[f"bucket://b/photos/{name}"] = data
     store["bucket://b/out/.unfinished/0"] = b"left by a killed one"
-    store["bucket://b/out/failed-00007-of-00009.jsonl"] = b"left by one before"
+    store["bucket://b/out/failed.jsonl"] = b"left by one before"
     before = dict(store)
     assert many("bucket://b/run", "bucket://b/photos/**", "bucket://b/out/") == 1
     prefix = "bucket://b/out/"
     made = {name.removeprefix(prefix): data for name, data in store.items() if prefix in name}
-    assert [name for name in made if "failed" in name] == ["failed-00000-of-00001.jsonl"]
-    assert json.loads(made.pop("failed-00000-of-00001.jsonl"))["name"] == "x/bad.png"
+    assert json.loads(made.pop("failed.jsonl"))["name"] == "x/bad.png"
     expected = {
         name: data for name, data in files(tmp_path / "out").items() if "failed" not in name
     }
