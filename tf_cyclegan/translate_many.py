@@ -301,11 +301,15 @@ class Translate(beam.DoFn):
             return load_translator(self.run_dir, self.direction)
         is_file = self.run_dir.endswith((".keras", ".pth"))
         path = self.run_dir if is_file else f"{self.run_dir}/{self.direction}.keras"
+        if not FileSystems.exists(path):
+            raise ValueError(
+                f"{path} is not there: name a run folder that has saved once, or a .keras or .pth "
+                "file."
+            )
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / path.rpartition("/")[2]
-            if FileSystems.exists(path):
-                with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-                    copy.write_bytes(file.read())
+            with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+                copy.write_bytes(file.read())
             return load_translator(copy, self.direction)
 
     def process(self, entry: Entry) -> Iterator[tuple[int, dict[str, str]]]:
