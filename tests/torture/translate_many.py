@@ -43,8 +43,7 @@ def main(options: Options) -> int:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         make_inputs(base, options.images)
-        begun = first_touch(start(base, "expected"), base / "expected")
-        working = time.monotonic() - begun
+        working = seconds_of_work(start(base, "expected"), base / "expected")
         expected = files(base / "expected")
         print(f"undisturbed: {len(expected)} files in {working:.1f} s of work", flush=True)
 
@@ -52,7 +51,7 @@ def main(options: Options) -> int:
         while kills < options.kills:
             before = stamps(output)
             process = start(base, "output")
-            first_touch(process, output, end=False)
+            wait_for_work(process, output)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(rng.uniform(0, working))
             killed = process.poll() is None
@@ -73,7 +72,7 @@ def main(options: Options) -> int:
             if not killed:
                 shutil.rmtree(output)
                 rounds += 1
-        first_touch(start(base, "output"), output)
+        start(base, "output").wait(LIMIT)
         found = files(output)
         lost = sorted(expected.keys() - found.keys())
         damaged = [name for name in found if found[name] != expected.get(name)]
@@ -121,8 +120,8 @@ def start(base: Path, output: str) -> subprocess.Popen:
     )
 
 
-def first_touch(process: subprocess.Popen, output: Path, end: bool = True) -> float:
-    """When the process began to write; waits for its end, too, if `end`."""
+def wait_for_work(process: subprocess.Popen, output: Path) -> None:
+    """Waits until the process has begun to write, or has ended."""
     unfinished, deadline = output / ".unfinished", time.monotonic() + LIMIT
     old = unfinished.stat().st_ino if unfinished.exists() else None
     while process.poll() is None and time.monotonic() < deadline:
@@ -130,10 +129,18 @@ def first_touch(process: subprocess.Popen, output: Path, end: bool = True) -> fl
             if unfinished.stat().st_ino != old:
                 break
         time.sleep(0.002)
-    begun = time.monotonic()
-    if end:
-        process.wait(LIMIT)
-    return begun
+
+
+def seconds_of_work(process: subprocess.Popen, output: Path) -> float:
+    """Waits for the end, and returns how long it took from the first file to the last."""
+    wait_for_work(process, output)
+    begun = last = time.monotonic()
+    count = 0
+    while process.poll() is None and time.monotonic() < begun + LIMIT:
+        if (now := len(files(output))) != count:
+            count, last = now, time.monotonic()
+        time.sleep(0.01)
+    return last - begun
 
 
 def files(output: Path) -> dict[str, bytes]:
