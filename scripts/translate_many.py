@@ -7,10 +7,12 @@
 
 Writes the same files as translate.py, in the subfolders that the glob reaches into, but no page.
 Stop or kill it whenever you like: the same command does the rest. Pictures that fail are listed in
-failed-*.jsonl in the output; the exit code is then 1. All flags but those below are Beam's own: its
+failed.jsonl in the output; the exit code is then 1. All flags but those below are Beam's own: its
 runners, on this machine and elsewhere. It needs: pip install "tf_cyclegan[beam]"
 """
 
+import os
+import signal
 import sys
 from dataclasses import dataclass
 from typing import Literal
@@ -46,8 +48,6 @@ def main(options: Options, beam_flags: list[str]) -> int:
             'This needs Apache Beam: pip install "tf_cyclegan[beam]", or use translate.py.'
         ) from None
 
-    if options.resize is not None and options.resize < 1:
-        raise ValueError(f"resize is {options.resize}: use 1 or more.")
     counts = translate_many(
         options.run_dir,
         options.direction,
@@ -59,11 +59,18 @@ def main(options: Options, beam_flags: list[str]) -> int:
     line = ", ".join(f"{count} {name}" for name, count in counts.items())
     print(f"{options.direction}: {line}, in {options.output}")
     if counts["failed"]:
-        print(f"see {options.output}/failed-*.jsonl; the next start tries again", file=sys.stderr)
+        print(f"see {options.output}/failed.jsonl; the next start tries again", file=sys.stderr)
     return 1 if counts["failed"] else 0
 
 
+def stop(number, frame) -> None:
+    """A signal handler: ends the process at once, whatever its runner's threads are waiting for."""
+    os.write(2, b"stopped: the same command translates the rest\n")
+    os._exit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, stop)
     options, beam_flags = tyro.cli(
         Options, description=__doc__, use_underscores=True, return_unknown_args=True
     )

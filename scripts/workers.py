@@ -61,7 +61,7 @@ def run_once(options: Options) -> int:
             command = [sys.executable, str(TRAIN), *options.train, "--strategy=multiworker"]
             # Only the first one's words: all say the same.
             output = None if index == 0 else subprocess.DEVNULL
-            environment = os.environ | {"TF_CONFIG": json.dumps(task)}
+            environment = os.environ | {"TF_CONFIG": json.dumps(task)} | without_proxy()
             # In a session of its own: Ctrl-C reaches this process alone, which hands it on.
             processes.append(
                 subprocess.Popen(command, env=environment, stdout=output, start_new_session=True)
@@ -88,6 +88,15 @@ def run_once(options: Options) -> int:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def without_proxy() -> dict[str, str]:
+    """Keeps what the workers say to each other away from a proxy, where it would wait for ever.
+
+    gRPC reads http_proxy, and the first of no_grpc_proxy and no_proxy that is set.
+    """
+    names = os.environ.get("no_grpc_proxy", os.environ.get("no_proxy", ""))
+    return {"no_grpc_proxy": f"{names},127.0.0.1".lstrip(",")}
 
 
 class Stopped(Exception):

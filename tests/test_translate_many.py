@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -76,7 +78,7 @@ def files(folder):
 
 
 def records(folder):
-    lines = [line for path in folder.glob("failed-*.jsonl") for line in path.open()]
+    lines = (folder / "failed.jsonl").read_text().splitlines()
     return {entry["name"]: entry["reason"] for entry in map(json.loads, lines)}
 
 
@@ -167,6 +169,28 @@ def test_what_a_folder_or_glob_means(tmp_path, monkeypatch, pattern, names):
         assert entry.size == Path(entry.path).stat().st_size
 
 
+def test_paths_of_any_name_mean_themselves(run, tmp_path, monkeypatch, capsys):
+    home = tmp_path / "50%s [a]* {0} \u56fe"
+    names = "1%d.png", "[2].png", "x [b]?/a*[!c].jpg", "x [b]?/\u00e9 \u0434 \u0a95.png"
+    fill(home / "photos [1-3]", *names)
+    fill(home / "photos 1", "decoy.png")  # what the folder would mean as a glob
+    (home / "photos [1-3]" / "bad [1].png").touch()
+    shutil.copytree(run, home / "run [1]")
+    out = home / "out [1]*"
+    monkeypatch.setenv("HOME", str(home))
+    for first, input in [(4, "~/photos [1-3]/**"), (0, str(home / "photos [1-3]" / "**"))]:
+        assert many("~/run [1]", input, "~/out [1]*") == 1
+        printed = capsys.readouterr().out
+        assert f"{first} translated, {4 - first} there already, 1 failed" in printed
+        assert sorted(files(out)) == sorted([*names, "failed.jsonl"])
+        assert list(records(out)) == ["bad [1].png"]
+    (home / "photos [1-3]" / "bad [1].png").unlink()
+    for input in ("photos [1-3]/*.png", "photos [1-3]", "photos [1-3]/[2].png"):
+        monkeypatch.chdir(home)
+        assert many("run [1]", input, "out [1]*") == 0
+        assert sorted(files(out)) == sorted(names)
+
+
 # === What goes wrong ===
 
 
@@ -195,7 +219,7 @@ def test_pictures_that_fail_are_listed_and_tried_again(run, tmp_path, monkeypatc
     assert many(run, photos / "**", out) == 1
     printed = capsys.readouterr()
     assert "1 translated, 0 there already, 4 failed" in printed.out
-    assert "failed-*.jsonl" in printed.err
+    assert "failed.jsonl" in printed.err
     failed = records(out)
     assert failed.pop("hungry.png") == "needs more memory: use --resize"
     assert failed.pop("text.jpg").startswith(f"{photos}/text.jpg: no JPEG, PNG")
@@ -218,6 +242,8 @@ def test_wrong_flags_are_found_before_any_work(run, tmp_path):
     cases = [
         ("b2a.keras is not there: name a run folder", run, photos, out, (), {"direction": "b2a"}),
         ("nowhere is not there: name a run", tmp_path / "nowhere", photos, out, (), {}),
+        ("a2b.keras is not there: name a run", photos, photos, out, (), {}),
+        ("1.png is neither a .keras nor a .pth", photos / "1.png", photos, out, (), {}),
         ("gif matches no pictures .*name a folder", run, photos / "*.gif", out, (), {}),
         ("missing matches no pictures", run, tmp_path / "missing", out, (), {}),
         ("file cannot be written .*another --output", run, photos, tmp_path / "file", (), {}),
@@ -228,6 +254,7 @@ def test_wrong_flags_are_found_before_any_work(run, tmp_path):
         ("^2.png is no flag of this script", run, photos, out, ("2.png",), {}),
         ("workers: invalid int value: 'x'$", run, photos, out, ("--direct_num_workers=x",), {}),
         ("Unexpected pipeline runner: Quick", run, photos, out, ("--runner=Quick",), {}),
+        ("runner no.Runner cannot be loaded", run, photos, out, ("--runner=no.Runner",), {}),
         ("specified path.*nowhere://x", run, "nowhere://x/*.png", out, (), {}),
     ]
     for message, run_dir, input, output, flags, options in cases:
@@ -291,6 +318,80 @@ def test_other_processes_do_the_work(run, tmp_path, monkeypatch, capsys):
     assert many(run, photos / "**", all_, *flags) == 0
     assert "3 translated, 0 there already, 0 failed" in capsys.readouterr().out
     assert files(all_) == files(one) and len(files(all_)) == 3
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A real Dask cluster of two worker processes on this machine."""
+    distributed = pytest.importorskip("distributed", reason="Beam's Dask runner needs Dask")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        yield cluster
+        distributed.default_client().close()  # Beam leaves it open.
+
+
+def on_dask(address):
+    name = "apache_beam.runners.dask.dask_runner.DaskRunner"
+    return f"--runner={name}", f"--dask_client_address={address}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_dask_cluster_does_the_work_and_a_worker_may_be_killed(run, tmp_path, cluster, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    write_picture(photos / "0.jpg", noise(240, 320))
+    for number in range(1, 60):
+        shutil.copy(photos / "0.jpg", photos / f"{number}.jpg")
+    fill(photos, "x/1.png")
+    (photos / "bad.jpg").write_text("no picture")
+    one, all_ = tmp_path / "one", tmp_path / "all"
+    assert many(run, photos / "**", one) == 1
+
+    workers = {worker.pid: worker for worker in cluster.workers.values()}
+    done_when_killed = []
+
+    def kill():
+        while len(done := list(all_.glob("*.jpg"))) < 5:
+            time.sleep(0.005)
+        os.kill(next(iter(workers)), signal.SIGKILL)
+        done_when_killed.extend(done)
+
+    threading.Thread(target=kill, daemon=True).start()
+    capsys.readouterr()
+    assert (
+        many(
+            run, photos / "**", all_, *on_dask(cluster.scheduler_address), "--dask_partition_size=4"
+        )
+        == 1
+    )
+    assert 5 <= len(done_when_killed) < 40
+    assert "61 translated, 0 there already, 1 failed" in capsys.readouterr().out
+    assert files(all_) == files(one) and len(files(all_)) == 62
+
+
+def test_a_pipeline_that_stops_says_so_in_a_line(run, tmp_path):
+    pytest.importorskip("distributed", reason="Beam's Dask runner needs Dask")
+    photos, out = fill(tmp_path / "photos", "1.png"), tmp_path / "out"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nobody = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    flags = (*on_dask(nobody), "--dask_connection_timeout=1")
+    with pytest.raises(
+        ValueError, match=r"^The pipeline stopped \(OSError: .*command .* rest"
+    ) as e:
+        many(run, photos, out, *flags)
+    assert "\n" not in str(e.value) and list(out.iterdir()) == []
+
+
+def test_images_that_a_runner_loses_are_missed(run, tmp_path, monkeypatch):
+    photos = fill(tmp_path / "photos", "1.png", "2.png")
+    write = translate_many._write_whole
+    monkeypatch.setattr(
+        translate_many, "_write_whole", lambda *args: args[1] == "2.png" or write(*args)
+    )
+    with pytest.raises(ValueError, match="^1 pictures, 2.png among them, are neither"):
+        many(run, photos, tmp_path / "out")
 
 
 class Bucket(FileSystem):
@@ -372,13 +473,14 @@ def test_all_may_be_in_an_object_store(run, tmp_path, monkeypatch):
     for name, data in files(local).items():
         store[f"bucket://b/photos/{name}"] = data
     store["bucket://b/out/.unfinished/0"] = b"left by a killed one"
-    store["bucket://b/out/failed-00007-of-00009.jsonl"] = b"left by one before"
+    store["bucket://b/out/failed.jsonl"] = b"left by one before"
     before = dict(store)
+    with pytest.raises(ValueError, match="^bucket://b/nowhere/a2b.keras is not there: name a run"):
+        many("bucket://b/nowhere", "bucket://b/photos/**", "bucket://b/out/")
     assert many("bucket://b/run", "bucket://b/photos/**", "bucket://b/out/") == 1
     prefix = "bucket://b/out/"
     made = {name.removeprefix(prefix): data for name, data in store.items() if prefix in name}
-    assert [name for name in made if "failed" in name] == ["failed-00000-of-00001.jsonl"]
-    assert json.loads(made.pop("failed-00000-of-00001.jsonl"))["name"] == "x/bad.png"
+    assert json.loads(made.pop("failed.jsonl"))["name"] == "x/bad.png"
     expected = {
         name: data for name, data in files(tmp_path / "out").items() if "failed" not in name
     }

@@ -1,8 +1,10 @@
-"""Collections of pictures of any number, translated by Apache Beam on any of its runners.
+"""Collections of images of any number, translated by Apache Beam on any of its runners.
 
-    listed -> read -> translated -> written
-                |         |            |
-                '---------+------------'--> failed-*.jsonl
+    listed here -> read, translated and written by the workers, one by one -> failed.jsonl
+
+A worker does all three steps of an image at once. No image travels between the steps of the
+pipeline, where some runners keep whole partitions in memory; and every step has one output, since
+Beam's Dask runner mixes several outputs up.
 
 All paths go through Beam's FileSystems: local ones, and gs://, s3:// or others that Beam has been
 installed for. It needs: pip install "tf_cyclegan[beam]"
@@ -24,14 +26,11 @@ from operator import add
 from pathlib import Path, PurePosixPath
 
 import apache_beam as beam
-import numpy as np
-from apache_beam.io.fileio import TextSink, WriteToFiles, default_file_naming
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.metrics import Metrics, MetricsFilter
-from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunInference
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.options.value_provider import StaticValueProvider
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
+from apache_beam.utils.shared import Shared
 
 from tf_cyclegan.data.augment import resize_longer_side
 from tf_cyclegan.data.pictures import (
@@ -43,9 +42,9 @@ from tf_cyclegan.data.pictures import (
 )
 from tf_cyclegan.translate import load_translator
 
-# Of the output: where files are written until they are whole.
+# Of the output: where files are written until they are whole, and the images that failed.
 UNFINISHED = ".unfinished"
-COUNTS = ("translated", "there already", "failed")
+FAILED = "failed.jsonl"
 
 
 def translate_many(
@@ -56,64 +55,92 @@ def translate_many(
     resize: int | None = None,
     options: PipelineOptions | None = None,
 ) -> dict[str, int]:
-    """Translates all pictures that a folder or glob holds, and leaves out those done already.
+    """Translates all images that a folder or glob holds, and leaves out those done already.
 
-    Translations come out under the pictures' own names, with the same bytes as by
+    Translations come out under the images' own names, with the same bytes as by
     scripts/translate.py; the subfolders that a glob reaches into are kept. Each appears whole or
     not at all, so that a killed translation continues where it was. One at a time may work on an
-    output. Pictures that fail are listed in `failed-*.jsonl` there, with name and reason, and
+    output. Images that fail are listed in `failed.jsonl` there, with name and reason, and
     are tried again the next time.
 
     Args:
         run_dir: a run folder, or a generator's file, as for `load_translator`; may be remote.
         direction: "a2b" or "b2a".
-        input: a folder, whose own pictures are meant; a picture; or a glob, in which `*` stays
-            within a folder and `**` does not.
+        input: a folder, whose own images are meant; an image; or a glob, in which `*` stays
+            within a folder and `**` does not. Local paths that exist are never read as globs.
         output: a folder.
         resize: pixels that the longer side is scaled to first.
         options: of the pipeline, the runner among them; if None, Beam's defaults.
 
     Returns:
-        How many pictures were "translated", were "there already" and "failed".
+        How many images were "translated", were "there already" and "failed".
 
     Raises:
-        ValueError: there is no generator, no picture or no such runner, or the output cannot be
-            written.
+        ValueError: there is no generator, no image or no such runner, the output cannot be
+            written, or the pipeline stopped before its end.
     """
+    if resize is not None and resize < 1:
+        raise ValueError(f"resize is {resize}: use 1 or more.")
     run_dir, output = _whole_path(run_dir), _whole_path(output)
     collection = find_collection(input, output)
     pipeline = beam.Pipeline(options=options)
-    handler = GeneratorHandler(run_dir, direction)
-    handler.load_model()  # each process loads its own: this one is for the message
-    if next(collection.entries(), None) is None:
+    step = Translate(run_dir, direction, output, resize)
+    step.load()  # Each process loads its own: this one is for the message.
+    entries = collection.entries()
+    if not entries:
         raise ValueError(
             f"{input} matches no pictures ({' '.join(SUFFIXES)}): name a folder that holds some, "
             "or a glob such as 'photos/**/*.jpg'."
         )
     try:
-        _discard_remains(output)
+        _discard_unfinished(output)
         _write_whole(output, f"{UNFINISHED}/probe", b"")
+        if FileSystems.exists(FileSystems.join(output, FAILED)):
+            FileSystems.delete([_literal(FileSystems.join(output, FAILED))])
     except OSError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{output} cannot be written ({reason}): use another --output.") from None
     try:
-        _ = pipeline | TranslateMany(handler, collection, output, resize)
-        result = pipeline.run()
-        result.wait_until_finish()
+        there = _names(output)
+        todo = [entry for entry in entries if entry.name not in there]
+        if todo:
+            _ = (
+                pipeline
+                | "list" >> beam.Create(todo)
+                | "translate" >> beam.ParDo(step)
+                | "gather what failed" >> beam.GroupByKey()
+                | f"write {FAILED}" >> beam.Map(write_failed, output)
+            )
+            _run(pipeline)
+        failed = read_failed(output)
+        # Some runners lose elements without an error.
+        there = _names(output) | failed.keys()
+        lost = [
+            entry.name
+            for entry in todo
+            if entry.name not in there
+            and not FileSystems.exists(FileSystems.join(output, entry.name))  # behind a link
+        ]
     finally:
         _discard_unfinished(output)
-    counters = result.metrics().query(MetricsFilter().with_namespace(__name__))["counters"]
-    counts = dict.fromkeys(COUNTS, 0)
-    for counter in counters:  # one for each step that has counted
-        counts[counter.key.metric.name] += counter.result
-    return counts
+    if lost:
+        raise ValueError(
+            f"{len(lost)} pictures, {lost[0]} among them, are neither translated nor in "
+            f"{FAILED}: the runner lost them. The same command translates the rest."
+        )
+    return {
+        "translated": len(todo) - len(failed),
+        "there already": len(entries) - len(todo),
+        "failed": len(failed),
+    }
 
 
 def pipeline_options(flags: list[str]) -> PipelineOptions:
     """Beam's options from its flags, which may choose any of its runners.
 
     Raises:
-        ValueError: Beam knows no such flag (it would drop it), or none with such a value.
+        ValueError: Beam knows no such flag (it would drop it), none with such a value, or no such
+            runner.
     """
     logging.basicConfig()  # Beam would, inside, and then log to what is no longer stderr
     flags = ["--default_sdk_harness_log_level=WARNING", *flags]
@@ -122,6 +149,8 @@ def pipeline_options(flags: list[str]) -> PipelineOptions:
     try:
         with contextlib.redirect_stderr(complaint):
             options = PipelineOptions(flags)
+            if runner := options.view_as(StandardOptions).runner:
+                _load_runner(runner)  # Its module may add flags of its own.
             options.get_all_options(
                 retain_unknown_options=True,
                 add_extra_args_fn=lambda parser: unknown.extend(parser.parse_known_args(flags)[1]),
@@ -133,58 +162,25 @@ def pipeline_options(flags: list[str]) -> PipelineOptions:
     return options
 
 
-class TranslateMany(beam.PTransform):
-    """The pipeline; see `translate_many`.
+def _load_runner(name: str) -> None:
+    try:
+        create_runner(name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"The runner {name} cannot be loaded ({error}): check its name, or install its extra, "
+            'such as pip install "tf_cyclegan[dask]".'
+        ) from None
 
-    Args:
-        handler: the generator.
-        collection: the pictures.
-        output: a folder that can be written.
-        resize: pixels of the longer side, or None.
-    """
 
-    def __init__(self, handler, collection, output, resize=None):
-        super().__init__()
-        self.handler, self.collection = handler, collection
-        self.output, self.resize = output, resize
-
-    def expand(self, root):
-        """Returns the entries of all pictures that were written."""
-        entries = (
-            root
-            | "list" >> beam.Create([self.collection])
-            | "to entries" >> beam.FlatMap(lambda collection: collection.entries())
-            | "spread over workers" >> beam.Reshuffle()
-        )
-        real, unread = (
-            entries
-            | "read" >> beam.FlatMap(read, self.output, self.resize).with_exception_handling()
-        )
-        fake, bad = real | "translate" >> (
-            RunInference(KeyedModelHandler(self.handler)).with_exception_handling()
-        )
-        written, unwritten = (
-            fake | "write" >> beam.Map(write, self.output).with_exception_handling()
-        )
-        # Each comes with what its step was given: an entry, a batch of one, an entry with picture.
-        failed = (
-            unread | "unread" >> beam.MapTuple(record),
-            bad.failed_inferences
-            | "untranslated" >> beam.MapTuple(lambda batch, error: record(batch[0][0], error)),
-            unwritten | "unwritten" >> beam.MapTuple(lambda pair, error: record(pair[0], error)),
-        )
-        _ = (
-            failed
-            | "all that failed" >> beam.Flatten()
-            | "list them"
-            >> WriteToFiles(
-                self.output,
-                file_naming=default_file_naming("failed", ".jsonl"),
-                sink=TextSink(),
-                temp_directory=StaticValueProvider(str, FileSystems.join(self.output, UNFINISHED)),
-            )
-        )
-        return written
+def _run(pipeline: beam.Pipeline) -> None:
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:  # Runners raise what they like, with pages of remote traceback.
+        reason = (str(error).strip() or repr(error)).splitlines()[-1]
+        raise ValueError(
+            f"The pipeline stopped ({type(error).__name__}: {reason}): once that is mended, the "
+            "same command translates the rest."
+        ) from error
 
 
 # === Which pictures ===
@@ -219,16 +215,18 @@ class Collection:
     patterns: tuple[str, ...]
     without: str
 
-    def entries(self) -> Iterator[Entry]:
-        """Lists the pictures, in no particular order, each once; hidden ones are left out."""
+    def entries(self) -> list[Entry]:
+        """Lists the images, in no particular order, each once; hidden ones are left out."""
         found = FileSystems.match(list(self.patterns))
         files = {file.path: file.size_in_bytes for part in found for file in part.metadata_list}
+        entries = []
         for path, size in files.items():
             name = path.removeprefix(self.base).lstrip("/")
             hidden = any(part.startswith(".") for part in name.split("/"))
             is_picture = PurePosixPath(name).suffix.lower() in SUFFIXES
             if is_picture and not hidden and not path.startswith(self.without):
-                yield Entry(name, path, size)
+                entries.append(Entry(name, path, size))
+        return entries
 
 
 def find_collection(input: str, output: str) -> Collection:
@@ -237,20 +235,22 @@ def find_collection(input: str, output: str) -> Collection:
     Raises:
         ValueError: translations would go among the originals.
     """
-    fixed = input if FileSystems.exists(input) else re.split(r"[*?[]", input)[0]
-    folder = fixed[: fixed.rfind("/") + 1]
-    rest = input[len(folder) :]
-    if fixed != input:
+    is_local = FileSystems.get_scheme(input) is None
+    input = os.path.abspath(os.path.expanduser(input)) if is_local else input.rstrip("/")
+    if FileSystems.exists(input) and not (is_local and os.path.isdir(input)):
+        folder, _, name = input.rpartition("/")
+        globs = [_literal(name)]
+    else:
+        folder = input
+        while not os.path.isdir(folder) if is_local else re.search(r"[*?[]", folder):
+            folder = folder.rpartition("/")[0] or "/"
         # To Beam, the ** of photos/**/x.jpg is a folder or more; to everyone else, or none.
+        rest = input[len(folder) :].lstrip("/") or "*"
         first, *others = re.split(r"(?<![^/])\*\*/", rest)
         globs = [
             first + "".join(map(add, stars, others))
             for stars in product(("**/", ""), repeat=len(others))
         ]
-    elif PurePosixPath(rest).suffix.lower() in SUFFIXES:
-        globs = [_literal(rest)]
-    else:
-        folder, globs = input, ["*"]
     base = _whole_path(folder).rstrip("/")
     if f"{base}/".startswith(f"{output}/"):
         raise ValueError(f"{output} holds the originals: use another --output.")
@@ -258,8 +258,10 @@ def find_collection(input: str, output: str) -> Collection:
 
 
 def _whole_path(path: str) -> str:
-    """Local paths absolute and without links, so that they can be compared; no slash at the end."""
-    return os.path.realpath(path) if FileSystems.get_scheme(path) is None else path.rstrip("/")
+    """Local paths absolute and without ~ and links, to be compared; no slash at the end."""
+    if FileSystems.get_scheme(path) is None:
+        return os.path.realpath(os.path.expanduser(path))
+    return path.rstrip("/")
 
 
 def _literal(path: str) -> str:
@@ -270,78 +272,90 @@ def _literal(path: str) -> str:
 # === From entry to translation ===
 
 
-def read(entry: Entry, output: str, resize: int | None) -> Iterator[tuple[Entry, np.ndarray]]:
-    """Decodes a picture to uint8 `[h, w, 3]`, unless its translation is there already."""
-    if FileSystems.exists(FileSystems.join(output, entry.name)):
-        _count("there already")
-        return
-    check_size(entry.size, entry.path)
-    with FileSystems.open(entry.path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        picture = decode_picture(file.read(), entry.path)
-    yield entry, resize_longer_side(picture, resize) if resize else picture
+class Translate(beam.DoFn):
+    """Reads, translates and writes one image after the other.
 
-
-class GeneratorHandler(ModelHandler[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]):
-    """A generator for RunInference: uint8 `[h, w, 3]` in, uint8 `[h, w, c]` of the same size out.
-
-    Beam's own TFModelHandlerNumpy stacks a batch to one array, which pictures of many sizes do not
-    allow, and it calls the bare network, without the padding and rounding of `translator`.
+    Beam's RunInference would need more steps than this one, and its batches lose images on Beam's
+    Dask runner (apache-beam 2.77).
 
     Args:
         run_dir, direction: as for `load_translator`; run_dir may be remote.
+        output: a folder that can be written.
+        resize: pixels of the longer side, or None.
     """
 
-    def __init__(self, run_dir: str, direction: str):
-        # One by one: sizes differ, and a picture that fails takes no other with it.
-        super().__init__(min_batch_size=1, max_batch_size=1)
+    def __init__(self, run_dir: str, direction: str, output: str, resize: int | None):
         self.run_dir, self.direction = run_dir, direction
+        self.output, self.resize = output, resize
+        self.shared = Shared()  # One generator for all threads of a process.
 
-    def load_model(self):
-        """Loads the generator; Beam calls it once per process."""
+    def setup(self):
+        """Loads the generator, unless another thread of this process has."""
+        self.translate = self.shared.acquire(self.load)
+
+    def load(self) -> Callable:
+        """Loads the generator; see `load_translator`."""
         # Several processes may share a GPU, which TensorFlow would otherwise claim whole.
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         if FileSystems.get_scheme(self.run_dir) is None:
             return load_translator(self.run_dir, self.direction)
         is_file = self.run_dir.endswith((".keras", ".pth"))
         path = self.run_dir if is_file else f"{self.run_dir}/{self.direction}.keras"
+        if not FileSystems.exists(path):
+            raise ValueError(
+                f"{path} is not there: name a run folder that has saved once, or a .keras or .pth "
+                "file."
+            )
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / path.rpartition("/")[2]
             with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
                 copy.write_bytes(file.read())
             return load_translator(copy, self.direction)
 
-    def run_inference(self, batch, model, inference_args=None) -> Iterable[np.ndarray]:
-        """Translates pictures one after the other."""
-        return map(model, batch)
+    def process(self, entry: Entry) -> Iterator[tuple[int, dict[str, str]]]:
+        """Makes one translation, or yields (0, name and reason) where that fails."""
+        try:
+            # A runner tries again what a worker that has died was given.
+            if not FileSystems.exists(FileSystems.join(self.output, entry.name)):
+                self._translate(entry)
+        except Exception as error:
+            kind = "" if isinstance(error, PictureError) else f"{type(error).__name__}: "
+            # The key is a number, since the hashes of others differ between processes.
+            yield 0, {"name": entry.name, "reason": kind + " ".join(str(error).split())}
 
-    def get_num_bytes(self, batch) -> int:
-        """For Beam's metrics, without its default of pickling every picture."""
-        return sum(picture.nbytes for picture in batch)
-
-
-def write(pair: tuple[Entry, np.ndarray], output: str) -> Entry:
-    """Writes a translation whole or not at all."""
-    entry, fake = pair
-    _write_whole(output, entry.name, encode_picture(fake, entry.name))
-    _count("translated")
-    return entry
-
-
-def record(entry: Entry, error: tuple[type, str, list[str]]) -> str:
-    """A line of JSON for a picture that failed; see Beam's with_exception_handling for `error`."""
-    kind, _, trace = error
-    reason = " ".join(trace[-1].split())  # module.Kind: message
-    if issubclass(kind, PictureError):
-        reason = reason.partition(": ")[2]
-    _count("failed")
-    return json.dumps({"name": entry.name, "reason": reason})
-
-
-def _count(name: str) -> None:
-    Metrics.counter(__name__, name).inc()
+    def _translate(self, entry):
+        check_size(entry.size, entry.path)
+        with FileSystems.open(entry.path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            picture = decode_picture(file.read(), entry.path)
+        if self.resize:
+            picture = resize_longer_side(picture, self.resize)
+        fake = self.translate(picture)
+        _write_whole(self.output, entry.name, encode_picture(fake, entry.name))
 
 
 # === The output folder ===
+
+
+def write_failed(gathered: tuple[int, Iterable[dict[str, str]]], output: str) -> None:
+    """Writes the records of all images that failed, one a line."""
+    lines = sorted(f"{json.dumps(record)}\n" for record in gathered[1])
+    _write_whole(output, FAILED, "".join(lines).encode())
+
+
+def read_failed(output: str) -> dict[str, str]:
+    """The names of the images that failed, with reasons."""
+    path = FileSystems.join(output, FAILED)
+    if not FileSystems.exists(path):
+        return {}
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        records = map(json.loads, file.read().splitlines())
+        return {record["name"]: record["reason"] for record in records}
+
+
+def _names(output: str) -> set[str]:
+    """The paths of all files in the output: one listing, since stores answer slowly for each."""
+    (found,) = FileSystems.match([FileSystems.join(_literal(output), "**")])
+    return {file.path.removeprefix(output).lstrip("/") for file in found.metadata_list}
 
 
 def _write_whole(output: str, name: str, data: bytes) -> None:
@@ -356,18 +370,10 @@ def _write_whole(output: str, name: str, data: bytes) -> None:
     FileSystems.rename([unfinished], [target])
 
 
-def _discard_remains(output: str) -> None:
-    """Deletes what an earlier translation, perhaps a killed one, left beside its pictures."""
-    _discard_unfinished(output)
-    found = FileSystems.match([FileSystems.join(_literal(output), "failed-*.jsonl")])
-    if paths := [_literal(file.path) for file in found[0].metadata_list]:
-        FileSystems.delete(paths)
-
-
 def _discard_unfinished(output: str) -> None:
     folder = FileSystems.join(output, UNFINISHED)
     if FileSystems.get_scheme(folder) is None:
         shutil.rmtree(folder, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):  # there are none
-            FileSystems.delete([f"{folder}/"])
+            FileSystems.delete([f"{_literal(folder)}/"])
