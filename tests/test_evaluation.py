@@ -246,7 +246,9 @@ def test_script_names_a_broken_picture_and_measures_the_others(script, run, tmp_
     for domain, season in (("A", "summer"), ("B", "winter")):
         (tmp_path / f"train{domain}").mkdir()
         for i in range(4):
-            write_picture(tmp_path / f"train{domain}" / f"{i}.png", landscape(i, season, SIDE, SIDE))
+            write_picture(
+                tmp_path / f"train{domain}" / f"{i}.png", landscape(i, season, SIDE, SIDE)
+            )
     broken = tmp_path / "trainB" / "3.png"
     broken.write_bytes(broken.read_bytes()[:-60])
     flags = {"data_dir": str(tmp_path), "output": str(tmp_path / "out")}

@@ -55,6 +55,7 @@ def folder_pictures(folder: Folder) -> PictureSet:
     return PictureSet(
         names=tuple(path.name for path in paths),
         read=lambda index: read_picture(paths[index]),
+        paths=tuple(paths),
     )
 
 
@@ -140,4 +141,5 @@ def _stems(pictures: PictureSet, folder: str) -> dict[str, int]:
 
 def _reordered(pictures: PictureSet, order: Sequence[int]) -> PictureSet:
     names = tuple(pictures.names[i] for i in order)
-    return PictureSet(names, lambda index: pictures.read(order[index]))
+    paths = tuple(pictures.paths[i] for i in order) if pictures.paths else None
+    return PictureSet(names, lambda index: pictures.read(order[index]), paths)
