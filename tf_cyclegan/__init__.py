@@ -6,6 +6,7 @@ needs: `cyclegan.CycleGAN`, `generators`, `discriminators`, `layers.InstanceNorm
 """
 
 import os
+import sys
 
 if "MPLBACKEND" in os.environ:
     # A notebook leaves it to every program that it starts. Keras and TensorFlow import matplotlib,
@@ -14,3 +15,5 @@ if "MPLBACKEND" in os.environ:
         import matplotlib  # noqa: F401
     except ValueError:
         del os.environ["MPLBACKEND"]
+        for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+            del sys.modules[name]  # the half of it that was imported
