@@ -117,7 +117,7 @@ def input_pipelines(folder, count, networks, batch, threads, with_step):
 
         return draw
 
-    calls = {"cached": pipeline(True), "not_cached": pipeline(False)}
+    calls = {"cached": pipeline("memory"), "not_cached": pipeline("none")}
     if with_step:
         steps, _ = tensorflow_steps(networks, batch, ("float32",), threads, floor=False)
         calls["step"] = steps["float32"]

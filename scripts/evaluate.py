@@ -7,6 +7,8 @@
 Prints a table, and writes evaluation.json and a sheet for each direction. Distances on "pixels",
 the default, and on a network of your own tell runs on the same data apart, no more: only those on
 inception may stand beside published ones. It needs: pip install "tf_cyclegan[metrics]"
+
+A picture that cannot be read is named and left out; the exit code is then 1.
 """
 
 import dataclasses
@@ -17,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+
+from tf_cyclegan.config import Config
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,6 @@ def main(options: Options) -> int:
     import tensorflow as tf  # after --help, which needs none of it
 
     from tf_cyclegan.checkpoints import read_config, write_text
-    from tf_cyclegan.config import Config
     from tf_cyclegan.data import load_dataset
     from tf_cyclegan.data.pictures import write_picture
     from tf_cyclegan.data.tfds import PAIRED
@@ -95,10 +98,7 @@ def main(options: Options) -> int:
         results[direction], columns = evaluate_direction(
             translators[direction], backward, inputs, targets, truth, features, palettes[direction]
         )
-        first = columns["real"][0].shape[:2]
-        shown = [i for i, real in enumerate(columns["real"]) if real.shape[:2] == first][:8]
-        columns = {name: [column[i] for i in shown] for name, column in columns.items()}
-        sheets[direction] = picture_sheet(columns, scale=-(-128 // first[1]))
+        sheets[direction] = picture_sheet(columns, scale=-(-128 // columns["real"][0].shape[1]))
 
     # === What came of it ===
     checkpoint = tf.train.latest_checkpoint(run_dir / "checkpoints" / "worker_0")
@@ -131,8 +131,15 @@ def main(options: Options) -> int:
     print(table(results))
     for direction, scores in results.items():
         print(f"{direction}: {scores['collapse']['verdict']}")
+        for name, reason in scores.get("not_measured", {}).items():
+            print(f"{direction}: {name} is not measured: {reason}")
     print(f"written to {output}/evaluation.json, a2b.png, b2a.png")
-    return 0
+    left_out = 0
+    for direction, scores in results.items():
+        for name, reason in scores["pictures"].get("left_out", {}).items():
+            print(f"{direction}: left out {name}: {reason}", file=sys.stderr)
+            left_out += 1
+    return 1 if left_out else 0
 
 
 def commit() -> str | None:

@@ -5,7 +5,8 @@
     python scripts/translate.py --run_dir=a2b.keras --input holiday.jpg more/ --output=out
     python scripts/translate.py --run_dir=runs/mine --input=poster.png --output=out --tile=1024
 
-Writes the translations under the pictures' own names, and index.html with real beside fake. A
+Writes the translations under the pictures' own names, and index.html with real beside fake (its
+small copies are in index_files/). A
 picture that cannot be read is named and left out; the exit code is then 1.
 """
 
@@ -83,7 +84,7 @@ def main(options: Options) -> int:
     failed = 0
     for direction, output, translate, pictures, max_pixels in jobs:
         output.mkdir(parents=True, exist_ok=True)
-        page = Page(f"{direction}: {options.run_dir}")
+        page = Page(f"{direction}: {options.run_dir}", output)
         for index, name in enumerate(tqdm(pictures.names, desc=direction, unit="picture")):
             try:
                 real = pictures.read(index)

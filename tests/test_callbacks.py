@@ -2,6 +2,8 @@ import csv
 import math
 import os
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,14 +12,15 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_cyclegan.callbacks import (
+    CURVE_POINTS,
     Checkpoints,
+    Curves,
     LossLog,
     Samples,
     StopOnNonFinite,
     StopSignals,
     both_ways,
     plot_losses,
-    pyplot,
     read_losses,
 )
 from tf_cyclegan.data.pictures import to_float, to_uint8
@@ -112,12 +115,92 @@ def test_the_plot_is_a_png(tmp_path):
     assert not list(tmp_path.glob("*.part*"))
 
 
-def test_losses_below_zero_are_drawn_too(tmp_path, monkeypatch):
-    scales = []
-    monkeypatch.setattr(pyplot, "close", lambda figure: scales.append(figure.axes[0].get_yscale()))
-    for loss in (-1.0, 1.0):
-        plot_losses([{"step": 1, "d_a": loss, "learning_rate": 0.0}], tmp_path / "x.png")
-    assert scales == ["linear", "log"]
+@pytest.mark.parametrize("loss, scale", [(-1.0, "linear"), (1.0, "log")])
+def test_losses_below_zero_are_drawn_too(tmp_path, loss, scale):
+    curves = Curves(["d_a", "learning_rate"])
+    curves.add(1, [loss, 0.0])
+    (axes,) = plot_losses(curves, tmp_path / "x.png").axes
+    assert axes.get_yscale() == scale
+    assert [line.get_label() for line in axes.lines] == ["d_a"]
+
+
+def test_curves_are_means_of_every_step_in_bounded_memory():
+    curves, steps = Curves(["d_a"]), 7 * CURVE_POINTS + 3
+    for step in range(1, steps + 1):
+        curves.add(step, [float(step)])
+    assert CURVE_POINTS / 2 < len(curves.points) <= CURVE_POINTS
+    first = 1
+    for count, last, sums in curves.points:
+        assert last == first + count - 1
+        assert sums[0] == sum(range(first, last + 1))
+        first = last + 1
+    assert first == steps + 1
+    assert {count for count, _, _ in curves.points[:-1]} == {curves.span}
+
+
+def test_the_curves_of_a_resumed_training_are_those_of_one_go(tmp_path):
+    whole = LossLog(tmp_path, 0)
+    train(whole, 500, losses)
+    resumed = LossLog(tmp_path, 300)
+    train(resumed, 200, losses, first=301)
+    for (n, last, sums), (m, again, others) in zip(
+        whole.curves.points, resumed.curves.points, strict=True
+    ):
+        assert (n, last) == (m, again)
+        np.testing.assert_allclose(sums, others, rtol=1e-5)
+
+
+def test_rows_are_kept_byte_for_byte_and_closed_files_appended_to(tmp_path):
+    log = LossLog(tmp_path, 0)
+    train(log, 6, losses)
+    log.on_train_end()
+    one_go = (tmp_path / "losses.csv").read_bytes()
+    (tmp_path / "losses.csv").write_bytes(one_go[:-3])  # killed in the middle of the last row
+    log = LossLog(tmp_path, 2)
+    for first in (3, 5):  # `fit` is called again, as in scripts/train.py
+        train(log, 2, losses, first=first)
+        log.on_train_end()
+    assert (tmp_path / "losses.csv").read_bytes() == one_go
+    assert not (tmp_path / "losses.part").exists()
+
+
+HEADER = b"step,cycle_a,d_a,learning_rate\r\n"
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"step;cycle_a;d_a;learning_rate\r\n1;5,0;0,8;0,0002\r\n", "its columns are 'step;cycle"),
+        (b"\xef\xbb\xbf" + HEADER + b"1,5.0,0.8,0.0002\r\n", "its columns are "),
+        (b"step,cycle_a,other\r\n1,5.0,0.8\r\n", "its columns are 'step,cycle_a,other'"),
+        (HEADER + b"1,5,0,0,8,0,0002\r\n", "line 2 is '1,5,0,0,8,0,0002'"),
+        (HEADER + b"1,5.0,0.8,0.0002\r\n2,5.0\r\n", "line 3 has 2 of 4 columns"),
+        (HEADER + b"1,5.0,high,0.0002\r\n", "line 2 is '1,5.0,high,0.0002'"),
+        (b"PK\x03\x04\xff\xfe\x00\x00", "can't decode byte"),
+        (b"[1, 2]", "its columns are '[1, 2]'"),
+    ],
+)
+def test_a_file_that_is_not_ours_is_kept_aside_and_the_run_goes_on(
+    tmp_path, capsys, content, reason
+):
+    for kept in ("losses.unreadable1.csv", "losses.unreadable2.csv"):
+        (tmp_path / "losses.csv").write_bytes(content)
+        train(LossLog(tmp_path, 4), 2, losses, first=5)
+        assert (tmp_path / kept).read_bytes() == content
+        assert [row["step"] for row in read_losses(tmp_path / "losses.csv")] == [5, 6]
+        (line,) = capsys.readouterr().out.splitlines()
+        assert reason in line and kept in line
+
+
+def test_a_backend_that_this_python_has_not_does_not_matter(tmp_path):
+    code = "import tf_cyclegan.callbacks as c; u = c.Curves(['d']); u.add(1, [2.0]); "
+    code += "from pathlib import Path; c.plot_losses(u, Path('x.png'))"
+    environment = os.environ | {"MPLBACKEND": "no such backend"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x.png").exists()
 
 
 # === Samples ===

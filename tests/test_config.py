@@ -31,6 +31,8 @@ def test_json_of_another_version_or_of_something_else():
         with pytest.raises(ValueError):
             Config.from_json(text)
     assert Config.from_json('{"crop_size": 64}') == Config(crop_size=64)
+    for before, now in (("true", "memory"), ("false", "none"), ('"disk"', "disk")):
+        assert Config.from_json(f'{{"cache": {before}}}') == Config(cache=now)
 
 
 # Settings that cannot work -> what the one line must say: the cause, and a flag that mends it.
@@ -40,6 +42,7 @@ REFUSED = {
     "crop_size is 0: use 1 or more": {"crop_size": 0},
     "keep_checkpoints is 0: use 1 or more": {"keep_checkpoints": 0},
     "epochs and decay_epochs are both 0": {"epochs": 0, "decay_epochs": 0},
+    "cache is True: use memory, disk or none": {"cache": True},
     "max_steps is 0: use 1 or more": {"max_steps": 0},
     "crop_size 512 is larger than load_size 286: use --load_size=512": {"crop_size": 512},
     "crop_size 254 is no multiple of 4, .*use --crop_size=252": {"crop_size": 254},

@@ -4,6 +4,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from tf_cyclegan import distances
 from tf_cyclegan.distances import (
     COLLAPSED_BELOW,
     collapse,
@@ -106,11 +107,15 @@ def test_features_that_are_refused(distance):
     rows = gauss(9)
     holed = rows.copy()
     holed[3, 3] = np.nan
-    cases = {"use 2 or more rows": rows[:1], "by one network": rows[:, :7], "hold NaN": holed}
+    cases = {
+        "a set of 1 is too small: use 2 or more": rows[:1],
+        "by one network": rows[:, :7],
+        "hold NaN": holed,
+    }
     for message, wrong in cases.items():
         with pytest.raises(ValueError, match=message):
             distance(rows, wrong)
-    for k, message in ((0, "0-th"), (9, "9 rows have no 9-th nearest other")):
+    for k, message in ((0, "0-th"), (9, "9 images have no 9-th nearest other")):
         if distance in (recall, coverage):
             with pytest.raises(ValueError, match=message):
                 distance(rows, rows, k=k)
@@ -173,9 +178,17 @@ def test_one_or_a_few_outputs_are_named(outputs, noise):
     assert (found.fakes < COLLAPSED_BELOW * found.inputs) == (outputs == 1)
 
 
+def test_blocks_of_rows_change_nothing(monkeypatch):
+    real, fake = gauss(50), gauss(41, seed=1)
+    whole = [measure(real, fake) for measure in (recall, coverage)] + [diversity(real)]
+    monkeypatch.setattr(distances, "BLOCK", 7)
+    blocks = [measure(real, fake) for measure in (recall, coverage)] + [diversity(real)]
+    np.testing.assert_allclose(blocks, whole, rtol=1e-12)
+
+
 def test_duplicates_and_too_few_leave_nothing_to_judge_by():
     rows = gauss(12)
     with pytest.raises(ValueError, match="leave out the duplicates"):
         collapse(np.repeat(rows[:6], 2, axis=0), rows, rows)
-    with pytest.raises(ValueError, match="5 rows have no 5-th nearest other: use more pictures"):
+    with pytest.raises(ValueError, match="5 images have no 5-th nearest other: use 6 or more"):
         collapse(rows, rows[:5], rows)

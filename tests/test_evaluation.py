@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import keras
@@ -13,9 +14,9 @@ import pytest
 from tf_cyclegan.checkpoints import save_generator
 from tf_cyclegan.config import Config
 from tf_cyclegan.data.folders import list_pictures
-from tf_cyclegan.data.pictures import PictureSet, read_picture, write_picture
+from tf_cyclegan.data.pictures import PictureError, PictureSet, read_picture, write_picture
 from tf_cyclegan.data.synthetic import landscape
-from tf_cyclegan.evaluation import evaluate_direction, finite, pixel_features
+from tf_cyclegan.evaluation import evaluate_direction, finite, pixel_features, table
 from tf_cyclegan.generators import ResNetGenerator
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
@@ -77,6 +78,96 @@ def test_a_generator_of_one_picture_is_named():
 def test_without_truth():
     scores, columns = evaluate(lambda picture: picture, lambda picture: picture, None)
     assert scores["truth"] is None and "truth" not in columns
+
+
+def test_pictures_are_read_twice_at_most_and_not_kept(monkeypatch):
+    alive, most, reads = [0], [0], []
+
+    class Counted(np.ndarray):
+        """A picture that notes how many are in memory."""
+
+        def __array_finalize__(self, obj):
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+
+        def __del__(self):
+            alive[0] -= 1
+
+    def counted(pictures):
+        def read(i):
+            reads.append((id(pictures), i))
+            return pictures.read(i).view(Counted)
+
+        return PictureSet(pictures.names, read)
+
+    sets = [counted(pictures(first, 60, "summer")) for first in (0, 100, 200)]
+    evaluate_direction(lambda p: p, lambda p: p, *sets, pixel_features)
+    assert max(Counter(reads).values()) <= 2
+    assert most[0] < 60  # with 8 kept for the sheet: one split alone has 60
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_pictures_give_what_they_can(count):
+    few = [pictures(first, count, season) for first, season in ((0, "summer"), (100, "winter"))]
+    truth = pictures(0, count, "winter")
+    scores, columns = evaluate_direction(lambda p: p, lambda p: p, *few, truth, pixel_features)
+    assert scores["truth"]["l1"] > 0.2 and scores["identity"]["l1"] == 0
+    assert len(columns["real"]) == count
+    distance, found, why = scores["distance"], scores["collapse"], scores["not_measured"]
+    assert found["collapsed"] is None and found["recall"] is None
+    assert (distance["kid"] is None) == (distance["fid"] is None) == (count == 1)
+    assert (found["inputs"] is None) == (count == 1)
+    needed = "use 2 or more images" if count == 1 else "use 6 or more images"
+    assert needed in found["verdict"] and needed in why["recall"]
+    assert ("kid" in why) == (count == 1)
+    assert "not measured" in table({"a2b": scores, "b2a": scores})
+    json.dumps(finite(scores), allow_nan=False)
+
+
+def test_pictures_too_small_for_one_measure_have_the_others():
+    sets = [PictureSet(p.names, lambda i, p=p: p.read(i)[:10]) for p in (INPUTS, TARGETS, TRUTH)]
+    scores, _ = evaluate_direction(lambda p: p, lambda p: p, *sets, pixel_features)
+    assert scores["truth"]["ssim"] is None and "fewer than 11" in scores["not_measured"]["ssim"]
+    assert scores["truth"]["psnr"] > 0 and scores["distance"]["kid"] is not None
+
+
+def failing(pictures, where, error=PictureError):
+    def read(i):
+        if i in where:
+            raise error(f"{pictures.names[i]}: cannot be decoded")
+        return pictures.read(i)
+
+    return PictureSet(pictures.names, read)
+
+
+def without(pictures, where):
+    kept = [i for i in range(len(pictures)) if i not in where]
+    return PictureSet(tuple(pictures.names[i] for i in kept), lambda i: pictures.read(kept[i]))
+
+
+def test_broken_pictures_are_left_out_with_their_counterparts():
+    def same(picture):
+        return picture
+
+    broken = failing(INPUTS, {3, 29}), failing(TARGETS, {0}), failing(TRUTH, {7})
+    scores, columns = evaluate_direction(same, same, *broken, pixel_features)
+    left_out = scores["pictures"].pop("left_out")
+    assert list(left_out) == ["3", "7", "29", "100"] and "decoded" in left_out["7"]
+    gone = {3, 7, 29}
+    sound = without(INPUTS, gone), without(TARGETS, {0}), without(TRUTH, gone)
+    expected, others = evaluate_direction(same, same, *sound, pixel_features)
+    assert scores == expected
+    np.testing.assert_array_equal(columns["truth"], others["truth"])
+
+
+def test_a_pair_of_two_sizes_and_no_picture_at_all():
+    sizes = PictureSet(TRUTH.names, lambda i: TRUTH.read(i)[: SIDE - (i == 4)])
+    scores, _ = evaluate_direction(lambda p: p, lambda p: p, INPUTS, TARGETS, sizes, pixel_features)
+    assert list(scores["pictures"]["left_out"]) == ["4"]
+    assert "resize pairs to one size" in scores["pictures"]["left_out"]["4"]
+    for broken in ((failing(INPUTS, range(30)), TARGETS), (INPUTS, failing(TARGETS, range(30)))):
+        with pytest.raises(ValueError, match="none of 30 pictures can be measured .*decoded"):
+            evaluate_direction(lambda p: p, lambda p: p, *broken, None, pixel_features)
 
 
 # === The script ===
@@ -149,6 +240,26 @@ def test_script_on_a_folder_without_tests_or_truth(script, run, tmp_path, capsys
     assert result["protocol"]["sizes"] == "longer side 20 pixels, antialiased bicubic"
     assert result["a2b"]["truth"] is None
     assert "not known" in capsys.readouterr().out
+
+
+def test_script_names_a_broken_picture_and_measures_the_others(script, run, tmp_path, capsys):
+    for domain, season in (("A", "summer"), ("B", "winter")):
+        (tmp_path / f"train{domain}").mkdir()
+        for i in range(4):
+            write_picture(
+                tmp_path / f"train{domain}" / f"{i}.png", landscape(i, season, SIDE, SIDE)
+            )
+    broken = tmp_path / "trainB" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:-60])
+    flags = {"data_dir": str(tmp_path), "output": str(tmp_path / "out")}
+    assert script.main(script.Options(str(run), **flags)) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("left out 3.png: ") == 2
+    assert "recall is not measured: " in captured.out
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert result["a2b"]["pictures"]["targets"] == result["b2a"]["pictures"]["inputs"] == 3
+    assert list(result["a2b"]["pictures"]["left_out"]) == ["3.png"]
+    assert result["b2a"]["distance"]["kid"] is not None
 
 
 def test_script_on_pairs_of_photos_and_label_maps(script, run, tmp_path, capsys):

@@ -1,6 +1,7 @@
-import base64
-import io
+import html
+import os
 import re
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -47,22 +48,48 @@ def test_gray_stands_beside_rgb():
     np.testing.assert_array_equal(sheet[-GAP - 1, -GAP - 1], (200, 0, 0))
 
 
-def inlined(text):
-    data = re.findall(r'src="data:image/webp;base64,([^"]+)"', text)
-    return [Image.open(io.BytesIO(base64.b64decode(item))) for item in data]
+def shown(text, folder):
+    """The pictures that a page shows, and the files that it links to."""
+    sources = [folder / unquote(item) for item in re.findall(r'src="([^"]+)"', text)]
+    links = [folder / unquote(html.unescape(item)) for item in re.findall(r'href="([^"]+)"', text)]
+    return [Image.open(path) for path in sources], links
 
 
-def test_page_shows_real_beside_fake():
-    page = Page("a2b: runs/x")
+def test_page_shows_real_beside_fake(tmp_path):
+    page = Page("a2b: runs/x", tmp_path)
     page.add("one.png", plain(10, channels=1), plain(240))
     page.add("two.png", plain(20), plain(230, 2 * THUMBNAIL, 10))
     text = page.text()
     assert text.count("<figure>") == 2
     assert "<h1>a2b: runs/x</h1>" in text
-    pictures = inlined(text)
+    pictures, links = shown(text, tmp_path)
     assert [p.size for p in pictures] == [(30, 20)] * 3 + [(5, THUMBNAIL)]
     levels = [np.asarray(p.convert("RGB")).mean() for p in pictures]
     np.testing.assert_allclose(levels, [10, 240, 20, 230], atol=3)
+    assert links == [tmp_path / "one.png", tmp_path / "two.png"]
+
+
+def test_page_is_small_however_many_pictures(tmp_path):
+    page = Page("many", tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    for i in range(10):
+        page.add(f"{i}.png", noise, noise)
+    assert len(page.text()) < 2000 + 10 * 500
+    assert len(list((tmp_path / Page.FILES).iterdir())) == 20
+
+
+NAMES = ["a b#1?.png", "100%25.jpg", "夏 & зима.png", '<img src=x onerror="alert(2)">.png']
+NAMES += ["javascript:alert(1).png", "sub/it's.png", "x" * 251 + ".png", os.fsdecode(b"\xe9.png")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_to_files_of_any_name(tmp_path, name):
+    page = Page("names", tmp_path)
+    page.add(name, plain(0), plain(0))
+    (link,) = re.findall(r'<a href="([^"]+)"', page.text())
+    assert os.fsdecode(unquote_to_bytes(link)) == name
+    assert re.fullmatch(r"[A-Za-z0-9_.~/%-]+", link)
+    assert len(shown(page.text(), tmp_path)[0]) == 2
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -73,11 +100,12 @@ def test_thumbnails_scale_down_only(channels):
     np.testing.assert_array_equal(large, plain(7, 50, THUMBNAIL, channels))
 
 
-def test_page_needs_no_other_file_and_runs_nothing():
-    page = Page("<script>alert(1)</script>")
-    page.add('<img src=x onerror="alert(2)">.png', plain(0), plain(0))
-    page.add("夏 & зима.png", plain(0), plain(0))
+def test_page_fetches_from_nowhere_else_and_runs_nothing(tmp_path):
+    page = Page("<script>alert(1)</script>", tmp_path)
+    for name in NAMES[:4]:
+        page.add(name, plain(0), plain(0))
     text = page.text()
     assert "<script" not in text and "<img src=x" not in text
     assert "&lt;script&gt;" in text and "夏 &amp; зима.png" in text
-    assert all(link.startswith("data:") for link in re.findall(r'(?:src|href)="([^"]*)"', text))
+    sources = re.findall(r'src="([^"]*)"', re.sub("<figcaption>.*?</figcaption>", "", text))
+    assert len(sources) == 8 and all(source.startswith("index_files/") for source in sources)

@@ -208,7 +208,8 @@ def test_the_command_gives_the_same_with_and_without_tiles(tmp_path, photo, monk
         assert translate(tmp_path, photo, tmp_path / name, tile) == 0
     fakes = [read_picture(tmp_path / name / "photo.png") for name in ("untiled", "tiled")]
     assert difference(*fakes) <= 1
-    assert sorted(p.name for p in (tmp_path / "tiled").iterdir()) == ["index.html", "photo.png"]
+    names = sorted(p.name for p in (tmp_path / "tiled").iterdir())
+    assert names == ["index.html", "index_files", "photo.png"]
 
     # Tiles are for pictures above the usual limit, up to one of their own.
     monkeypatch.setattr(pictures, "MAX_PIXELS", 130 * 171 - 1)

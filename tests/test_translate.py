@@ -330,7 +330,7 @@ def test_a_bad_picture_is_named_and_the_others_translated(script, run, tmp_path,
     photos = fill(tmp_path / "photos", ["a.png", "c.png"])
     (photos / "b.jpg").write_text("no picture")
     assert translate(script, run, tmp_path / "out", photos) == 1
-    assert names_in(tmp_path / "out") == ["a.png", "c.png", "index.html"]
+    assert names_in(tmp_path / "out") == ["a.png", "c.png", "index.html", "index_files"]
     printed = capsys.readouterr()
     assert re.search(r"left out b\.jpg: .*no JPEG", printed.err)
     assert "1 pictures could not be translated" in printed.err
@@ -346,7 +346,7 @@ def test_names_in_any_script_and_every_suffix(script, run, tmp_path):
     names = ["été 1.jpg", "夏.png", "зима.gif", "x.JPEG", "a.webp", "b.bmp", "c.tif", "&<.png"]
     photos = fill(tmp_path / "photos", names, 5, 6)
     assert translate(script, run, tmp_path / "out", photos) == 0
-    assert names_in(tmp_path / "out") == sorted([*names, "index.html"])
+    assert names_in(tmp_path / "out") == sorted([*names, "index.html", "index_files"])
     for name in names:
         with Image.open(tmp_path / "out" / name) as image:
             assert image.size == (6, 5)
@@ -361,7 +361,7 @@ def test_names_that_are_no_text_do_not_stop_the_rest(script, run, tmp_path):
     photos = fill(tmp_path / "photos", ["a.png"])
     os.rename(photos / "a.png", os.fsencode(photos) + b"/\xe9t\xe9.png")  # Latin-1
     assert translate(script, run, tmp_path / "out", photos) == 0
-    assert len(names_in(tmp_path / "out")) == 2
+    assert len(names_in(tmp_path / "out")) == 3
 
 
 def test_both_directions_of_a_data_set(script, run, tmp_path):
@@ -369,8 +369,8 @@ def test_both_directions_of_a_data_set(script, run, tmp_path):
     fill(data / "testA", ["1.png", "2.png"])
     fill(data / "testB", ["1.png"])
     assert translate(script, run, tmp_path / "out", data, direction="both") == 0
-    assert names_in(tmp_path / "out" / "a2b") == ["1.png", "2.png", "index.html"]
-    assert names_in(tmp_path / "out" / "b2a") == ["1.png", "index.html"]
+    assert names_in(tmp_path / "out" / "a2b") == ["1.png", "2.png", "index.html", "index_files"]
+    assert names_in(tmp_path / "out" / "b2a") == ["1.png", "index.html", "index_files"]
     for direction, split in (("a2b", "testA"), ("b2a", "testB")):
         expected = load_translator(run, direction)(read_picture(data / split / "1.png"))
         fake = read_picture(tmp_path / "out" / direction / "1.png")
@@ -425,7 +425,7 @@ def test_embedded_test_pictures_get_a_suffix_and_a_page(script, run, tmp_path):
     (mine / "b2a.keras").write_bytes((run / "b2a.keras").read_bytes())
     write_text(mine / "config.json", Config(load_size=12, crop_size=8).to_json())
     assert translate(script, mine, tmp_path / "out", direction="b2a") == 0
-    assert len(names_in(tmp_path / "out")) == 24 + 1
+    assert len(names_in(tmp_path / "out")) == 24 + 2
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert page.count("<figure>") == 24
 

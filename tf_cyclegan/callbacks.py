@@ -1,25 +1,27 @@
 """What happens beside the training steps: logs, sample sheets, checkpoints, and stopping."""
 
-import csv
+import itertools
 import math
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import keras
-import matplotlib
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import (
+    Figure,
+)  # not pyplot: its state is the whole process', a notebook's too
 
 from tf_cyclegan.checkpoints import RunFolder
 from tf_cyclegan.data.pictures import to_float, to_uint8, write_picture
 from tf_cyclegan.sheets import COLUMNS, picture_sheet
 
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  (the line above decides what this opens)
-
 BOARD_EVERY = 10  # steps between the scalars that TensorBoard gets; the CSV has every step
+CURVE_POINTS = 200  # at most, of each loss on the plot
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -41,9 +43,12 @@ class StopOnNonFinite(keras.callbacks.Callback):
 class LossLog(keras.callbacks.Callback):
     """Every step's losses to losses.csv, some to TensorBoard, and a plot of them.
 
+    Memory and the time that an epoch's end takes do not grow with the number of steps.
+
     Args:
         run_dir: the run folder.
-        step: steps done so far; rows after it, of a training that was killed, are dropped.
+        step: steps done so far; rows after it, of a training that was killed, are dropped at the
+            first step. A losses.csv that cannot be read is kept under another name.
     """
 
     def __init__(self, run_dir: Path, step: int):
@@ -51,63 +56,157 @@ class LossLog(keras.callbacks.Callback):
         self.path = Path(run_dir) / "losses.csv"
         self.plot_path = Path(run_dir) / "losses.png"
         self.board = tf.summary.create_file_writer(str(Path(run_dir) / "logs"))
-        rows = read_losses(self.path) if self.path.exists() else []
-        self.rows_before = [row for row in rows if row["step"] <= step]
-        self.file = None
+        self.step = step
+        self.curves: Curves | None = None
+        self.file: TextIO | None = None
 
     def on_train_batch_end(self, batch, logs=None):
         step = self.model.steps_done
+        if self.curves is None:
+            self.curves = _continue(self.path, self.step, ["step", *logs])
         if self.file is None:
-            self._begin(["step", *logs])
-        self.writer.writerow({"step": step} | {k: f"{float(v):.6g}" for k, v in logs.items()})
+            # Line by line: a row is on the disk before a checkpoint of its step is.
+            self.file = open(self.path, "a", encoding="utf-8", newline="\r\n", buffering=1)
+        values = [float(value) for value in logs.values()]
+        self.file.write(",".join([str(step), *(f"{value:.6g}" for value in values)]) + "\n")
+        self.curves.add(step, values)
         if step % BOARD_EVERY == 0:
             with self.board.as_default(step=step):
                 for name, value in logs.items():
                     tf.summary.scalar(name, value)
 
-    def _begin(self, names):
-        part = self.path.with_suffix(".part")
-        # Line by line: a row is on the disk before a checkpoint of its step is.
-        self.file = open(part, "w", newline="", buffering=1)
-        self.writer = csv.DictWriter(self.file, names)
-        self.writer.writeheader()
-        self.writer.writerows(self.rows_before)
-        os.replace(part, self.path)  # the open file goes on under its new name
-
     def on_epoch_end(self, epoch, logs=None):
         self.board.flush()
-        plot_losses(read_losses(self.path), self.plot_path)
+        if self.curves:
+            plot_losses(self.curves, self.plot_path)
+
+    def on_train_end(self, logs=None):
+        if self.file:
+            self.file.close()
+            self.file = None
+
+
+class Curves:
+    """Means of every loss over equal spans of steps, at most CURVE_POINTS of them.
+
+    Args:
+        names: of the losses.
+
+    Attributes:
+        points: of each span, the number of its steps, the last of them, and the sums `[losses]`.
+    """
+
+    def __init__(self, names: list[str]):
+        self.names = names
+        self.span = 1  # steps of a whole point
+        self.points: list[tuple[int, int, np.ndarray]] = []
+
+    def add(self, step: int, values: list[float]):
+        """Adds a step's losses, in the order of the names."""
+        if not self.points or self.points[-1][0] == self.span:
+            if len(self.points) == CURVE_POINTS:  # all whole: from now on they are twice as long
+                pairs = zip(self.points[::2], self.points[1::2], strict=True)
+                self.points = [(n + m, last, a + b) for (n, _, a), (m, last, b) in pairs]
+                self.span *= 2
+            self.points.append((0, step, np.zeros(len(values))))
+        count, _, sums = self.points[-1]
+        self.points[-1] = (count + 1, step, sums + values)
 
 
 def read_losses(path) -> list[dict[str, float]]:
-    """The rows of a losses.csv; a last row that a killed process left half-written is dropped."""
-    lines = Path(path).read_text().splitlines(keepends=True)
-    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
-    return [{k: float(v) for k, v in row.items()} | {"step": int(row["step"])} for row in rows]
+    """The rows of a losses.csv; a last row that a killed process left half-written is dropped.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    with open(path, encoding="utf-8") as file:
+        names = file.readline().rstrip("\n").split(",")
+        rows = [(step, values) for _, step, values in _rows(file, len(names))]
+    return [dict(zip(names, [step, *values], strict=True)) for step, values in rows]
 
 
-def plot_losses(rows, path):
-    """Draws every loss over the steps, as means over a hundredth of the training each.
+def _rows(file: TextIO, columns: int) -> Iterator[tuple[str, int, list[float]]]:
+    """Each whole row after the header: its text, its step, and its other values."""
+    for number, line in enumerate(file, start=2):
+        if not line.endswith("\n"):
+            return
+        try:
+            step, *values = line.split(",", columns - 1)
+            row = line, int(step), [float(value) for value in values]
+        except ValueError:
+            raise ValueError(f"line {number} is {line.rstrip()[:60]!r}") from None
+        if len(values) != columns - 1:
+            raise ValueError(f"line {number} has {len(values) + 1} of {columns} columns")
+        yield row
+
+
+def _continue(path: Path, step: int, names: list[str]) -> Curves:
+    """Makes the losses.csv of a training that goes on after `step`, whole or not at all.
 
     Args:
-        rows: from `read_losses`.
-        path: the PNG to write.
+        path: the file; of an old one, the rows up to `step` are kept as they are.
+        names: of all columns.
+
+    Returns:
+        The curves up to `step`.
     """
-    names = [name for name in rows[0] if name not in ("step", "learning_rate")]
-    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    parts = [part for part in np.array_split(np.arange(len(rows)), 100) if len(part)]
-    steps = [rows[part[-1]]["step"] for part in parts]
-    curves = {name: [np.mean([rows[i][name] for i in part]) for part in parts] for name in names}
-    for name, curve in curves.items():
-        axes.plot(steps, curve, label=name)
-    # hinge and wgan-gp have losses below 0
-    positive = all(min(curve) > 0 for curve in curves.values())
-    axes.set(xlabel="step", ylabel="loss, weighted", yscale="log" if positive else "linear")
-    axes.legend(ncols=2)
-    part = Path(path).with_suffix(".part.png")
-    figure.savefig(part, dpi=100)
-    pyplot.close(figure)
+    part = path.with_suffix(".part")
+    try:
+        curves = _copy_rows(path, part, step, names)
+    except ValueError as error:  # a UnicodeDecodeError is one too
+        others = (path.with_name(f"losses.unreadable{i}.csv") for i in itertools.count(1))
+        aside = next(other for other in others if not other.exists())
+        os.replace(path, aside)
+        print(
+            f"{path} is not as this training run wrote it ({error}): it is now {aside.name}, and a "
+            f"new one begins after step {step}.",
+            flush=True,
+        )
+        curves = _copy_rows(path, part, step, names)
     os.replace(part, path)
+    return curves
+
+
+def _copy_rows(path: Path, part: Path, step: int, names: list[str]) -> Curves:
+    curves, header = Curves(names[1:]), ",".join(names) + "\n"
+    with open(part, "w", encoding="utf-8", newline="\r\n") as new:
+        new.write(header)
+        if path.exists():
+            with open(path, encoding="utf-8") as old:
+                if (first := old.readline()) not in (header, ""):
+                    raise ValueError(f"its columns are {first.rstrip()[:60]!r}")
+                for line, row_step, values in _rows(old, len(names)):
+                    if row_step <= step:
+                        new.write(line)
+                        curves.add(row_step, values)
+    return curves
+
+
+def plot_losses(curves: Curves, path: Path) -> Figure:
+    """Draws every loss over the steps.
+
+    Args:
+        curves: at least one step of them; "learning_rate" is left out.
+        path: the PNG to write, whole or not at all.
+
+    Returns:
+        What is drawn.
+    """
+    steps = [last for _, last, _ in curves.points]
+    means = np.array([sums / count for count, _, sums in curves.points])
+    shown = [i for i, name in enumerate(curves.names) if name != "learning_rate"]
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for i in shown:
+        axes.plot(steps, means[:, i], label=curves.names[i])
+    # hinge and wgan-gp have losses below 0
+    scale = "log" if (means[:, shown] > 0).all() else "linear"
+    axes.set(xlabel="step", ylabel="loss, weighted", yscale=scale)
+    axes.legend(ncols=2)
+    part = path.with_suffix(".part.png")
+    figure.savefig(part, dpi=100)
+    os.replace(part, path)
+    return figure
 
 
 class Samples(keras.callbacks.Callback):

@@ -40,6 +40,9 @@ def run(main: Callable[[Options], int], options: Options, needs: str = "") -> No
         options: from `parse`.
         needs: what to install if a package is missing; empty where a missing package is a fault.
     """
+    # A notebook leaves its own backend to every program that it starts, and without that backend
+    # `import matplotlib` fails, which Keras does. A command draws into files alone.
+    os.environ["MPLBACKEND"] = "agg"
     for name in ("stdout", "stderr"):
         setattr(sys, name, Output(getattr(sys, name)))
     try:

@@ -47,8 +47,9 @@ class Config:
     """Side in pixels of the random crop that is trained on."""
     flip: bool = True
     """Mirror half of the pictures."""
-    cache: bool = True
-    """Keep all resized pictures in memory; without it they are decoded anew at each use."""
+    cache: Literal["memory", "disk", "none"] = "memory"
+    """Where resized pictures are kept: in memory; on disk, in ~/.cache/tf_cyclegan or under
+    XDG_CACHE_HOME, where later starts find them; or nowhere, and decoded at each use."""
     batch_size: int = 1
     """Pictures of each domain for each replica; the paper takes 1."""
 
@@ -178,6 +179,8 @@ class Config:
         ).split():
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: use 0 or more.")
+        if self.cache not in ("memory", "disk", "none"):
+            raise ValueError(f"cache is {self.cache}: use memory, disk or none.")
         if self.epochs + self.decay_epochs == 0:
             raise ValueError("epochs and decay_epochs are both 0: there is nothing to train.")
         if self.max_steps is not None and self.max_steps < 1:
@@ -234,6 +237,8 @@ class Config:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown settings {', '.join(unknown)}: another version wrote them.")
+        if isinstance(values.get("cache"), bool):  # as it was before --cache=disk
+            values["cache"] = "memory" if values["cache"] else "none"
         return Config(**values)
 
 

@@ -3,6 +3,7 @@
 The numbers depend on the network that made the features, and on its resizing: see `features.py`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 # gray, blurred) had 0.6 to 1.2 of the inputs' or targets' variety; one to ten outputs for all, with
 # noise of up to 15 levels or 15 % of the input shining through, had at most 0.2.
 COLLAPSED_BELOW = 0.25
+BLOCK = 2048  # rows whose distances to all others are in memory at a time
 
 
 def fid(real: np.ndarray, fake: np.ndarray) -> float:
@@ -70,7 +72,8 @@ def kid(
 def diversity(features: np.ndarray) -> float:
     """Mean Euclidean distance over all pairs of rows of `[n, d]`, n at least 2."""
     (rows,) = _checked(features)
-    return float(_distances(rows, rows).sum() / (len(rows) * (len(rows) - 1)))
+    total = sum(block.sum() for block in _distances(rows, rows))
+    return float(total / (len(rows) * (len(rows) - 1)))
 
 
 def recall(real: np.ndarray, fake: np.ndarray, k: int = 5) -> float:
@@ -84,7 +87,9 @@ def recall(real: np.ndarray, fake: np.ndarray, k: int = 5) -> float:
         ValueError: too few rows, another d, or values that are not finite.
     """
     real, fake = _checked(real, fake)
-    return float((_distances(real, fake) <= _radii(fake, k)).any(axis=1).mean())
+    radii = _radii(fake, k)
+    found = [(block <= radii).any(axis=1) for block in _distances(real, fake)]
+    return float(np.concatenate(found).mean())
 
 
 def coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> float:
@@ -98,7 +103,8 @@ def coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> float:
         ValueError: too few rows, another d, or values that are not finite.
     """
     real, fake = _checked(real, fake)
-    return float((_distances(real, fake).min(axis=1) <= _radii(real, k)).mean())
+    nearest = np.concatenate([block.min(axis=1) for block in _distances(real, fake)])
+    return float((nearest <= _radii(real, k)).mean())
 
 
 @dataclass(frozen=True)
@@ -162,8 +168,10 @@ def _checked(*sets: np.ndarray) -> list[np.ndarray]:
     """The sets in float64, or a ValueError about the first that is wrong."""
     arrays = [np.asarray(rows, np.float64) for rows in sets]
     for rows in arrays:
-        if rows.ndim != 2 or len(rows) < 2 or rows.shape[1] < 1:
-            raise ValueError(f"features of {rows.shape}: use 2 or more rows, [n, d].")
+        if rows.ndim != 2 or rows.shape[1] < 1:
+            raise ValueError(f"features of {rows.shape}: they must be [n, d].")
+        if len(rows) < 2:
+            raise ValueError(f"a set of {len(rows)} is too small: use 2 or more images.")
         if rows.shape[1] != arrays[0].shape[1]:
             raise ValueError(
                 f"features of {arrays[0].shape} and {rows.shape}: take both by one network."
@@ -177,18 +185,23 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Euclidean, `[n, m]`; exactly 0 on the diagonal of a set with itself."""
+def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
+    """Euclidean, `[n, m]`, in blocks of rows; exactly 0 on the diagonal of a set with itself."""
     same, centre = x is y, x.mean(0)  # centred: less is lost in the difference of squares
     x, y = x - centre, y - centre
-    squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * x @ y.T
-    if same:
-        np.fill_diagonal(squares, 0)
-    return np.sqrt(np.maximum(squares, 0))
+    for top in range(0, len(x), BLOCK):
+        rows = x[top : top + BLOCK]
+        squares = np.square(rows).sum(1)[:, None] + np.square(y).sum(1) - 2 * rows @ y.T
+        if same:
+            np.fill_diagonal(squares[:, top:], 0)
+        yield np.sqrt(np.maximum(squares, 0))
 
 
 def _radii(rows: np.ndarray, k: int) -> np.ndarray:
     """The distance of each row to its k-th nearest other, `[n]`."""
     if not 1 <= k < len(rows):
-        raise ValueError(f"{len(rows)} rows have no {k}-th nearest other: use more pictures.")
-    return np.partition(_distances(rows, rows), k, axis=1)[:, k]
+        raise ValueError(
+            f"{len(rows)} images have no {k}-th nearest other: use {k + 1} or more images."
+        )
+    nearest = [np.partition(block, k, axis=1)[:, k] for block in _distances(rows, rows)]
+    return np.concatenate(nearest)

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from tf_cyclegan.data.augment import resize, resize_longer_side
-from tf_cyclegan.data.pictures import PictureSet, to_channels
-from tf_cyclegan.distances import collapse, fid, kid
-from tf_cyclegan.metrics import color_shift, cycle_scores, label_scores, truth_scores
+from tf_cyclegan.data.pictures import PictureError, PictureSet, to_channels
+from tf_cyclegan.distances import collapse, coverage, diversity, fid, kid, recall
+from tf_cyclegan.metrics import (
+    SSIM_SIDE,
+    color_shift,
+    cycle_scores,
+    label_counts,
+    mean_scores,
+    scores_of_counts,
+    truth_scores,
+)
 
 Translate = Callable[[np.ndarray], np.ndarray]  # uint8 [h, w, c] to uint8 [h, w, c']
 
+SHOWN = 8  # pictures of a direction on its sheet
 PIXELS = 8  # a side, of the small pictures that stand for features where no network is named
 
 
@@ -42,7 +52,10 @@ def evaluate_direction(
     features: Callable[[Iterable[np.ndarray]], np.ndarray],
     palette: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
-    """Measures one direction on a whole split.
+    """Measures one direction on a whole split, one picture at a time.
+
+    Memory holds the features and scores of all pictures, and the first SHOWN pictures themselves.
+    Inputs are read twice, all others once.
 
     Args:
         forward, backward: this direction and the other, from `tf_cyclegan.translate.translator`.
@@ -53,52 +66,152 @@ def evaluate_direction(
         palette: colours of the classes, `[classes, 3]`, where the targets are label maps.
 
     Returns:
-        Scores by group: `distance` (KID and FID to the targets, and those of the untranslated
-        inputs), `cycle` (input -> fake -> back), `identity` (targets through the same generator;
-        None where channels differ), `truth` (None where it is not known), `labels` (with a palette
-        alone), `color` (shift of the identity's and of the translation's mean color),
-        `collapse`. And the pictures by column name: real, fake, cycled, and truth where it is
-        known.
+        Scores by group: `pictures` (how many were measured and, if some could not be read or
+        translated, `left_out`: name -> why), `distance` (KID and FID to the targets, and those of
+        the untranslated inputs), `cycle` (input -> fake -> back), `identity` (targets through the
+        same generator; None where channels differ), `truth` (None where it is not known), `labels`
+        (with a palette alone), `color` (shift of the identity's and of the translation's mean
+        color), `collapse`. A measure that the pictures are too few or too small for is None, and
+        `not_measured` then says why. And the first pictures that have the size of the first one, by
+        column name: real, fake, cycled, and truth where it is known.
 
     Raises:
-        ValueError: a picture and its truth differ in size, or there are too few pictures.
+        ValueError: no picture at all can be read and translated.
     """
-    real = [inputs.read(i) for i in range(len(inputs))]
-    aims = [targets.read(i) for i in range(len(targets))]
-    fakes = [forward(picture) for picture in real]
-    cycled = [backward(fake) for fake in fakes]
-    real_features, fake_features, aim_features = map(features, (real, fakes, aims))
+    rows: dict[str, list] = defaultdict(list)  # of each picture: its scores, by group
+    columns: dict[str, list[np.ndarray]] = defaultdict(list)
+    measured: list[int] = []  # inputs
+    left_out: dict[str, str] = {}
+    counts: np.ndarray = np.zeros((), np.int64)  # of label maps' pixels, then [classes, classes]
+
+    def fakes():
+        nonlocal counts
+        for i, name in enumerate(inputs.names):
+            try:
+                real = inputs.read(i)
+                fake = forward(real)
+                shown = {"real": real, "fake": fake, "cycled": backward(fake)}
+                if truth is not None:
+                    shown["truth"] = true = truth.read(i)
+                    if true.shape[:2] != real.shape[:2]:
+                        raise PictureError(
+                            f"{name}: it has {real.shape[1]} x {real.shape[0]} pixels, its truth "
+                            f"{true.shape[1]} x {true.shape[0]}: resize pairs to one size"
+                        )
+            except PictureError as error:
+                left_out[name] = str(error)
+                continue
+            measured.append(i)
+            rows["cycle"].append(cycle_scores([real], [shown["cycled"]]))
+            if truth is not None:
+                before = to_channels(real, true.shape[2])
+                rows["truth"].append(truth_scores([fake], [true]))
+                rows["untranslated"].append(truth_scores([before], [true]))
+                rows["truth color"].append(color_shift([fake], [true]))
+                if palette is not None:
+                    counts = counts + label_counts([fake], [true], palette)
+            kept = columns["real"]
+            if not kept or (len(kept) < SHOWN and real.shape[:2] == kept[0].shape[:2]):
+                for column, picture in shown.items():
+                    columns[column].append(picture)
+            yield fake
+        _check_some(measured, inputs, left_out)
+
+    def aims():
+        same_channels, read = None, 0
+        for i, name in enumerate(targets.names):
+            try:
+                aim = targets.read(i)
+                if same_channels is None:
+                    same_channels = aim.shape[2] == columns["real"][0].shape[2]
+                same = forward(aim) if same_channels else None
+            except PictureError as error:
+                left_out[name] = str(error)
+                continue
+            if same is not None:
+                rows["identity"].append(cycle_scores([aim], [same]))
+                rows["identity color"].append(color_shift([same], [aim]))
+            read += 1
+            yield aim
+        _check_some(read, targets, left_out)
+
+    fake_features, aim_features = features(fakes()), features(aims())
+    real_features = features(inputs.read(i) for i in measured)
+
+    # === What all of them give ===
+    not_measured: dict[str, str] = {}
+
+    def attempt(name, measure):
+        """A measure, or None and an entry in `not_measured`."""
+        try:
+            return measure()
+        except ValueError as error:
+            not_measured[name] = str(error)
+            return None
 
     # Half of a small set, so that subsets differ and their spread says something.
-    subset_size = min(1000, max(min(len(real), len(aims)) // 2, 2))
+    subset_size = min(1000, max(min(len(real_features), len(aim_features)) // 2, 2))
 
     def distances(of):
-        mean, spread = kid(aim_features, of, subset_size=subset_size)
-        return {"kid": mean, "kid_spread": spread, "fid": fid(aim_features, of)}
+        found = attempt("kid", lambda: kid(aim_features, of, subset_size=subset_size))
+        mean, spread = found or (None, None)
+        return {
+            "kid": mean,
+            "kid_spread": spread,
+            "fid": attempt("fid", lambda: fid(aim_features, of)),
+        }
 
-    found = collapse(real_features, fake_features, aim_features)
+    def collapse_scores():
+        sets = real_features, fake_features, aim_features
+        found = attempt("collapse", lambda: collapse(*sets))
+        if found is not None:
+            return vars(found)
+        spread = [attempt("diversity", lambda rows=rows: diversity(rows)) for rows in sets]
+        return {
+            **dict(zip(("inputs", "fakes", "targets"), spread, strict=True)),
+            "twins": None,
+            "recall": attempt("recall", lambda: recall(aim_features, fake_features)),
+            "coverage": attempt("coverage", lambda: coverage(aim_features, fake_features)),
+            "collapsed": None,
+            "verdict": f"Collapse is not judged: {not_measured['collapse']}",
+        }
+
     scores: dict[str, Any] = {
-        "pictures": {"inputs": len(real), "targets": len(aims), "kid_subset": subset_size},
+        "pictures": {
+            "inputs": len(real_features),
+            "targets": len(aim_features),
+            "kid_subset": subset_size,
+        },
         "distance": distances(fake_features) | {"untranslated": distances(real_features)},
-        "cycle": cycle_scores(real, cycled),
-        "identity": None,
+        "cycle": mean_scores(rows["cycle"]),
+        "identity": mean_scores(rows["identity"]) if rows["identity"] else None,
         "truth": None,
-        "color": {"identity": None, "truth": None},
-        "collapse": vars(found),
+        "color": {name: _mean(rows[f"{name} color"]) for name in ("identity", "truth")},
+        "collapse": collapse_scores(),
     }
-    if real[0].shape[2] == aims[0].shape[2]:
-        same = [forward(picture) for picture in aims]
-        scores["identity"] = cycle_scores(aims, same)
-        scores["color"]["identity"] = color_shift(same, aims)
-    columns = {"real": real, "fake": fakes, "cycled": cycled}
     if truth is not None:
-        columns["truth"] = true = [truth.read(i) for i in range(len(truth))]
-        before = [to_channels(p, t.shape[2]) for p, t in zip(real, true, strict=True)]
-        scores["truth"] = truth_scores(fakes, true) | {"untranslated": truth_scores(before, true)}
-        scores["color"]["truth"] = color_shift(fakes, true)
+        scores["truth"] = mean_scores(rows["truth"])
+        scores["truth"]["untranslated"] = mean_scores(rows["untranslated"])
+        if math.isnan(scores["truth"]["ssim"]):
+            scores["truth"]["ssim"] = scores["truth"]["untranslated"]["ssim"] = None
+            not_measured["ssim"] = f"some pictures have fewer than {SSIM_SIDE} pixels a side."
         if palette is not None:
-            scores["labels"] = label_scores(fakes, true, palette)
-    return scores, columns
+            scores["labels"] = scores_of_counts(counts)
+    if left_out:
+        scores["pictures"]["left_out"] = left_out
+    if not_measured:
+        scores["not_measured"] = not_measured
+    return scores, dict(columns)
+
+
+def _check_some(measured, pictures, left_out):
+    if not measured:
+        reason = next(left_out[name] for name in pictures.names)
+        raise ValueError(f"none of {len(pictures)} pictures can be measured ({reason}).")
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def table(results: dict) -> str:
@@ -111,12 +224,16 @@ def table(results: dict) -> str:
 
     def kid(s):
         d = s["distance"]
+        if d["kid"] is None:
+            return "not measured"
         return f"{d['kid']:.4g} +- {d['kid_spread']:.2g} ({d['untranslated']['kid']:.4g})"
 
     def score(group, name, digits):
         def text(s):
-            if s.get(group) is None or s[group][name] is None:
+            if s.get(group) is None or (group == "color" and s[group][name] is None):
                 return "not known"
+            if s[group][name] is None:
+                return "not measured"
             before = s[group].get("untranslated")
             bracket = f" ({before[name]:.{digits}f})" if before else ""
             return f"{s[group][name]:.{digits}f}{bracket}"

@@ -21,10 +21,14 @@ PALETTES = {
     """,
 }
 
+SSIM_SIDE = 11  # pixels: of the window that SSIM compares
+
 _MEASURES: dict[str, Callable] = {
     "l1": lambda picture, true: np.abs(picture.astype(np.float64) - true).mean() / 127.5,
     "psnr": lambda picture, true: tf.image.psnr(picture, true, max_val=255),
-    "ssim": lambda picture, true: tf.image.ssim(picture, true, max_val=255),
+    "ssim": lambda picture, true: (
+        tf.image.ssim(picture, true, max_val=255) if min(true.shape[:2]) >= SSIM_SIDE else np.nan
+    ),
 }
 
 
@@ -39,23 +43,25 @@ def score_translations(translate: Callable, real: PictureSet, truth: PictureSet)
     Returns:
         `(scores of the translations, scores of the inputs)`.
     """
-    inputs = [real.read(i) for i in range(len(real))]
-    true = [truth.read(i) for i in range(len(truth))]
-    before = [to_channels(p, t.shape[2]) for p, t in zip(inputs, true, strict=True)]
-    return truth_scores(map(translate, inputs), true), truth_scores(before, true)
+    after, before = [], []
+    for i in range(len(real)):
+        picture, true = real.read(i), truth.read(i)
+        after.append(truth_scores([translate(picture)], [true]))
+        before.append(truth_scores([to_channels(picture, true.shape[2])], [true]))
+    return mean_scores(after), mean_scores(before)
 
 
 def truth_scores(pictures, truth) -> dict[str, float]:
     """Mean distance of pictures to their true counterparts.
 
     Args:
-        pictures, truth: sequences of uint8 `[h, w, c]`, pair by pair of one size, h and w at
-            least 11.
+        pictures, truth: sequences of uint8 `[h, w, c]`, pair by pair of one size.
 
     Returns:
         "l1": mean absolute difference on the scale of [-1, 1] (0 is equal, 2 the most);
         "psnr": mean peak signal-to-noise ratio in dB;
-        "ssim": mean structural similarity (Wang et al. 2004), 1 is equal.
+        "ssim": mean structural similarity (Wang et al. 2004), 1 is equal; NaN if a picture has a
+            side of fewer than SSIM_SIDE pixels.
     """
     return _mean_over_pairs(pictures, truth, ("l1", "psnr", "ssim"))
 
@@ -72,6 +78,12 @@ def cycle_scores(real, again) -> dict[str, float]:
     return _mean_over_pairs(again, real, ("l1", "psnr"))
 
 
+def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each score over images, of which each has the same."""
+    means = np.mean([list(row.values()) for row in rows], axis=0)
+    return dict(zip(rows[0], means.tolist(), strict=True))
+
+
 def _mean_over_pairs(pictures, truth, names) -> dict[str, float]:
     scores = []
     for picture, true in zip(pictures, truth, strict=True):
@@ -80,8 +92,8 @@ def _mean_over_pairs(pictures, truth, names) -> dict[str, float]:
                 f"a picture of {picture.shape} cannot be compared with one of {true.shape}: "
                 "resize pairs to one size."
             )
-        scores.append([float(_MEASURES[name](picture, true)) for name in names])
-    return dict(zip(names, np.mean(scores, axis=0).tolist(), strict=True))
+        scores.append({name: float(_MEASURES[name](picture, true)) for name in names})
+    return mean_scores(scores)
 
 
 def color_shift(pictures: Iterable, others: Iterable) -> float:
@@ -161,6 +173,14 @@ def label_scores(pictures: Iterable, truth: Iterable, palette) -> dict[str, floa
     Raises:
         ValueError: no pictures, or the palette or a picture has another form.
     """
+    return scores_of_counts(label_counts(pictures, truth, palette))
+
+
+def label_counts(pictures: Iterable, truth: Iterable, palette) -> np.ndarray:
+    """How many pixels of each class of the truth have each class, int64 `[classes, classes]`.
+
+    Arguments and errors are those of `label_scores`, but for no pictures, which give zeros.
+    """
     colours = np.asarray(palette)
     if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) < 2:
         raise ValueError(f"a palette of {colours.shape} is no list of 2 or more RGB colours.")
@@ -172,6 +192,11 @@ def label_scores(pictures: Iterable, truth: Iterable, palette) -> dict[str, floa
             )
         pairs = classes * _nearest_colour(true, colours) + _nearest_colour(picture, colours)
         counts += np.bincount(pairs.ravel(), minlength=classes**2).reshape(counts.shape)
+    return counts
+
+
+def scores_of_counts(counts: np.ndarray) -> dict[str, float]:
+    """`label_scores` of the pixels that `label_counts` has counted, in one call or several."""
     if not counts.any():
         raise ValueError("there are no label maps to score.")
     right, true_sum = np.diag(counts), counts.sum(1)

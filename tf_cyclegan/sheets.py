@@ -1,8 +1,10 @@
 """Pictures beside each other: as one picture, and as a page for the browser."""
 
-import base64
+import hashlib
 import html
-import io
+import os
+from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -52,7 +54,7 @@ PAGE = """<!doctype html>
 <style>
 body {{ font: 16px system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem }}
 figure {{ margin: 0 0 1.5rem; display: grid; grid-template-columns: 1fr 1fr; gap: .5rem }}
-img {{ width: 100%; image-rendering: pixelated }}
+img {{ width: 100%; height: auto; image-rendering: pixelated }}
 figcaption {{ grid-column: 1 / 3; color: #555; overflow-wrap: anywhere }}
 </style>
 <h1>{title}</h1>
@@ -60,30 +62,59 @@ figcaption {{ grid-column: 1 / 3; color: #555; overflow-wrap: anywhere }}
 {figures}
 </html>
 """
-FIGURE = """<figure><img src="{real}" alt="real"><img src="{fake}" alt="translation">
+FIGURE = """<figure>{real}<a href="{link}">{fake}</a>
 <figcaption>{name}</figcaption></figure>"""
+IMAGE = """<img src="{source}" alt="{alt}" width="{width}" height="{height}" loading="lazy">"""
 
 
 class Page:
-    """A page of real pictures beside their translations, complete in one HTML file.
+    """A page of real pictures beside their translations, which it links to.
+
+    It refers to small copies of both, in the folder FILES beside it, which a browser fetches when
+    they are scrolled to: some hundred bytes of HTML for each picture.
 
     Args:
         title: its heading.
+        folder: where the page and the translations lie.
     """
 
-    def __init__(self, title: str):
+    FILES = "index_files"
+
+    def __init__(self, title: str, folder: Path):
         self.title = title
+        self.folder = Path(folder)
         self.figures: list[str] = []
 
     def add(self, name: str, real: np.ndarray, fake: np.ndarray):
-        """Adds a row: uint8 `[h, w, 1 or 3]` each, shown at THUMBNAIL pixels at most."""
+        """Adds a row: uint8 `[h, w, 1 or 3]` each, shown at THUMBNAIL pixels at most.
+
+        Args:
+            name: of the translation's file in the folder.
+            real, fake: the pictures.
+        """
+        # Not the name itself, which may be as long as a name can be, and hold any characters.
+        stem = hashlib.sha256(os.fsencode(name)).hexdigest()[:20]
         self.figures.append(
-            FIGURE.format(real=_inline(real), fake=_inline(fake), name=html.escape(name))
+            FIGURE.format(
+                real=self._image(real, f"{stem}_real.webp", "real"),
+                fake=self._image(fake, f"{stem}_fake.webp", "translation"),
+                link=quote(os.fsencode(name)),
+                name=html.escape(name),
+            )
         )
 
     def text(self) -> str:
         """The HTML."""
         return PAGE.format(title=html.escape(self.title), figures="\n".join(self.figures))
+
+    def _image(self, picture, file_name, alt):
+        picture = thumbnail(picture)
+        image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+        files = self.folder / self.FILES
+        files.mkdir(exist_ok=True)
+        image.save(files / file_name, "WEBP", quality=90)
+        source = f"{self.FILES}/{file_name}"
+        return IMAGE.format(source=source, alt=alt, width=image.width, height=image.height)
 
 
 def thumbnail(picture: np.ndarray) -> np.ndarray:
@@ -91,11 +122,3 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
     image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.asarray(image).reshape(image.height, image.width, -1)
-
-
-def _inline(picture):
-    picture = thumbnail(picture)
-    image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=90)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -4,10 +4,14 @@ A picture is chosen, cropped and flipped by a pure function of the seed and of i
 training, so a training that resumes at any step sees exactly what it would have seen.
 """
 
+import dataclasses
+
+import numpy as np
+import psutil
 import tensorflow as tf
 
 from tf_cyclegan.config import Config
-from tf_cyclegan.data.augment import ResizedPictures, augment, resize
+from tf_cyclegan.data.augment import ResizedPictures, augment, resize, resized_bytes
 from tf_cyclegan.data.folders import load_folders
 from tf_cyclegan.data.pictures import DatasetError, PictureSet, to_channels
 from tf_cyclegan.data.synthetic import SEASONS, landscape
@@ -57,7 +61,7 @@ def load_dataset(config: Config) -> dict[str, PictureSet]:
 
 def in_gray(pictures: PictureSet) -> PictureSet:
     """The same pictures with one channel, uint8 `[h, w, 1]`."""
-    return PictureSet(pictures.names, lambda i: to_channels(pictures.read(i), 1))
+    return dataclasses.replace(pictures, read=lambda i: to_channels(pictures.read(i), 1))
 
 
 def _synthetic(side, paired):
@@ -98,15 +102,26 @@ class TrainingData:
         shape_a, shape_b: (h, w, c) of what is trained on; h and w None where they vary.
 
     Raises:
-        DatasetError: a domain's pictures cannot be cropped, or vary in size where they must not.
+        DatasetError: a domain's pictures cannot be cropped, vary in size where they must not, or do
+            not fit where `config.cache` wants them kept.
     """
 
     def __init__(self, sets: dict[str, PictureSet], config: Config, replicas: int = 1):
-        self.a = ResizedPictures(sets["trainA"], config)
-        self.b = ResizedPictures(sets["trainB"], config)
+        a, b = (
+            (sets["trainA"], config, config.channels_a),
+            (sets["trainB"], config, config.channels_b),
+        )
+        if config.cache == "memory":
+            needed, free = resized_bytes(*a) + resized_bytes(*b), psutil.virtual_memory().available
+            if needed > free:
+                raise DatasetError(
+                    f"the resized pictures take {needed / 1e9:.1f} GB of memory, and "
+                    f"{free / 1e9:.1f} GB are free: use --cache=disk or --cache=none"
+                )
+        self.a, self.b = ResizedPictures(*a), ResizedPictures(*b)
         self.config = config
         self.pairs = config.lambda_l1 > 0
-        if self.pairs and self.a.sizes != self.b.sizes:
+        if self.pairs and not np.array_equal(self.a.sizes, self.b.sizes):
             raise DatasetError("pairs differ in size: use --preprocess=resize_and_crop")
         self.global_batch = config.batch_size * replicas
         self.steps_per_epoch = -(-max(len(self.a), len(self.b)) // self.global_batch)
@@ -118,6 +133,12 @@ class TrainingData:
                 "cannot share a batch or a pool: use a preprocess with crop, or --batch_size=1 "
                 "--pool_size=0"
             )
+
+    @property
+    def error(self) -> Exception | None:
+        """Why a picture could not be read, if one could not: in one line, where the
+        `tf.errors.OpError` that `batches` or `distributed` end with has dozens."""
+        return self.a.error or self.b.error
 
     def batches(self, start: int, stop: int, replica: int = 0, replicas: int = 1):
         """Batches for the steps from `start` to before `stop`.

@@ -1,12 +1,28 @@
 """Pictures to what the networks train on: resized when read, cropped and flipped at each step."""
 
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from tqdm import tqdm
 
-from tf_cyclegan.data.pictures import MAX_PIXELS, DatasetError, PictureError, PictureSet
+from tf_cyclegan.data.cache import CachedPictures, cached_pictures, cached_sizes, data_key
+from tf_cyclegan.data.pictures import (
+    MAX_PIXELS,
+    DatasetError,
+    PictureError,
+    PictureSet,
+    read_size,
+)
+
+AHEAD = 16  # pictures that are decoded while others are taken in
+
+T = TypeVar("T")
 
 
 def resized_size(height, width, preprocess, load_size, crop_size, multiple):
@@ -62,56 +78,131 @@ def resize_longer_side(picture, pixels, max_pixels=MAX_PIXELS):
 
 
 class ResizedPictures:
-    """The pictures of one domain, each read once, resized, and kept if the config says so.
+    """The pictures of one domain, resized, and kept as `config.cache` says.
 
-    What is kept is from before any random draw, so every epoch still sees other crops.
+    With "memory" and "disk" every picture is decoded once, in parallel, before a training has
+    begun; later starts with "disk" find the pictures of the first, as long as no file has changed.
+    With "none" each is decoded at every use; of files, only the headers are read at the start, and
+    at later starts not even those. All three give the same pixels, from before any random draw, so
+    every epoch still sees other crops.
 
     Args:
         pictures: a `PictureSet`.
         config: preprocessing settings, a `Config`.
+        channels: of the pictures.
 
     Attributes:
         crop: the side of the random square crop, or None.
-        sizes: (h, w) of each picture once resized.
+        sizes: (h, w) of each picture once resized, `[n, 2]`.
         shape: (h, w) of what is trained on; None where pictures differ.
+        error: what the last access to a picture failed with, if any did. `tf.data` hides it in an
+            error of its own, of many lines.
 
     Raises:
-        PictureError: a picture cannot be read; found here, before a training has begun.
-        DatasetError: a picture is too small for the crop.
+        PictureError: a picture cannot be read.
+        DatasetError: a picture is too small for the crop, or the disk is for the cache.
     """
 
-    def __init__(self, pictures: PictureSet, config):
+    def __init__(self, pictures: PictureSet, config, channels: int = 3):
         self.pictures = pictures
         self.config = config
         self.crop = config.crop_size if "crop" in config.preprocess else None
-        with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
-            first = pool.map(self._first_look, range(len(pictures)))
-            self.sizes, kept = zip(*first, strict=True)
-        self._kept = kept if config.cache else None
-        shapes = {(self.crop, self.crop) if self.crop else size for size in self.sizes}
+        self.error: Exception | None = None
+        self._kept: Sequence[np.ndarray] | CachedPictures | None = None
+        count = len(pictures)
+        if config.cache == "memory":
+            self._kept = list(self._each(self._first_look))
+            self.sizes = np.array([picture.shape[:2] for picture in self._kept])
+        elif config.cache == "disk":
+            expected = resized_bytes(pictures, config, channels)
+            looks = self._each(self._first_look)
+            self._kept = cached_pictures(self._key(channels), count, channels, expected, looks)
+            self.sizes = self._kept.sizes
+        elif paths := pictures.paths:
+            headers = self._each(lambda index: read_size(paths[index]))
+            sizes = cached_sizes(self._key(channels), count, headers)
+            self.sizes = np.array([self._resized_size(*size) for size in sizes])
+            for index, size in enumerate(self.sizes):
+                self._check_crop(index, *size)
+        elif config.preprocess == "resize_and_crop":
+            self.sizes = np.full((count, 2), config.load_size)
+        else:
+            looks = self._each(self._first_look)
+            self.sizes = np.array([picture.shape[:2] for picture in looks])
+        shapes = {(self.crop, self.crop)} if self.crop else set(map(tuple, self.sizes.tolist()))
         self.shape = shapes.pop() if len(shapes) == 1 else None
 
     def __len__(self):
         return len(self.pictures)
 
     def __getitem__(self, index):
-        return self._kept[index] if self._kept else self._read(index)
+        try:
+            return self._read(index) if self._kept is None else self._kept[index]
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _each(self, look: Callable[[int], T]) -> Iterator[T]:
+        """What `look` gives for every picture, in order; a few are computed ahead."""
+        count = len(self.pictures)
+        with (
+            ThreadPoolExecutor() as pool,  # Pillow decodes outside Python's lock
+            tqdm(total=count, desc="reading", unit="picture", disable=None, leave=False) as bar,
+        ):
+            ahead: deque[Future[T]] = deque()
+            for index in range(count + AHEAD):
+                if index < count:
+                    ahead.append(pool.submit(look, index))
+                if index >= AHEAD and ahead:
+                    yield ahead.popleft().result()
+                    bar.update()
 
     def _first_look(self, index):
         picture = self._read(index)
-        height, width = picture.shape[:2]
+        self._check_crop(index, *picture.shape[:2])
+        return picture
+
+    def _check_crop(self, index, height, width):
         if self.crop and min(height, width) < self.crop:
             raise DatasetError(
                 f"{self.pictures.names[index]}: {width} x {height} pixels cannot be cropped to "
                 f"{self.crop}: use --preprocess=resize_and_crop, or leave it out"
             )
-        return (height, width), picture if self.config.cache else None
+
+    def _key(self, channels):
+        if not self.pictures.paths:
+            raise DatasetError(
+                "--cache=disk is for pictures in folders: use --cache=memory or --cache=none"
+            )
+        c = self.config
+        settings = (c.preprocess, c.load_size, c.crop_size, c.multiple, channels)
+        return data_key(self.pictures.paths, settings)
+
+    def _resized_size(self, height, width):
+        c = self.config
+        return resized_size(height, width, c.preprocess, c.load_size, c.crop_size, c.multiple)
 
     def _read(self, index):
         picture = self.pictures.read(index)
-        c = self.config
-        size = resized_size(*picture.shape[:2], c.preprocess, c.load_size, c.crop_size, c.multiple)
-        return resize(picture, size)
+        return resize(picture, self._resized_size(*picture.shape[:2]))
+
+
+def resized_bytes(pictures: PictureSet, config, channels: int) -> int:
+    """About how many bytes the resized pictures of a domain take.
+
+    By the headers of a hundred of them where sizes differ; 0 where those are not in files.
+    """
+    c, count = config, len(pictures)
+    if c.preprocess == "resize_and_crop":
+        return count * channels * c.load_size**2
+    if not pictures.paths:
+        return 0
+    looked_at = [read_size(path) for path in pictures.paths[:: -(-count // 100)]]
+    areas = [
+        math.prod(resized_size(*size, c.preprocess, c.load_size, c.crop_size, c.multiple))
+        for size in looked_at
+    ]
+    return round(count * channels * sum(areas) / len(areas))
 
 
 def augment(picture, crop, flip, seed):

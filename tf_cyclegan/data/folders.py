@@ -108,6 +108,7 @@ def folder_pictures(folder: Folder, recursive: bool = False) -> PictureSet:
     return PictureSet(
         names=tuple(path.relative_to(folder).as_posix() for path in paths),
         read=lambda index: read_picture(paths[index]),
+        paths=tuple(paths),
     )
 
 
@@ -251,4 +252,5 @@ def _stems(pictures: PictureSet, folder: str) -> dict[str, int]:
 
 def _reordered(pictures: PictureSet, order: Sequence[int]) -> PictureSet:
     names = tuple(pictures.names[i] for i in order)
-    return PictureSet(names, lambda index: pictures.read(order[index]))
+    paths = tuple(pictures.paths[i] for i in order) if pictures.paths else None
+    return PictureSet(names, lambda index: pictures.read(order[index]), paths)

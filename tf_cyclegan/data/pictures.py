@@ -83,10 +83,12 @@ class PictureSet:
     Attributes:
         names: one name per picture, in a fixed order.
         read: index -> uint8 `[h, w, channels]`; raises `PictureError`.
+        paths: the files that they are read from, where each has one of its own.
     """
 
     names: tuple[str, ...]
     read: Callable[[int], np.ndarray]
+    paths: tuple[Path, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -133,6 +135,28 @@ def read_picture(
     with _open_file(path) as file:
         check_size(os.fstat(file.fileno()).st_size, str(path), max_pixels)
         return _decode(file, str(path), channels, max_pixels)
+
+
+def read_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of what `read_picture` gives, from the file's header alone.
+
+    Raises:
+        PictureError: it is missing, empty, of another kind, or too large. Damage behind the header
+            is not noticed.
+    """
+    with _open_file(path) as file:
+        check_size(os.fstat(file.fileno()).st_size, str(path), max_pixels)
+        with _open(file, str(path)) as (image, orientation):
+            width, height = image.size
+            if width * height > max_pixels:
+                raise PictureError(
+                    f"{path}: {width} x {height} is more than {max_pixels} pixels: scale it down "
+                    "first"
+                )
+            if image.format == "TIFF":
+                image.load()  # some sizes of TIFFs are only right then
+                width, height = image.size
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
 def check_size(size: int, name: str, max_pixels: int | None = None) -> None:

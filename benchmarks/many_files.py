@@ -1,0 +1,74 @@
+"""How long a training takes to start on many small files, and how much memory that takes.
+
+    python benchmarks/many_files.py
+    python benchmarks/many_files.py --count=2000 --caches none
+
+Writes the files into a temporary folder, and starts twice for each way of keeping pictures: the
+second start finds what the first has left in the cache folder, which is temporary too. A start
+lists the files, checks them, and draws ten batches. Each has a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+START = """
+import resource, sys, time
+from tf_cyclegan.config import Config
+from tf_cyclegan.data import TrainingData, load_dataset
+config = Config(data_dir=sys.argv[1], cache=sys.argv[2], load_size=36, crop_size=32)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+before, start = peak(), time.perf_counter()
+data = TrainingData(load_dataset(config), config)
+ready = time.perf_counter() - start
+for _ in data.batches(0, 10): pass
+print(f"{sys.argv[2]:<8}{ready:>10.1f} s{before:>10.2f} GB{peak():>10.2f} GB", flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    count: int = 100_000
+    """PNG files of 32x32 pixels, half of them in each domain."""
+    caches: tuple[Literal["memory", "disk", "none"], ...] = ("none", "disk", "memory")
+    """Which ways of keeping pictures."""
+
+
+def main(options: Options) -> int:
+    """Measures and prints, and returns the exit code."""
+    if options.count < 2:
+        raise ValueError(f"count is {options.count}: use 2 or more.")
+    import numpy as np
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as root:
+        rng = np.random.default_rng(0)
+        for domain in "AB":
+            folder = Path(root, f"train{domain}")
+            folder.mkdir()
+            for i in range(options.count // 2):
+                picture = rng.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(picture).save(folder / f"{i:06d}.png", compress_level=1)
+        print(f"{'cache':<8}{'start':>12}{'before':>13}{'at most':>13}")
+        environment = os.environ | {"XDG_CACHE_HOME": str(Path(root, "cache"))}
+        for cache in options.caches:
+            for _ in range(2):
+                command = [sys.executable, "-c", START, root, cache]
+                subprocess.run(command, env=environment, check=True)
+    return 0
+
+
+if __name__ == "__main__":
+    options = tyro.cli(Options, description=__doc__, use_underscores=True)
+    try:
+        sys.exit(main(options))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
