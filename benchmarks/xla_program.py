@@ -46,9 +46,10 @@ def write_program(options: Options) -> int:
     import numpy as np  # after --help, which needs none of it
     import work
 
-    from tf_cyclegan.checkpoints import read_config, write_text
+    from tf_cyclegan.checkpoints import read_config
     from tf_cyclegan.data import TrainingData, load_dataset
     from tf_cyclegan.data.pictures import to_uint8
+    from tf_cyclegan.output import write_text
 
     # === Everything that can be wrong, before anything is written ===
     config = dataclasses.replace(read_config(options.run_dir), resume=True)

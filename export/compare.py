@@ -13,14 +13,13 @@ Needs: pip install "tf_cyclegan[export]" openvino playwright; npm; Debian's chro
 
 import json
 import os
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
-import tyro
+from tf_cyclegan import command
 
 
 @dataclass(frozen=True)
@@ -152,10 +151,5 @@ def table(rows: dict) -> str:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except ImportError as error:
-        sys.exit(f'error: {error}: pip install "tf_cyclegan[export]" openvino playwright')
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    needs = '"tf_cyclegan[export]" openvino playwright'
+    command.run(main, command.parse(Options, __doc__), needs)

@@ -6,11 +6,10 @@ Writes models/summer2winter/1: see export/serving/README.md for how it is served
 tensorflow-serving-api: pip install "tf_cyclegan[export]"
 """
 
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
+from tf_cyclegan import command
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main, command.parse(Options, __doc__))

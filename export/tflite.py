@@ -12,12 +12,11 @@ Needs: pip install "tf_cyclegan[export]"
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from tf_cyclegan import command
 
 
 @dataclass(frozen=True)
@@ -106,10 +105,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except ImportError as error:
-        sys.exit(f'error: {error}: pip install "tf_cyclegan[export]"')
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main, command.parse(Options, __doc__), needs='"tf_cyclegan[export]"')

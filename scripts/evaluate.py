@@ -18,8 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from tf_cyclegan import command
 from tf_cyclegan.config import Config
 
 
@@ -54,13 +53,15 @@ def main(options: Options) -> int:
     """Evaluates both directions, and returns the exit code."""
     import tensorflow as tf  # after --help, which needs none of it
 
-    from tf_cyclegan.checkpoints import read_config, write_text
+    from tf_cyclegan.checkpoint_files import saved_steps
+    from tf_cyclegan.checkpoints import load_run_images, read_config
     from tf_cyclegan.data import load_dataset
     from tf_cyclegan.data.pictures import write_picture
     from tf_cyclegan.data.tfds import PAIRED
     from tf_cyclegan.evaluation import evaluate_direction, finite, pixel_features, resized, table
     from tf_cyclegan.features import load_features
     from tf_cyclegan.metrics import read_palette
+    from tf_cyclegan.output import write_text
     from tf_cyclegan.sheets import picture_sheet
     from tf_cyclegan.translate import load_translator
 
@@ -80,7 +81,10 @@ def main(options: Options) -> int:
     palettes = {"a2b": read_palette(options.palette) if options.palette else None, "b2a": None}
     translators = {d: load_translator(run_dir, d) for d in ("a2b", "b2a")}
     features = pixel_features if options.features == "pixels" else load_features(options.features)
-    sets = load_dataset(dataclasses.replace(config, paired=paired))
+    if config == own:
+        sets = load_run_images(run_dir, paired=paired)
+    else:
+        sets = load_dataset(dataclasses.replace(config, paired=paired))
     if options.resize is not None:
         if options.resize < 1:
             raise ValueError(f"resize is {options.resize}: use 1 or more.")
@@ -101,8 +105,7 @@ def main(options: Options) -> int:
         sheets[direction] = picture_sheet(columns, scale=-(-128 // columns["real"][0].shape[1]))
 
     # === What came of it ===
-    checkpoint = tf.train.latest_checkpoint(run_dir / "checkpoints" / "worker_0")
-    step = int(checkpoint.rpartition("-")[2]) if checkpoint else None
+    step = max(saved_steps(run_dir / "checkpoints" / "worker_0"), default=None)
     epoch = None
     if step is not None and config == own:  # of one replica
         larger = max(len(sets["trainA"]), len(sets["trainB"]))
@@ -155,8 +158,4 @@ def commit() -> str | None:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main, command.parse(Options, __doc__))

@@ -22,6 +22,8 @@ from typing import Literal
 
 import tyro
 
+from tf_cyclegan import command
+
 SCRIPTS = Path(__file__).resolve().parent
 
 # Name -> the question, and the flags of scripts/train.py that set each variant apart.
@@ -153,8 +155,4 @@ def call(script: str, *flags: str):
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main, command.parse(Options, __doc__))

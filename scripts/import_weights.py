@@ -10,12 +10,11 @@ recognised from the file. Needs PyTorch: pip install "tf_cyclegan[torch]"
 
 import hashlib
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from tf_cyclegan import command
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,9 @@ class Options:
 
 def main(options: Options) -> int:
     """Writes the generator and import.json, and returns the exit code."""
-    from tf_cyclegan.checkpoints import save_generator, write_text  # after --help
+    from tf_cyclegan.checkpoints import save_generator  # after --help
     from tf_cyclegan.interop import load_generator
+    from tf_cyclegan.output import write_text
 
     source, folder = Path(options.checkpoint), Path(options.output)
     target, record = folder / f"{options.direction}.keras", folder / "import.json"
@@ -75,8 +75,4 @@ def read_record(path: Path) -> dict:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main, command.parse(Options, __doc__))

@@ -85,6 +85,14 @@ def main(config: Config) -> int:
                     "another worker is gone: start all of them again with the same command; the "
                     "last checkpoint is whole."
                 ) from None
+            except tf.errors.OpError:
+                if data.error is None:
+                    raise
+                run.save()  # the step that asked for the image has changed nothing
+                raise ValueError(
+                    f"{data.error} (training stopped at step {model.steps_done}, which is saved: "
+                    "the same command continues)"
+                ) from None
             step = model.steps_done
         run.save()
         if stop.number:

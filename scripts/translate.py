@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from tf_cyclegan import command
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,9 @@ def main(options: Options) -> int:
     """Translates, and returns the exit code: 0, or 1 where a picture was left out."""
     from tqdm import tqdm  # after --help, which needs none of it
 
-    from tf_cyclegan.checkpoints import write_text
     from tf_cyclegan.data.augment import resize_longer_side
     from tf_cyclegan.data.pictures import MAX_PIXELS, PictureError, write_picture
-    from tf_cyclegan.output import check_output
+    from tf_cyclegan.output import check_output, write_text
     from tf_cyclegan.sheets import Page, thumbnail
     from tf_cyclegan.tiles import MAX_TILED_PIXELS, check_tile, tiled_translator
     from tf_cyclegan.translate import find_generator, find_pictures, translator
@@ -107,11 +106,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except KeyboardInterrupt:
-        print(f"stopped: the translations in {options.output} are whole", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main, command.parse(Options, __doc__))

@@ -19,6 +19,8 @@ from typing import Literal
 
 import tyro
 
+from tf_cyclegan import command
+
 
 @dataclass(frozen=True)
 class Options:
@@ -74,7 +76,4 @@ if __name__ == "__main__":
     options, beam_flags = tyro.cli(
         Options, description=__doc__, use_underscores=True, return_unknown_args=True
     )
-    try:
-        sys.exit(main(options, beam_flags))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(lambda options: main(options, beam_flags), options)

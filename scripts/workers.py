@@ -20,6 +20,8 @@ from pathlib import Path
 
 import tyro
 
+from tf_cyclegan import command
+
 TRAIN = Path(__file__).resolve().parent / "train.py"
 GRACE = 60  # seconds that stopped workers have to save before they are killed
 
@@ -122,8 +124,4 @@ def free_addresses(count: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    command.run(main, command.parse(Options, __doc__))

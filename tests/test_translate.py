@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.checkpoints import save_generator, write_text
+from tf_cyclegan.checkpoints import save_generator
 from tf_cyclegan.config import Config
 from tf_cyclegan.data.folders import list_pictures
 from tf_cyclegan.data.pictures import (
@@ -28,6 +28,7 @@ from tf_cyclegan.data.pictures import (
 )
 from tf_cyclegan.discriminators import PatchDiscriminator
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
+from tf_cyclegan.output import write_text
 from tf_cyclegan.translate import find_pictures, load_translator, padded, translator
 
 ROOT = Path(__file__).resolve().parents[1]

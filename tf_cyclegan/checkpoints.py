@@ -27,13 +27,13 @@ from tf_cyclegan.config import Config
 from tf_cyclegan.data import load_dataset
 from tf_cyclegan.data.pictures import DatasetError, PictureSet
 from tf_cyclegan.data.record import describe_images, find_difference
-from tf_cyclegan.files import whole_file, write_text
+from tf_cyclegan.output import whole_file, write_text
 
 # What may differ between a training and its continuation: the rest would make it another one.
 MAY_CHANGE = {
-    "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "paired", "cache",
-    "run_dir", "resume", "allow_other_data", "sample_every", "watch_every", "save_every",
-    "save_minutes", "keep_checkpoints", "recompute",
+    "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "paired", "recursive",
+    "side_by_side", "cache", "run_dir", "resume", "allow_other_data", "sample_every",
+    "watch_every", "save_every", "save_minutes", "keep_checkpoints", "recompute",
 }  # fmt: skip
 
 
@@ -317,15 +317,19 @@ def read_config(run_dir) -> Config:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
-def load_run_images(run_dir) -> dict[str, PictureSet]:
+def load_run_images(run_dir, **changes) -> dict[str, PictureSet]:
     """The images that a run folder's config.json names: see `tf_cyclegan.data.load_dataset`.
+
+    Args:
+        run_dir: the run folder.
+        changes: settings that replace those of config.json.
 
     Raises:
         ValueError: it is not a run folder.
         DatasetError: the images are not there (any more).
     """
     try:
-        return load_dataset(read_config(run_dir))
+        return load_dataset(dataclasses.replace(read_config(run_dir), **changes))
     except DatasetError as error:
         raise DatasetError(
             f"{error} (this comes from {run_dir}/config.json; a relative path in it is relative to "

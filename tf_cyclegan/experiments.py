@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from tf_cyclegan.callbacks import read_losses
-from tf_cyclegan.checkpoints import read_config
-from tf_cyclegan.data import load_dataset
+from tf_cyclegan.checkpoints import load_run_images
 from tf_cyclegan.evaluation import resized
 from tf_cyclegan.sheets import picture_sheet
 from tf_cyclegan.translate import load_translator
@@ -54,7 +53,7 @@ def figure(runs: dict[str, Path], resize: int | None = None) -> np.ndarray:
     Returns:
         uint8 `[h, w, 3]`.
     """
-    sets = load_dataset(read_config(next(iter(runs.values()))))
+    sets = load_run_images(next(iter(runs.values())))
     if resize:
         sets = {name: resized(pictures, resize) for name, pictures in sets.items()}
     sheets = []

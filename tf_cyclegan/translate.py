@@ -8,8 +8,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from tf_cyclegan.checkpoints import read_config
-from tf_cyclegan.data import load_dataset
+from tf_cyclegan.checkpoints import load_run_images, read_config
 from tf_cyclegan.data.folders import list_pictures, printable
 from tf_cyclegan.data.pictures import (
     MAX_PIXELS,
@@ -180,7 +179,7 @@ def find_pictures(
                 originals = Path(config.data_dir) / name
                 if originals.resolve() == Path(output).resolve():
                     raise ValueError(f"{output} holds the originals: use another --output.")
-        sets = load_dataset(config)
+        sets = load_run_images(run_dir)
         if split not in sets:
             raise ValueError(f"{run_dir} was trained without {split}: name pictures by --input.")
         pictures = sets[split]

@@ -5,6 +5,7 @@ training, so a training that resumes at any step sees exactly what it would have
 """
 
 import dataclasses
+import os
 
 import numpy as np
 import psutil
@@ -165,9 +166,14 @@ class TrainingData:
             )
 
         dataset = tf.data.Dataset.range(start, stop).flat_map(places)
-        dataset = dataset.map(pair, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        threads = os.cpu_count() or 1
+        dataset = dataset.map(pair, num_parallel_calls=threads, deterministic=True)
         dataset = dataset.batch(batch, drop_remainder=True)
-        return dataset.prefetch(tf.data.AUTOTUNE)
+        # Numbers in place of tf.data.AUTOTUNE: its tuner keeps a process that has ended its work
+        # waiting for many seconds, after a long run for minutes.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        return dataset.prefetch(4).with_options(options)
 
     def distributed(self, strategy: tf.distribute.Strategy, start: int, stop: int):
         """`batches` for every replica of a strategy, whichever worker it is on, over and over."""

@@ -146,7 +146,7 @@ def read_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tup
     """
     with _open_file(path) as file:
         check_size(os.fstat(file.fileno()).st_size, str(path), max_pixels)
-        with _open(file, str(path)) as (image, orientation):
+        with _open(file, str(path), max_pixels) as (image, orientation, _):
             width, height = image.size
             if width * height > max_pixels:
                 raise PictureError(

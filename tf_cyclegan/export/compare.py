@@ -9,8 +9,7 @@ from statistics import median
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.checkpoints import read_config
-from tf_cyclegan.data import load_dataset
+from tf_cyclegan.checkpoints import load_run_images
 from tf_cyclegan.data.augment import resize
 from tf_cyclegan.data.pictures import PictureSet, to_channels, to_float, to_uint8
 from tf_cyclegan.export.description import Size, sides
@@ -76,10 +75,9 @@ def find_sets(inputs, run_dir, direction: str) -> tuple[PictureSet, PictureSet]:
         pictures = find_pictures(inputs, run_dir, direction)
         return pictures, pictures
     try:
-        config = read_config(run_dir)
+        sets = load_run_images(run_dir)
     except ValueError as error:
         raise ValueError(f"{error} Name pictures by --pictures.") from None
-    sets = load_dataset(config)
     letter = "A" if direction == "a2b" else "B"
     return sets[f"train{letter}"], sets.get(f"test{letter}", sets[f"train{letter}"])
 
