@@ -138,7 +138,7 @@ def torture(exporter: Exporter, base: Path, kills: int, rng: random.Random) -> i
     faults = judge(exporter, output, "undisturbed", whole=True)
     done = 0
     while done < kills:
-        shutil.rmtree(output)
+        shutil.rmtree(output, ignore_errors=True)
         process, at = start(exporter, base, output), time.monotonic()
         if done % 3 == 2:
             delay = rng.uniform(0, ended - begun)
@@ -148,12 +148,14 @@ def torture(exporter: Exporter, base: Path, kills: int, rng: random.Random) -> i
             delay = time.monotonic() - at + rng.uniform(0, ended - wrote)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(at + delay - time.monotonic(), 0))
-        if process.poll() is None:
+        killed = process.poll() is None
+        if killed:
             os.killpg(process.pid, signal.SIGKILL)
             done += 1
         process.wait()
         output.mkdir(exist_ok=True)
-        faults += judge(exporter, output, f"killed after {delay:.2f} s", whole=False)
+        when = f"killed after {delay:.2f} s" if killed else "ended before its kill"
+        faults += judge(exporter, output, when, whole=not killed)
     if exporter.name == "saved_model":
         shutil.rmtree(output / "1", ignore_errors=True)  # no version is ever replaced
     process = start(exporter, base, output)
