@@ -236,7 +236,9 @@ CONFIGS = {
     "Dense": (layer("Dense", {"units": 10**9}), "claims .* weights or more"),
     "Conv2D": (layer("Conv2D", {"filters": 10**6, "kernel_size": 8}), "claims .* weights or more"),
     "many layers": (
-        lambda config, _: config["config"].update(x=[{"class_name": "ReLU", "config": {}}] * 10**5),
+        lambda config, _: config["config"].update(
+            x=[{"class_name": "ReLU", "config": {}}] * 11_000
+        ),
         "more than 10000 objects",
     ),
 }

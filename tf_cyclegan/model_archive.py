@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-MAX_CONFIG = 4 * 2**20  # bytes; EfficientNetB7's has 760,000
+MAX_CONFIG = 2 * 2**20  # bytes; EfficientNetB7's has 760,000
 MAX_WEIGHTS = 2 * 2**30  # bytes
 MAX_OTHER = 64 * 2**20  # bytes of a weights file that are not weights
 MAX_LINKS = 10_000  # names in a weights file; EfficientNetB7's has 2,666
@@ -150,7 +150,10 @@ def check_config(text: str | bytes) -> None:
     """
     if len(text) > MAX_CONFIG:
         raise ValueError(f"a config of {len(text)} characters is longer than {MAX_CONFIG}")
-    nodes, objects = [json.loads(text)], 0
+    config = json.loads(text)
+    if not isinstance(config, dict):
+        raise ValueError("its config is no JSON object")
+    nodes, objects = [config], 0
     while nodes:
         node = nodes.pop()
         if isinstance(node, dict):
