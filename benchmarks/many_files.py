@@ -24,11 +24,12 @@ from tf_cyclegan.config import Config
 from tf_cyclegan.data import TrainingData, load_dataset
 config = Config(data_dir=sys.argv[1], cache=sys.argv[2], load_size=36, crop_size=32)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-before, start = peak(), time.perf_counter()
+before, start, cpu = peak(), time.perf_counter(), time.process_time()
 data = TrainingData(load_dataset(config), config)
-ready = time.perf_counter() - start
+ready, cpu = time.perf_counter() - start, time.process_time() - cpu
 for _ in data.batches(0, 10): pass
-print(f"{sys.argv[2]:<8}{ready:>10.1f} s{before:>10.2f} GB{peak():>10.2f} GB", flush=True)
+seconds = f"{ready:>10.1f} s{cpu:>10.1f} s"
+print(f"{sys.argv[2]:<8}{seconds}{before:>10.2f} GB{peak():>10.2f} GB", flush=True)
 """
 
 
@@ -57,7 +58,7 @@ def main(options: Options) -> int:
             for i in range(options.count // 2):
                 picture = rng.integers(0, 256, (32, 32, 3), np.uint8)
                 Image.fromarray(picture).save(folder / f"{i:06d}.png", compress_level=1)
-        print(f"{'cache':<8}{'start':>12}{'before':>13}{'at most':>13}")
+        print(f"{'cache':<8}{'start':>12}{'cpu':>12}{'before':>13}{'at most':>13}", flush=True)
         environment = os.environ | {"XDG_CACHE_HOME": str(Path(root, "cache"))}
         for cache in options.caches:
             for _ in range(2):

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +20,8 @@ from tf_cyclegan.data.pictures import (
     read_size,
 )
 
+# On a terminal alone.
+_BAR: dict[str, Any] = dict(desc="reading", unit="picture", disable=None, leave=False)
 AHEAD = 16  # pictures that are decoded while others are taken in
 
 T = TypeVar("T")
@@ -119,7 +121,8 @@ class ResizedPictures:
             self._kept = cached_pictures(self._key(channels), count, channels, expected, looks)
             self.sizes = self._kept.sizes
         elif paths := pictures.paths:
-            headers = self._each(lambda index: read_size(paths[index]))
+            # One after the other: threads would only wait for each other's turn in Python.
+            headers = map(read_size, tqdm(paths, **_BAR))
             sizes = cached_sizes(self._key(channels), count, headers)
             self.sizes = np.array([self._resized_size(*size) for size in sizes])
             for index, size in enumerate(self.sizes):
@@ -147,7 +150,7 @@ class ResizedPictures:
         count = len(self.pictures)
         with (
             ThreadPoolExecutor() as pool,  # Pillow decodes outside Python's lock
-            tqdm(total=count, desc="reading", unit="picture", disable=None, leave=False) as bar,
+            tqdm(total=count, **_BAR) as bar,
         ):
             ahead: deque[Future[T]] = deque()
             for index in range(count + AHEAD):
