@@ -445,6 +445,33 @@ def test_an_overflow_on_the_second_replica_stops_the_update_on_both():
     assert variable.numpy() == 1.0 - 2.0
 
 
+@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+def test_the_first_value_that_is_not_finite_is_named(strategy):
+    _, model = tiny(strategy, precision="mixed_float16")
+    assert model.first_non_finite() is None
+    slot = model.discriminator_optimizer.inner_optimizer.variables[-1]
+    for variable, named in (
+        (model.pool_b[-1].images, f"pool_b: images of replica {len(model.pool_b) - 1}"),
+        (slot, f"discriminator_optimizer: {slot.path}"),
+        (model.d_a.trainable_variables[-1], f"d_a: {model.d_a.trainable_variables[-1].path}"),
+        (model.a2b.trainable_variables[0], f"a2b: {model.a2b.trainable_variables[0].path}"),
+    ):
+        value = variable.numpy()
+        value.flat[-1] = -np.inf
+        variable.assign(value)
+        assert model.first_non_finite() == named
+
+
+def test_a_step_whose_update_spoils_the_weights_reports_finite_losses():
+    """Which is why the weights are to be looked at as well before they are saved."""
+    _, model = tiny()
+    model.compile(keras.optimizers.SGD(1e38), keras.optimizers.SGD(1e38))
+    model.d_b.trainable_variables[-1].assign([1e15])
+    losses = model.train_step(batch())
+    assert np.isfinite([float(loss) for loss in losses.values()]).all()
+    assert model.first_non_finite().startswith("a2b: ")
+
+
 def test_errors_name_the_remedy():
     _, model = tiny()
     sgd = keras.optimizers.SGD

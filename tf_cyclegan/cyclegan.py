@@ -133,6 +133,29 @@ class CycleGAN(keras.Model):
         """The trackers alone: Keras would add one for a `loss` that this model does not have."""
         return list(self.trackers.values())
 
+    def first_non_finite(self) -> str | None:
+        """Names the first value of the training state that is NaN or infinite.
+
+        A step reports its losses from before its update, so they do not show an update that spoils
+        the weights: call this between steps, before you save.
+
+        Returns:
+            For example "a2b: sequential/conv2d/kernel", or None where every value is finite.
+        """
+        owners = "a2b b2a d_a d_b generator_optimizer discriminator_optimizer".split()
+        named = [
+            (f"{owner}: {variable.path}", variable)
+            for owner in owners
+            for variable in getattr(self, owner).variables
+        ]
+        for name in ("pool_a", "pool_b"):
+            for number, pool in enumerate(getattr(self, name)):
+                named.append((f"{name}: images of replica {number}", pool.images))
+        named = [(name, tf.convert_to_tensor(variable)) for name, variable in named]
+        named = [(name, value) for name, value in named if value.dtype.is_floating]
+        finite = are_finite([value for _, value in named]).numpy()
+        return next((name for (name, _), good in zip(named, finite, strict=True) if not good), None)
+
     def log_names(self):
         """The names of what a step reports: the losses whose weight is not 0, learning_rate."""
         weights = {
@@ -328,6 +351,12 @@ def global_mean(per_example):
 def replica_id():
     """The number of this replica, a Python integer: every replica is traced by itself."""
     return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
+
+
+@tf.function
+def are_finite(tensors):
+    """Whether all values of each tensor are finite: a list of n tensors to bool `[n]`."""
+    return tf.stack([tf.reduce_all(tf.math.is_finite(x)) for x in tensors])
 
 
 def share_overflow(gradients):
