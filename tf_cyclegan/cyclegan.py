@@ -120,7 +120,7 @@ class CycleGAN(keras.Model):
         self.lambda_l1 = lambda_l1
         generator_optimizer.build(self._generator_variables())
         discriminator_optimizer.build(self._discriminator_variables())
-        self.trackers = {name: keras.metrics.Mean(name=name) for name in self.log_names()}
+        self.trackers = {name: keras.metrics.Mean(name, "float32") for name in self.log_names()}
         self.built = True
 
     @property

@@ -118,6 +118,6 @@ class PixelDiscriminator(keras.Model):
 def padded_convolution(filters, strides, norm="none", use_bias=None, dtype=None):
     """A 4x4 convolution after one zero on every side, PyTorch's `padding=1`."""
     return [
-        keras.layers.ZeroPadding2D(1, dtype=dtype),
+        keras.layers.ZeroPadding2D(1, data_format="channels_last", dtype=dtype),
         convolution(filters, 4, strides, norm=norm, use_bias=use_bias, dtype=dtype),
     ]
