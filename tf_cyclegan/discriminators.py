@@ -2,7 +2,7 @@
 
 import keras
 
-from tf_cyclegan.layers import check_positive, convolution, normalization
+from tf_cyclegan.layers import check_nhwc, check_positive, convolution, normalization
 
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
@@ -49,10 +49,12 @@ class PatchDiscriminator(keras.Model):
         self.stack = keras.Sequential(stack, name="stack")
 
     def build(self, input_shape):
+        self.input_channels = input_shape[-1]
         self.stack.build(input_shape)
         self.built = True
 
     def call(self, inputs, training=None):
+        check_nhwc(inputs.shape, self.input_channels)
         smallest = 3 * 2**self.strided_layers  # the last two convolutions take a pixel each
         for size in inputs.shape[1:3]:
             if size is not None and size < smallest:  # TensorFlow would return another layer's map
@@ -105,10 +107,12 @@ class PixelDiscriminator(keras.Model):
         )
 
     def build(self, input_shape):
+        self.input_channels = input_shape[-1]
         self.stack.build(input_shape)
         self.built = True
 
     def call(self, inputs, training=None):
+        check_nhwc(inputs.shape, self.input_channels)
         return keras.ops.cast(self.stack(inputs, training=training), self.variable_dtype)
 
     def get_config(self):

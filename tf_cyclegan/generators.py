@@ -10,6 +10,7 @@ from tf_cyclegan.layers import (
     ReflectionPadding2D,
     ReLU,
     ResidualBlock,
+    check_nhwc,
     check_positive,
     convolution,
     initializer,
@@ -115,6 +116,7 @@ class ResNetGenerator(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
+        check_nhwc(inputs.shape, self.input_channels)
         check_multiple(inputs.shape, self.multiple)
         x = run_part(self, self.encoder, inputs, training)
         if self.blocks:
@@ -242,6 +244,7 @@ class UNetGenerator(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
+        check_nhwc(inputs.shape, self.input_channels)
         check_multiple(inputs.shape, self.multiple)
         x = inputs
         skips = []

@@ -421,6 +421,15 @@ def normalization(norm, dtype=None):
     raise ValueError(f"norm={norm!r} is not known: use 'instance', 'batch' or 'none'.")
 
 
+def check_nhwc(shape, channels):
+    """Raises a ValueError where images of a shape are not `[n, height, width, channels]`."""
+    if len(shape) != 4 or shape[-1] not in (None, channels):
+        raise ValueError(
+            f"The images are {tuple(shape)}, and this network takes (n, height, width, {channels}"
+            "): give a batch, with the channels last."
+        )
+
+
 def check_positive(**values):
     """Raises a ValueError that names the first of the values that is less than 1."""
     for name, value in values.items():
