@@ -31,8 +31,14 @@ CASES = {
     "reflection_padding": Case(ReflectionPadding2D, {"padding": 3}, (5, 4, 3)),
     "crop_top_left": Case(CropTopLeft, {}, (5, 4, 3)),
     "relu": Case(ReLU, {}, (6, 5, 3)),
-    "convolution": Case(Conv2D, {"filters": 4, "kernel_size": (3, 3)}, (6, 5, 3)),
-    "convolution_winograd": Case(Conv2D, {"filters": 128, "kernel_size": (3, 3)}, (10, 6, 128)),
+    "convolution": Case(
+        Conv2D, {"filters": 4, "kernel_size": (3, 3), "data_format": "channels_last"}, (6, 5, 3)
+    ),
+    "convolution_winograd": Case(
+        Conv2D,
+        {"filters": 128, "kernel_size": (3, 3), "data_format": "channels_last"},
+        (10, 6, 128),
+    ),
     "residual_block": Case(ResidualBlock, {"filters": 3}, (6, 5, 3)),
     "residual_block_batch": Case(
         ResidualBlock, {"filters": 3, "norm": "batch", "dropout": 0.5}, (6, 5, 3)
@@ -63,7 +69,8 @@ def make(case, dtype="float32"):
     if isinstance(network, keras.Model):
         network.build((None, None, None, case.shape[-1]))
     else:
-        network = keras.Sequential([keras.Input((None, None, case.shape[-1])), network])
+        image = keras.Input((None, None, case.shape[-1]), dtype="float32")
+        network = keras.Sequential([image, network])
     rng = np.random.default_rng(0)
     for variable in network.variables:
         if variable.name in ("gamma", "moving_variance"):

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is loaded
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -18,3 +19,17 @@ def own_collective_keys():
     shape of each number until the process ends: the strategies of two tests would clash."""
     yield
     tf.distribute.MirroredStrategy._collective_key_base += 1000
+
+
+@pytest.fixture
+def other_keras_json():
+    """All that a keras.json can set, but for the backend."""
+    keras.config.set_image_data_format("channels_first")
+    keras.config.set_floatx("float16")
+    keras.config.set_dtype_policy("float16")
+    keras.config.set_epsilon(0.1)
+    yield
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    keras.config.set_epsilon(1e-7)

@@ -61,6 +61,11 @@ REFUSED = {
     "Identity .*use --lambda_identity=0": {"channels_b": 1},
     "lambda_l1 needs pairs: add --paired": {"lambda_l1": 1.0, "data_dir": "x", "pool_size": 0},
     "A pool keeps no inputs, .*lambda_l1.* use --pool_size=0": {"lambda_l1": 1.0},
+    r"model is pix2pix, .* lambda_l1 is 0.0, .*\(config, \*\*PIX2PIX\), or else --model=cyclegan": {
+        "model": "pix2pix"
+    },
+    "model is pix2pix, which has no cycles, .*lambda_cycle_b 10.0: ": PIX2PIX
+    | {"model": "pix2pix", "lambda_cycle_b": 10.0},
     "dropout is 1.0: use .* less than 1": {"dropout": 1.0},
     "dropout is -0.1: use 0 or more": {"dropout": -0.1},
     "recompute would draw dropout, .*--no_recompute": {"recompute": True, "dropout": 0.5},
@@ -99,6 +104,7 @@ def test_refused_settings_name_flag_and_remedy(message, settings):
         {"epochs": 0},
         PIX2PIX,
         {"lambda_l1": 1.0, "data_dir": "x", "pool_size": 0, "side_by_side": True},
+        PIX2PIX | {"model": "pix2pix"},
         PIX2PIX | {"data_dir": "pairs", "channels_b": 1},
         {"decay_epochs": 0},
     ],

@@ -87,3 +87,9 @@ def test_the_smallest_picture_leaves_one_logit_and_a_smaller_one_is_an_error(lay
     assert discriminator(pictures(1, smallest, smallest, 3)).shape == (1, 1, 1, 1)
     with pytest.raises(ValueError, match=f"leaves no logit.*use {smallest}x{smallest} or more"):
         discriminator(pictures(1, smallest, smallest - 1, 3))
+
+
+@pytest.mark.parametrize("kind", [PatchDiscriminator, PixelDiscriminator])
+def test_images_must_be_a_batch_with_the_channels_last(kind):
+    with pytest.raises(ValueError, match=r"takes \(n, height, width, 3\).*channels last"):
+        built(kind(1))(pictures(1, 3, 64, 64))

@@ -132,3 +132,11 @@ def test_arguments_that_cannot_work(kind, arguments, message):
 def test_sizes_that_cannot_work(generator, height, width, message):
     with pytest.raises(ValueError, match=message):
         built(generator())(pictures(1, height, width, 3))
+
+
+@pytest.mark.parametrize("kind", [lambda: ResNetGenerator(1, 1), lambda: UNetGenerator(1, 3)])
+@pytest.mark.parametrize("shape", [(1, 3, 64, 64), (1, 64, 64, 4), (64, 64, 3)])
+def test_images_must_be_a_batch_with_the_channels_last(kind, shape):
+    message = r"images are \(.*, and this network takes \(n, height, width, 3\).*channels last"
+    with pytest.raises(ValueError, match=message):
+        built(kind())(pictures(*shape))

@@ -102,6 +102,16 @@ def test_a_batch_equals_its_pictures_one_by_one():
     assert stored(by_four) == stored(by_twelve) == stored(one)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_a_batch_of_unknown_size_is_taken_in_order_too(jit_compile):
+    p, expected = pool(), pool()
+    any_size = [tf.TensorSpec([None, 2, 1, 1])]
+    compiled = tf.function(p.query, input_signature=any_size, jit_compile=jit_compile)
+    assert query(p, 0, 48, batch=12, through=compiled) == query(expected, 0, 48)
+    assert query(p, 48, 20, batch=2, through=compiled) == query(expected, 48, 20)
+    assert stored(p) == stored(expected)
+
+
 def test_a_restored_pool_continues_the_same_draws(tmp_path):
     p = pool()
     query(p, 0, 23)

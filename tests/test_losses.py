@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.discriminators import PatchDiscriminator
+from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
 from tf_cyclegan.losses import (
     ADVERSARIAL,
     cycle_loss,
@@ -96,6 +96,30 @@ def test_gradient_penalty_is_taken_at_the_mix_of_real_and_fake():
     expected = (np.sqrt(4 * (x / 4) ** 2) - 1) ** 2
     penalty = gradient_penalty(critic, real, fake, tf.constant([0.75, 0.0]))
     np.testing.assert_allclose(penalty, expected, rtol=1e-6)
+
+
+def test_gradient_penalty_in_float16_neither_vanishes_nor_overflows_with_the_loss_scale():
+    """Of 1024 logits, a gradient as small as theirs is 0 in float16 without a scale."""
+    rng = np.random.default_rng(0)
+    real, fake = (tf.constant(rng.uniform(-1, 1, (2, 32, 32, 3)), tf.float32) for _ in range(2))
+    results = []
+    for dtype, scale in (("float32", 1.0), ("mixed_float16", 2.0**15), ("mixed_float16", 1.0)):
+        discriminator = PixelDiscriminator(8, norm="none", dtype=dtype)
+        discriminator.build((None, None, None, 3))
+        for variable, seed in zip(discriminator.trainable_variables, range(9), strict=False):
+            values = np.random.default_rng(seed).normal(0, 0.02, variable.shape)
+            variable.assign(values)
+        with tf.GradientTape() as tape:
+            penalty = gradient_penalty(discriminator, real, fake, tf.constant([0.3, 0.6]), scale)
+            scaled = penalty * 2.0**15  # as a LossScaleOptimizer would
+        kernels = [v for v in discriminator.trainable_variables if v.name == "kernel"]
+        gradients = [g / 2.0**15 for g in tape.gradient(scaled, kernels)]
+        results.append(np.concatenate([np.ravel(g) for g in gradients]))
+    exact, right, unscaled = results
+    size = np.abs(exact).max()
+    assert size > 0
+    np.testing.assert_allclose(right, exact, rtol=0, atol=0.05 * size)
+    assert np.abs(unscaled - exact).max() > 0.1 * size
 
 
 def test_gradient_penalty_trains_a_discriminator():

@@ -64,6 +64,27 @@ def test_config_round_trip(case):
     assert again.get_config() == config
 
 
+@pytest.fixture
+def before(case, tmp_path):
+    """The outputs of a case, and its file, made under Keras' own settings."""
+    model = make(case)
+    model.save(tmp_path / "model.keras")
+    return {training: model(picture(case), training=training) for training in modes(case)}
+
+
+def modes(case):
+    return (False,) if case.arguments.get("dropout") else (False, True)
+
+
+@every_case
+def test_keras_json_changes_nothing(case, before, other_keras_json, tmp_path):
+    for model in (make(case), keras.saving.load_model(tmp_path / "model.keras")):
+        for training, expected in before.items():
+            y = model(picture(case), training=training)
+            assert y.dtype == "float32"
+            np.testing.assert_array_equal(y, expected)
+
+
 @every_case
 def test_two_replicas_equal_one(case):
     """Also in training, where batch norm's moments must be those of the global batch."""

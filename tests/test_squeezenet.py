@@ -44,7 +44,10 @@ def pooled(x):
     return windows[::2, ::2].max((3, 4))
 
 
-def test_features_by_hand(tmp_path):
+@pytest.mark.parametrize("settings", [[], ["other_keras_json"]], ids=["keras", "keras_json"])
+def test_features_by_hand(tmp_path, request, settings):
+    for fixture in settings:
+        request.getfixturevalue(fixture)
     path = write(tmp_path / "weights.h5")
     picture = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     features = load_features(str(path))([picture])

@@ -211,6 +211,13 @@ class Config:
             raise ValueError("lambda_l1 needs pairs: add --paired if pictures of one name are.")
         if self.lambda_l1 and self.pool_size:
             raise ValueError("A pool keeps no inputs, which lambda_l1 needs: use --pool_size=0.")
+        cycles = self.lambda_cycle_a or self.lambda_cycle_b
+        if self.model == "pix2pix" and (cycles or not self.lambda_l1):
+            raise ValueError(
+                f"model is pix2pix, which has no cycles, but lambda_l1 is {self.lambda_l1}, "
+                f"lambda_cycle_a {self.lambda_cycle_a} and lambda_cycle_b {self.lambda_cycle_b}: "
+                "from Python use dataclasses.replace(config, **PIX2PIX), or else --model=cyclegan."
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: use 0 or more and less than 1.")
         if self.recompute and (self.dropout or self.norm == "batch"):

@@ -9,6 +9,8 @@ pools are those of the authors' PyTorch code, which calls a2b `G_A`, b2a `G_B`, 
 d_a `D_B`.
 """
 
+from contextlib import contextmanager
+
 import keras
 import tensorflow as tf
 
@@ -25,6 +27,15 @@ from tf_cyclegan.losses import (
 
 GRADIENT_PENALTY = 10.0  # Gulrajani et al. 2017, section 4
 JOINED_NUMBERS = 3 * 128 * 128  # the most that a batch may have for two to go as one
+NEED_ONE_OPTIMIZER = (  # callbacks that look at `model.optimizer`
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+    keras.callbacks.SwapEMAWeights,
+)
+OUT_OF_RANGE = (
+    "The images of {} are not all in [-1, 1]: scale them first, for example by x / 127.5 - 1 "
+    "where they are in [0, 255], and clip what a resizing overshot."
+)
 
 
 class CycleGAN(keras.Model):
@@ -41,7 +52,11 @@ class CycleGAN(keras.Model):
         seed: of the mixing draws of the gradient penalty.
 
     Call arguments of `fit` and `evaluate`: a dataset of `(real_a, real_b)`, each
-        `[n, h, w, c]` float32 in [-1, 1], n known where there are pools.
+        `[n, h, w, c]` float32 in [-1, 1]. Other values raise a ValueError.
+
+    `save_weights` writes all that a step reads or changes, so that after `load_weights` training
+    goes on with the same numbers: the networks, both optimizers, `step`, the pools of this process
+    and the states of the dropout layers.
 
     Attributes:
         step: training steps done, an int64 variable.
@@ -88,10 +103,13 @@ class CycleGAN(keras.Model):
             lambda_l1: weight of the distance to the true counterpart, for batches of pairs. Above
                 0 the discriminators judge a picture beside its input, `[n, h, w, c + c']`: with no
                 cycles and no pools that is pix2pix (Isola et al. 2017), both directions at once.
-            run_eagerly, jit_compile: as in `keras.Model.compile`.
+            run_eagerly: as in `keras.Model.compile`.
+            jit_compile: whether to compile training steps with XLA. With several replicas that is
+                the gradients alone, since XLA cannot compile what passes between devices.
 
         Raises:
-            ValueError: a network is not built, a weight is negative, or all terms weigh 0.
+            ValueError: a network is not built, a weight is negative, all terms weigh 0, the
+                optimizers or pools cannot work, or the networks cannot work with `jit_compile`.
         """
         networks = {"a2b": self.a2b, "b2a": self.b2a, "d_a": self.d_a, "d_b": self.d_b}
         for name, network in networks.items():
@@ -107,8 +125,26 @@ class CycleGAN(keras.Model):
             )
         if lambda_l1 and self.pool_a:
             raise ValueError("Pools keep fakes without their inputs: use none with lambda_l1.")
-        # Without optimizer=None Keras would make, and save, an RMSprop over all weights.
-        super().compile(optimizer=None, run_eagerly=run_eagerly, jit_compile=jit_compile)
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        pools = replicas // worker_count(self.distribute_strategy)
+        if {len(self.pool_a), len(self.pool_b)} not in ({0}, {pools}):
+            raise ValueError(
+                f"pool_a has {len(self.pool_a)} pools and pool_b {len(self.pool_b)}, for {pools} "
+                "replicas: make them by image_pools, with the strategy of this model."
+            )
+        check_optimizers(generator_optimizer, discriminator_optimizer)
+        if jit_compile and replicas > 1 and any(map(has_batch_norm, networks.values())):
+            raise ValueError(
+                f"jit_compile cannot compile batch norm over {replicas} replicas, which share "
+                'their moments: use norm="instance", one device, or no jit_compile.'
+            )
+        # Without optimizer=None Keras would make, and save, an RMSprop over all weights. Its own
+        # jit_compile would compile the checks of the images, which XLA leaves out, and everything
+        # that passes between replicas, which XLA cannot.
+        super().compile(optimizer=None, run_eagerly=run_eagerly, jit_compile=False)
+        compiled = jit_compile and not run_eagerly
+        self.compiles_step = compiled and replicas == 1
+        self.compiles_gradients = compiled and replicas > 1
         self.generator_optimizer = generator_optimizer
         self.discriminator_optimizer = discriminator_optimizer
         self.adversarial = adversarial
@@ -120,7 +156,7 @@ class CycleGAN(keras.Model):
         self.lambda_l1 = lambda_l1
         generator_optimizer.build(self._generator_variables())
         discriminator_optimizer.build(self._discriminator_variables())
-        self.trackers = {name: keras.metrics.Mean(name=name) for name in self.log_names()}
+        self.trackers = {name: keras.metrics.Mean(name, "float32") for name in self.log_names()}
         self.built = True
 
     @property
@@ -132,6 +168,58 @@ class CycleGAN(keras.Model):
     def metrics(self):
         """The trackers alone: Keras would add one for a `loss` that this model does not have."""
         return list(self.trackers.values())
+
+    def save_own_variables(self, store):
+        """Keras calls it in `save_weights`: what is in neither the networks nor the optimizers."""
+        for name, variable in self._own_state().items():
+            store[name] = variable.numpy()
+
+    def load_own_variables(self, store):
+        """Keras calls it in `load_weights`.
+
+        Raises:
+            ValueError: the file holds no training state, or that of other pools or networks.
+        """
+        state = self._own_state()
+        saved = {name: tuple(store[name].shape) for name in store.keys()}
+        shapes = {name: tuple(variable.shape) for name, variable in state.items()}
+        if saved != shapes:
+            raise ValueError(
+                f"The file holds the training state {saved}, and this model has {shapes}: build it "
+                "with the same pools, replicas and dropout."
+            )
+        for name, variable in state.items():
+            variable.assign(store[name][()])
+
+    def _own_state(self):
+        """Variables by name: the step, pools, and the random states of dropout layers."""
+        state = {"step": self.step}
+        for name in ("pool_a", "pool_b"):
+            for number, pool in enumerate(getattr(self, name)):
+                state[f"{name}_{number}_images"] = pool.images
+                state[f"{name}_{number}_seen"] = pool.seen
+        for name in ("a2b", "b2a", "d_a", "d_b"):
+            seeds = [v for v in getattr(self, name).non_trainable_variables if is_seed(v)]
+            state |= {f"{name}_seed_{number}": seed for number, seed in enumerate(seeds)}
+        return state
+
+    def fit(self, *args, **kwargs):
+        """As `keras.Model.fit`.
+
+        Raises:
+            ValueError: images outside [-1, 1], or a callback that needs a single optimizer.
+        """
+        with clear_errors(kwargs.get("callbacks")):
+            return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        """As `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: as for `fit`.
+        """
+        with clear_errors(kwargs.get("callbacks")):
+            return super().evaluate(*args, **kwargs)
 
     def first_non_finite(self) -> str | None:
         """Names the first value of the training state that is NaN or infinite.
@@ -244,42 +332,55 @@ class CycleGAN(keras.Model):
             if self.adversarial == "wgan-gp" and training:
                 seed = stream(self.seed, replica_id(), name == "d_b")
                 mix = to_unit(whole_numbers(tf.shape(real)[0], seed, self.step))
-                losses[name] += GRADIENT_PENALTY * gradient_penalty(judge, real, fake, mix)
+                scale = self.discriminator_optimizer.scale_loss(1.0)
+                penalty = gradient_penalty(judge, real, fake, mix, scale)
+                losses[name] += GRADIENT_PENALTY * penalty
         return losses
 
     def train_step(self, data):
         """One update of the generators, then one of the discriminators on the fakes from before."""
-        real_a, real_b = data
+        real_a, real_b = check_images(data)
+        return compiled_if(self.compiles_step, self._step)(real_a, real_b)
+
+    def _step(self, real_a, real_b):
         rate = self.generator_optimizer.learning_rate  # of this step: an update counts it on
 
+        part = compiled_if(self.compiles_gradients, self._generator_gradients)
+        gradients, losses, fake_a, fake_b = part(real_a, real_b)
+        self._update(self.generator_optimizer, gradients, self._generator_variables())
+
+        if self.lambda_adversarial:
+            if self.pool_b:
+                fake_b = self.pool_b[replica_id() % len(self.pool_b)].query(fake_b)
+                fake_a = self.pool_a[replica_id() % len(self.pool_a)].query(fake_a)
+            part = compiled_if(self.compiles_gradients, self._discriminator_gradients)
+            gradients, d_losses = part(real_a, real_b, fake_a, fake_b)
+            self._update(self.discriminator_optimizer, gradients, self._discriminator_variables())
+            losses |= d_losses
+
+        self.step.assign_add(1)
+        return self._report(losses | {"learning_rate": tf.cast(rate, tf.float32)})
+
+    def _generator_gradients(self, real_a, real_b):
         with tf.GradientTape() as tape:
             pictures = self.translate_both(real_a, real_b, training=True)
             losses = self.generator_losses(real_a, real_b, pictures, training=True)
             objective = global_mean(sum(losses.values()))
             scaled = self.generator_optimizer.scale_loss(objective)
         # Only the generators' gradients are asked for: that freezes the discriminators.
-        self._update(self.generator_optimizer, tape, scaled, self._generator_variables())
+        gradients = tape.gradient(scaled, self._generator_variables())
+        return gradients, losses, pictures.get("fake_a"), pictures.get("fake_b")
 
-        if self.lambda_adversarial:
-            fake_b, fake_a = pictures["fake_b"], pictures["fake_a"]
-            if self.pool_b:
-                fake_b = self.pool_b[replica_id() % len(self.pool_b)].query(fake_b)
-                fake_a = self.pool_a[replica_id() % len(self.pool_a)].query(fake_a)
-            with tf.GradientTape() as tape:
-                d_losses = self.discriminator_losses(real_a, real_b, fake_a, fake_b, training=True)
-                objective = global_mean(sum(d_losses.values()))
-                scaled = self.discriminator_optimizer.scale_loss(objective)
-            self._update(
-                self.discriminator_optimizer, tape, scaled, self._discriminator_variables()
-            )
-            losses |= d_losses
-
-        self.step.assign_add(1)
-        return self._report(losses | {"learning_rate": tf.cast(rate, tf.float32)})
+    def _discriminator_gradients(self, real_a, real_b, fake_a, fake_b):
+        with tf.GradientTape() as tape:
+            losses = self.discriminator_losses(real_a, real_b, fake_a, fake_b, training=True)
+            objective = global_mean(sum(losses.values()))
+            scaled = self.discriminator_optimizer.scale_loss(objective)
+        return tape.gradient(scaled, self._discriminator_variables()), losses
 
     def test_step(self, data):
         """The same losses without an update and without the pools."""
-        real_a, real_b = data
+        real_a, real_b = check_images(data)
         pictures = self.translate_both(real_a, real_b)
         losses = self.generator_losses(real_a, real_b, pictures)
         if self.lambda_adversarial:
@@ -293,8 +394,7 @@ class CycleGAN(keras.Model):
         """Nothing: all is built. Keras 3.15 would draw a batch for it, and fails at it in a cluster
         of workers, where it cannot reduce a nested value."""
 
-    def _update(self, optimizer, tape, loss, variables):
-        gradients = tape.gradient(loss, variables)
+    def _update(self, optimizer, gradients, variables):
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             gradients = share_overflow(gradients)
         optimizer.apply(gradients, variables)
@@ -325,7 +425,8 @@ def together(network, batches, training):
     Large pictures are as fast one after the other, and take less memory.
 
     Args:
-        network: a generator or a discriminator.
+        network: a generator or a discriminator; one without a `norm`, which may mix what it likes,
+            gets the batches one by one.
         batches: by name, each `[n, h, w, c]`.
         training: as in a call of the network.
 
@@ -334,10 +435,79 @@ def together(network, batches, training):
     """
     shapes = {batch.shape for batch in batches.values()}
     small = all(s.is_fully_defined() and s.num_elements() <= JOINED_NUMBERS for s in shapes)
-    if len(batches) < 2 or len(shapes) > 1 or not small or network.norm == "batch":
+    mixes = getattr(network, "norm", "batch") == "batch"
+    if len(batches) < 2 or len(shapes) > 1 or not small or mixes:
         return {name: network(batch, training=training) for name, batch in batches.items()}
     outputs = network(tf.concat(list(batches.values()), axis=0), training=training)
     return dict(zip(batches, tf.split(outputs, len(batches)), strict=True))
+
+
+def compiled_if(condition, part):
+    """The function, compiled with XLA or as it is."""
+    return tf.function(part, autograph=False, jit_compile=True) if condition else part
+
+
+def check_images(data):
+    """Returns a batch `(real_a, real_b)` as it is, but for a check in the graph of its values.
+
+    Raises:
+        ValueError: the images are not floats.
+        tf.errors.InvalidArgumentError: they are not all in [-1, 1]; XLA leaves this check out.
+    """
+    for domain, images in zip("ab", data, strict=True):
+        if not images.dtype.is_floating:
+            raise ValueError(
+                f"The images of {domain} are {images.dtype.name}: make them float32 in [-1, 1], "
+                "for example by x / 127.5 - 1."
+            )
+        # A float16 has the next number after 1 at 1.001. NaN fails too.
+        good = tf.reduce_all(tf.abs(images) <= 1.001)
+        tf.debugging.Assert(good, [OUT_OF_RANGE.format(domain)])
+    return data
+
+
+def check_optimizers(*optimizers):
+    """Raises a ValueError where two optimizers are one, or average weights for nobody."""
+    inner = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in optimizers]
+    if inner[0] is inner[1]:
+        raise ValueError(
+            "generator_optimizer and discriminator_optimizer are one object, which can keep the "
+            "momenta of one of them alone: make two."
+        )
+    if any(optimizer.use_ema and not optimizer.ema_overwrite_frequency for optimizer in inner):
+        raise ValueError(
+            "An optimizer has use_ema=True, but nothing would use its averages: leave it out, or "
+            "set its ema_overwrite_frequency."
+        )
+
+
+@contextmanager
+def clear_errors(callbacks):
+    """Refuses callbacks that cannot work, and makes a failed check of images one line."""
+    for callback in keras.tree.flatten(callbacks):
+        if isinstance(callback, NEED_ONE_OPTIMIZER):
+            raise ValueError(
+                f"{type(callback).__name__} needs a model with one optimizer, and CycleGAN has "
+                "two: leave it out. For a schedule, give a "
+                "keras.optimizers.schedules.LearningRateSchedule to each as its learning_rate."
+            )
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        for line in map(OUT_OF_RANGE.format, "ab"):
+            if line in error.message:
+                raise ValueError(line) from None
+        raise
+
+
+def has_batch_norm(network):
+    """Whether a built network has a BatchNormalization layer anywhere."""
+    return any(variable.name == "moving_mean" for variable in network.non_trainable_variables)
+
+
+def is_seed(variable):
+    """Whether a variable is the random state of a layer, such as Dropout."""
+    return variable.path.endswith("seed_generator_state")
 
 
 def global_mean(per_example):
@@ -380,17 +550,25 @@ def image_pools(strategy, size, shape_a, shape_b, seed):
     own fakes.
 
     Args:
-        strategy: a `tf.distribute` strategy.
+        strategy: a `tf.distribute` strategy; that of `tf.distribute.get_strategy()` if you use
+            none.
         size: pictures kept by each; 0 for none.
         shape_a, shape_b: (h, w, c) of `fake_a` and `fake_b`.
         seed: an integer.
 
     Returns:
         `(pool_a, pool_b)`, two lists, empty for size 0.
+
+    Raises:
+        ValueError: it is called inside `strategy.scope()`, or the pools cannot be made.
     """
+    if tf.distribute.has_strategy():
+        raise ValueError("image_pools was called in a strategy's scope: call it before, outside.")
     pools = [], []
     if size:
-        devices = strategy.extended.worker_devices
+        # The default strategy, which is what get_strategy returns here, has no list of devices.
+        default = strategy is tf.distribute.get_strategy()
+        devices = [None] if default else strategy.extended.worker_devices
         first = worker_number(strategy) * len(devices)
         for replica, device in enumerate(devices, start=first):
             with tf.device(device):

@@ -2,7 +2,7 @@
 
 import keras
 
-from tf_cyclegan.layers import check_positive, convolution, normalization
+from tf_cyclegan.layers import check_nhwc, check_positive, convolution, normalization
 from tf_cyclegan.model_archive import save
 from tf_cyclegan.sizes import checked_when_run
 
@@ -52,10 +52,12 @@ class PatchDiscriminator(keras.Model):
         self.stack = keras.Sequential(stack, name="stack")
 
     def build(self, input_shape):
+        self.input_channels = input_shape[-1]
         self.stack.build(input_shape)
         self.built = True
 
     def call(self, inputs, training=None):
+        check_nhwc(inputs.shape, self.input_channels)
         smallest = 3 * 2**self.strided_layers  # the last two convolutions take a pixel each
         for size in inputs.shape[1:3]:
             if size is not None and size < smallest:  # TensorFlow would return another layer's map
@@ -112,10 +114,12 @@ class PixelDiscriminator(keras.Model):
         )
 
     def build(self, input_shape):
+        self.input_channels = input_shape[-1]
         self.stack.build(input_shape)
         self.built = True
 
     def call(self, inputs, training=None):
+        check_nhwc(inputs.shape, self.input_channels)
         return keras.ops.cast(self.stack(inputs, training=training), self.variable_dtype)
 
     save = save
@@ -127,6 +131,6 @@ class PixelDiscriminator(keras.Model):
 def padded_convolution(filters, strides, norm="none", use_bias=None, dtype=None):
     """A 4x4 convolution after one zero on every side, PyTorch's `padding=1`."""
     return [
-        keras.layers.ZeroPadding2D(1, dtype=dtype),
+        keras.layers.ZeroPadding2D(1, data_format="channels_last", dtype=dtype),
         convolution(filters, 4, strides, norm=norm, use_bias=use_bias, dtype=dtype),
     ]

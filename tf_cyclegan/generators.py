@@ -10,6 +10,7 @@ from tf_cyclegan.layers import (
     ReflectionPadding2D,
     ReLU,
     ResidualBlock,
+    check_nhwc,
     check_positive,
     convolution,
     initializer,
@@ -83,10 +84,10 @@ class ResNetGenerator(keras.Model):
                 convolution(filters, 7, norm=norm, dtype=dtype),  # [n, h, w, filters]
                 *norm_relu(),
                 # PyTorch pads one zero on every side; Keras' "same" would pad right and below only.
-                keras.layers.ZeroPadding2D(1, dtype=dtype),
+                keras.layers.ZeroPadding2D(1, data_format="channels_last", dtype=dtype),
                 convolution(2 * filters, 3, strides=2, norm=norm, dtype=dtype),
                 *norm_relu(),  # [n, h/2, w/2, 2 filters]
-                keras.layers.ZeroPadding2D(1, dtype=dtype),
+                keras.layers.ZeroPadding2D(1, data_format="channels_last", dtype=dtype),
                 convolution(4 * filters, 3, strides=2, norm=norm, dtype=dtype),
                 *norm_relu(),  # [n, h/4, w/4, 4 filters]
             ],
@@ -118,6 +119,7 @@ class ResNetGenerator(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
+        check_nhwc(inputs.shape, self.input_channels)
         x = check_multiple(inputs, self.multiple)
         x = run_part(self, self.encoder, x, training)
         if self.blocks:
@@ -198,6 +200,7 @@ class UNetGenerator(keras.Model):
                     4,
                     strides=2,
                     padding="same",  # sides are even here, so one zero on every side
+                    data_format="channels_last",
                     use_bias=self.norm == "instance",
                     kernel_initializer=initializer(),
                     dtype=dtype,
@@ -219,6 +222,7 @@ class UNetGenerator(keras.Model):
                     4,
                     strides=2,
                     padding="same",
+                    data_format="channels_last",
                     use_bias=outermost or self.norm == "instance",
                     kernel_initializer=initializer(),
                     dtype=dtype,
@@ -246,6 +250,7 @@ class UNetGenerator(keras.Model):
         self.built = True
 
     def call(self, inputs, training=None):
+        check_nhwc(inputs.shape, self.input_channels)
         x = check_multiple(inputs, self.multiple)
         skips = []
         for down in self.down_blocks:
@@ -289,6 +294,7 @@ def upsample(filters, upsampling, norm, dtype):
                 3,
                 strides=2,
                 padding="valid",
+                data_format="channels_last",
                 use_bias=norm == "instance",
                 kernel_initializer=initializer(),
                 dtype=dtype,
@@ -297,7 +303,9 @@ def upsample(filters, upsampling, norm, dtype):
         ]
     if upsampling == "resize":
         return [
-            keras.layers.UpSampling2D(2, interpolation="nearest", dtype=dtype),
+            keras.layers.UpSampling2D(
+                2, data_format="channels_last", interpolation="nearest", dtype=dtype
+            ),
             ReflectionPadding2D(1, dtype=dtype),
             convolution(filters, 3, norm=norm, dtype=dtype),
         ]

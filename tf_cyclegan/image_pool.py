@@ -53,21 +53,24 @@ class ImagePool(tf.Module):
         """Exchanges a batch of fresh fakes for what the discriminator is to see.
 
         Args:
-            images: `[n, h, w, c]` with n known.
+            images: `[n, h, w, c]`.
 
         Returns:
             `[n, h, w, c]`, each the fresh picture or an older one.
         """
-        returned = []
-        for image in tf.unstack(images):
-            full = self.seen >= self.size
-            p, index = self.draw()
-            swap = tf.logical_and(full, p > 0.5)
-            slot = tf.where(full, index, tf.cast(self.seen, tf.int32))
-            # Indexing would make the slot a constant of the program that XLA compiles.
-            stored = tf.gather(self.images, slot)
-            returned.append(tf.where(swap, stored, image))
-            kept = tf.where(tf.logical_and(full, tf.logical_not(swap)), stored, image)
-            self.images.scatter_update(tf.IndexedSlices(kept[tf.newaxis], slot[tf.newaxis]))
-            self.seen.assign_add(1)
-        return tf.stack(returned)
+        if images.shape[0] is None:
+            # One at a time: each looks at what the one before it left.
+            return tf.map_fn(self._exchange, images, parallel_iterations=1)
+        return tf.stack([self._exchange(image) for image in tf.unstack(images)])
+
+    def _exchange(self, image):
+        full = self.seen >= self.size
+        p, index = self.draw()
+        swap = tf.logical_and(full, p > 0.5)
+        slot = tf.where(full, index, tf.cast(self.seen, tf.int32))
+        # Indexing would make the slot a constant of the program that XLA compiles.
+        stored = tf.gather(self.images, slot)
+        kept = tf.where(tf.logical_and(full, tf.logical_not(swap)), stored, image)
+        self.images.scatter_update(tf.IndexedSlices(kept[tf.newaxis], slot[tf.newaxis]))
+        self.seen.assign_add(1)
+        return tf.where(swap, stored, image)

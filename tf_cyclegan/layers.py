@@ -12,6 +12,12 @@ from tf_cyclegan.standardize import (
 )
 from tf_cyclegan.winograd import convolution_3x3
 
+if keras.backend.backend() != "tensorflow":
+    raise ValueError(
+        f"tf_cyclegan needs Keras' TensorFlow backend, and keras.json or KERAS_BACKEND chose "
+        f"{keras.backend.backend()}: set KERAS_BACKEND=tensorflow."
+    )
+
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class InstanceNormalization(keras.layers.Layer):
@@ -328,7 +334,7 @@ class Conv2D(keras.layers.Conv2D):
         n, height, width, channels = inputs.shape
         return (
             (self.kernel_size, self.strides, self.dilation_rate) == ((3, 3), (1, 1), (1, 1))
-            and (self.padding, self.groups) == ("valid", 1)
+            and (self.padding, self.groups, self.data_format) == ("valid", 1, "channels_last")
             and inputs.dtype == tf.float32
             and min(channels, self.filters) >= 128
             and None not in (n, height, width)
@@ -381,6 +387,7 @@ def convolution(filters, size, strides=1, norm="none", use_bias=None, dtype=None
         size,
         strides=strides,
         padding="valid",
+        data_format="channels_last",
         use_bias=norm == "instance" if use_bias is None else use_bias,
         kernel_initializer=initializer(),
         dtype=dtype,
@@ -412,6 +419,15 @@ def normalization(norm, dtype=None):
     if norm == "none":
         return []
     raise ValueError(f"norm={norm!r} is not known: use 'instance', 'batch' or 'none'.")
+
+
+def check_nhwc(shape, channels):
+    """Raises a ValueError where images of a shape are not `[n, height, width, channels]`."""
+    if len(shape) != 4 or shape[-1] not in (None, channels):
+        raise ValueError(
+            f"The images are {tuple(shape)}, and this network takes (n, height, width, {channels}"
+            "): give a batch, with the channels last."
+        )
 
 
 def check_positive(**values):

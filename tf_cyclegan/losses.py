@@ -81,7 +81,7 @@ def discriminator_loss(adversarial, real_logits, fake_logits):
     raise unknown_adversarial(adversarial)
 
 
-def gradient_penalty(discriminator, real, fake, mix):
+def gradient_penalty(discriminator, real, fake, mix, scale=1.0):
     """`(|grad_x m(D(x))|_2 - 1)^2` at `x = mix * real + (1 - mix) * fake`, one mix per example.
 
     Gulrajani et al. 2017, arXiv:1704.00028, equation 3, without the factor of 10. The gradient is
@@ -93,6 +93,8 @@ def gradient_penalty(discriminator, real, fake, mix):
         discriminator: a model of pictures to logits.
         real, fake: `[n, h, w, c]`.
         mix: `[n]` in [0, 1].
+        scale: the gradient is taken of `scale * D(x)` and divided by it: in a discriminator that
+            computes in float16 it would otherwise vanish. Use the scale of the loss there.
 
     Returns:
         `[n]`.
@@ -101,8 +103,8 @@ def gradient_penalty(discriminator, real, fake, mix):
     x = mix * real + (1.0 - mix) * fake
     with tf.GradientTape() as tape:
         tape.watch(x)
-        critic = per_example_mean(discriminator(x, training=True))
-    gradient = tape.gradient(critic, x)
+        critic = scale * per_example_mean(discriminator(x, training=True))
+    gradient = tape.gradient(critic, x) / scale
     # The small number keeps the root's own gradient finite where the gradient is all zero.
     norm = tf.sqrt(tf.reduce_sum(tf.square(gradient), axis=[1, 2, 3]) + 1e-12)
     return tf.square(norm - 1.0)

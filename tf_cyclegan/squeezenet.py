@@ -7,6 +7,7 @@ from keras import layers
 FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: (48, 192)}
 FIRES |= {8: (64, 256), 9: (64, 256)}
 POOLED_AFTER = (3, 5)
+NHWC = {"data_format": "channels_last", "dtype": "float32"}  # whatever keras.json says
 SIDE = 227  # of the pictures it was trained on: on smaller ones borders would make up the features
 
 
@@ -23,15 +24,15 @@ def load_squeezenet(file: h5py.File) -> keras.Model:
     Raises:
         KeyError, ValueError: the file holds other layers, or weights of other shapes.
     """
-    image = keras.Input((SIDE, SIDE, 3))
-    x = layers.Conv2D(64, 3, strides=2, activation="relu", name="conv1")(image)
-    x = layers.MaxPooling2D(3, strides=2)(x)
+    image = keras.Input((SIDE, SIDE, 3), dtype="float32")
+    x = layers.Conv2D(64, 3, strides=2, activation="relu", name="conv1", **NHWC)(image)
+    x = layers.MaxPooling2D(3, strides=2, **NHWC)(x)
     for number, (squeeze, expand) in FIRES.items():
         x = _convolution(squeeze, 1, number, "squeeze1x1")(x)
         wide = [_convolution(expand, size, number, f"expand{size}x{size}")(x) for size in (1, 3)]
-        x = layers.Concatenate()(wide)
+        x = layers.Concatenate(axis=-1, dtype="float32")(wide)
         if number in POOLED_AFTER:
-            x = layers.MaxPooling2D(3, strides=2)(x)
+            x = layers.MaxPooling2D(3, strides=2, **NHWC)(x)
     network = keras.Model(image, x)
     for layer in network.layers:
         if isinstance(layer, layers.Conv2D):
@@ -42,5 +43,5 @@ def load_squeezenet(file: h5py.File) -> keras.Model:
 
 def _convolution(filters, size, fire, name):
     return layers.Conv2D(
-        filters, size, padding="same", activation="relu", name=f"fire{fire}_{name}"
+        filters, size, padding="same", activation="relu", name=f"fire{fire}_{name}", **NHWC
     )
