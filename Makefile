@@ -2,6 +2,7 @@
 # make export: the demo's generator as SavedModel, LiteRT and ONNX files, and all of them compared.
 # make web: the demo on a page, computed by the browser.
 # make test: lint, types and the whole test suite.
+# make torture: kills, hostile files and full disks, over and over; about half an hour.
 # demo needs nothing but Python and make. The others also use npm, Java and chromium: tests without
 # them are skipped, with the reason.
 
@@ -11,7 +12,7 @@ PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10; do $$p -c '' 2>/dev/nul
 # TensorFlow logs its failed optimisations and absent GPUs as errors; real ones reach Python anyway.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo export web test lint venv addons clean
+.PHONY: demo export web test torture lint venv addons clean
 
 demo: venv
 	.venv/bin/python scripts/train.py --run_dir=runs/demo
@@ -38,7 +39,15 @@ web: venv runs/demo/a2b.keras
 	.venv/bin/python export/web/serve.py --folder=dist/web
 
 test: venv addons lint
-	.venv/bin/python -m pytest -q --durations=10
+	.venv/bin/python -m pytest -q --durations=10 --numprocesses=2 --dist=loadfile
+
+torture: venv
+	.venv/bin/python tests/torture/images.py --count=3000
+	.venv/bin/python tests/torture/served_requests.py --count=500
+	.venv/bin/python tests/torture/training.py --kills=30
+	.venv/bin/python tests/torture/full_disk.py || [ $$? = 77 ]
+	.venv/bin/python tests/torture/translate_many.py --kills=8
+	.venv/bin/python tests/torture/exporters.py --kills=3
 
 lint: venv
 	.venv/bin/ruff check .

@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ import tensorflow as tf
 
 from tf_cyclegan.callbacks import read_losses
 from tf_cyclegan.checkpoint_files import saved_steps
+from tf_cyclegan.checkpoints import RunFolder
 from tf_cyclegan.config import Config
 from tf_cyclegan.cyclegan import CycleGAN
 from tf_cyclegan.data.pictures import write_picture
@@ -293,6 +296,41 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(photos, tmp_p
     with pytest.raises(FloatingPointError, match=r"\w+ is (nan|inf) at step \d+: try a lower"):
         main(settings(photos, tmp_path / "run", learning_rate=1e30, save_every=0))
     assert steps_saved(tmp_path / "run") == []
+
+
+def test_an_image_that_vanishes_saves_the_run_first(photos, tmp_path, monkeypatch):
+    images = shutil.copytree(photos, tmp_path / "images")
+    config = settings(images, tmp_path / "run", cache="none", sample_every=0, watch_every=0)
+    save = RunFolder.save
+
+    def lose_images(run):
+        save(run)
+        shutil.rmtree(images / "trainB", ignore_errors=True)
+
+    monkeypatch.setattr(RunFolder, "save", lose_images)
+    message = r"trainB.\d.png: no such file.* stopped at step (\d+), which is saved"
+    with pytest.raises(ValueError, match=message) as error:
+        main(config)
+    assert "\n" not in str(error.value)
+    monkeypatch.undo()
+    stopped = int(re.search(message, str(error.value))[1])
+    assert 2 <= stopped == steps_saved(tmp_path / "run")[-1] < STEPS
+    counters = {k: int(v) for k, v in everything(tmp_path / "run").items() if v.dtype.kind == "i"}
+    assert set(counters.values()) == {stopped} and len(counters) >= 5, counters
+    shutil.copytree(photos / "trainB", images / "trainB")
+    assert main(config) == 0
+    rows = read_losses(tmp_path / "run" / "losses.csv")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("tf_config", [None, "", "{", "[]", '{"cluster": {"worker": ["a:1"]}}'])
+def test_a_cluster_that_nothing_describes_is_one_line(photos, tmp_path, monkeypatch, tf_config):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if tf_config is not None:
+        monkeypatch.setenv("TF_CONFIG", tf_config)
+    with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG .*workers.py"):
+        main(settings(photos, tmp_path / "run", strategy="multiworker"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_running_out_of_memory_is_one_line(photos, tmp_path, monkeypatch):

@@ -340,7 +340,10 @@ class CycleGAN(keras.Model):
     def train_step(self, data):
         """One update of the generators, then one of the discriminators on the fakes from before."""
         real_a, real_b = check_images(data)
-        return compiled_if(self.compiles_step, self._step)(real_a, real_b)
+        # Counters, such as an optimizer's, need no image: without this, a step whose images could
+        # not be read would be counted though it updates no weight.
+        with tf.control_dependencies([real_a, real_b]):
+            return compiled_if(self.compiles_step, self._step)(real_a, real_b)
 
     def _step(self, real_a, real_b):
         rate = self.generator_optimizer.learning_rate  # of this step: an update counts it on
