@@ -98,7 +98,8 @@ def test_two_replicas_equal_one(case):
     )
     run = tf.function(lambda x: strategy.run(mirrored, [x], {"training": training}))
     y = tf.concat(strategy.experimental_local_results(run(halves)), axis=0)
-    np.testing.assert_allclose(y, make(case)(x, training=training), rtol=1e-4, atol=1e-5)
+    # Winograd's sums are split by the batch's size, and round by 1e-5 on some processors.
+    np.testing.assert_allclose(y, make(case)(x, training=training), rtol=1e-4, atol=5e-5)
 
 
 @every_case

@@ -451,12 +451,13 @@ def compiled_if(condition, part):
 
 
 def check_images(data):
-    """Returns a batch `(real_a, real_b)` as it is, but for a check in the graph of its values.
+    """Returns a batch `(real_a, real_b)` as it is, once its values are checked in the graph.
 
     Raises:
         ValueError: the images are not floats.
         tf.errors.InvalidArgumentError: they are not all in [-1, 1]; XLA leaves this check out.
     """
+    checked = []
     for domain, images in zip("ab", data, strict=True):
         if not images.dtype.is_floating:
             raise ValueError(
@@ -465,8 +466,9 @@ def check_images(data):
             )
         # A float16 has the next number after 1 at 1.001. NaN fails too.
         good = tf.reduce_all(tf.abs(images) <= 1.001)
-        tf.debugging.Assert(good, [OUT_OF_RANGE.format(domain)])
-    return data
+        with tf.control_dependencies([tf.debugging.Assert(good, [OUT_OF_RANGE.format(domain)])]):
+            checked.append(tf.identity(images))
+    return checked
 
 
 def check_optimizers(*optimizers):

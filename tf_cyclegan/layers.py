@@ -12,12 +12,6 @@ from tf_cyclegan.standardize import (
 )
 from tf_cyclegan.winograd import convolution_3x3
 
-if keras.backend.backend() != "tensorflow":
-    raise ValueError(
-        f"tf_cyclegan needs Keras' TensorFlow backend, and keras.json or KERAS_BACKEND chose "
-        f"{keras.backend.backend()}: set KERAS_BACKEND=tensorflow."
-    )
-
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class InstanceNormalization(keras.layers.Layer):
