@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_cyclegan.build import make_cyclegan, make_generator, make_strategy
 from tf_cyclegan.config import PIX2PIX, Config
-from tf_cyclegan.cyclegan import CycleGAN, share_overflow, together
+from tf_cyclegan.cyclegan import CycleGAN, image_pools, share_overflow, together
 from tf_cyclegan.data import TrainingData, load_dataset
 
 TINY = Config(
@@ -470,6 +470,196 @@ def test_a_step_whose_update_spoils_the_weights_reports_finite_losses():
     losses = model.train_step(batch())
     assert np.isfinite([float(loss) for loss in losses.values()]).all()
     assert model.first_non_finite().startswith("a2b: ")
+
+
+def own_data(size=2, count=3, known=None, change=lambda images: images):
+    """A data set of the user's own; `known` is the batch size that TensorFlow knows."""
+    pairs = [tuple(change(images) for images in batch(i, size)) for i in range(count)]
+    return tf.data.Dataset.from_generator(
+        lambda: iter(pairs),
+        output_signature=tuple(tf.TensorSpec((known, *x.shape[1:]), x.dtype) for x in pairs[0]),
+    )
+
+
+def fitted(model, data, **arguments):
+    return model.fit(data, verbose=0, **arguments).history
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changes"),
+    [
+        ("one", {"dropout": 0.5, "blocks": 1, "precision": "mixed_float16"}),
+        ("mirrored", {"pool_size": 2}),
+    ],
+)
+def test_training_goes_on_bit_for_bit_after_load_weights(strategy, changes, tmp_path):
+    scope, model = tiny(strategy, **changes)
+    fitted(model, own_data(4))
+    model.save_weights(tmp_path / "x.weights.h5")
+    expected = fitted(model, own_data(4))
+    _, again = tiny(strategy, **changes, seed=3)
+    again.seed = model.seed
+    for pool, other in zip(again.pool_a + again.pool_b, model.pool_a + model.pool_b, strict=True):
+        pool.seed = other.seed  # an argument, not state
+    again.load_weights(tmp_path / "x.weights.h5")
+    assert again.steps_done == 3
+    assert fitted(again, own_data(4)) == expected
+    for a, b in zip(weights(model), weights(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+def test_a_step_that_finds_the_data_at_its_end_counts_nothing(strategy):
+    _, model = tiny(strategy, dropout=0.5, blocks=1)
+    for epochs in (1, 2):
+        fitted(model, own_data())
+        assert model.steps_done == 3 * epochs
+        assert int(model.generator_optimizer.iterations) == 3 * epochs
+        assert int(model.discriminator_optimizer.iterations) == 3 * epochs
+        assert sum(int(pool.seen) for pool in model.pool_a) == 3 * 2 * epochs
+        seeds = {k: v.numpy()[1] for k, v in model._own_state().items() if "seed" in k}
+        assert seeds == {"a2b_seed_0": 6 * epochs, "b2a_seed_0": 6 * epochs}
+
+
+def test_backup_and_restore_restores_the_whole_training_state(tmp_path):
+    """A fit that is cut off after its first epoch ends as one that is not."""
+    results = []
+    for interrupted in (False, True):
+        backup = keras.callbacks.BackupAndRestore(tmp_path / str(interrupted))
+        _, model = tiny()
+        if interrupted:
+
+            def stop(epoch):
+                if epoch == 1:
+                    raise KeyboardInterrupt
+
+            cut = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: stop(epoch))
+            with pytest.raises(KeyboardInterrupt):
+                model.fit(own_data(), epochs=2, verbose=0, callbacks=[backup, cut])
+            _, model = tiny()
+        fitted(model, own_data(), epochs=2, callbacks=[backup])
+        results.append([*weights(model), model.pool_a[0].images.numpy(), model.steps_done])
+    for plain, resumed in zip(*results, strict=True):
+        np.testing.assert_array_equal(plain, resumed)
+
+
+def test_weights_of_a_model_with_other_pools_are_refused(tmp_path):
+    _, model = tiny(pool_size=0)
+    model.save_weights(tmp_path / "x.weights.h5")
+    with pytest.raises(ValueError, match="build it with the same pools, replicas and dropout"):
+        tiny()[1].load_weights(tmp_path / "x.weights.h5")
+
+
+@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+def test_fit_compiles_with_xla_on_one_device_and_on_two(strategy):
+    results = []
+    for jit_compile in (False, True):
+        _, model = tiny(strategy, jit_compile=jit_compile, adversarial="wgan-gp")
+        results.append({k: v[0] for k, v in fitted(model, own_data(2, 4)).items()})
+        assert model.compiles_step == (jit_compile and strategy == "one")
+        assert model.compiles_gradients == (jit_compile and strategy == "mirrored")
+    assert results[0] == pytest.approx(results[1], rel=2e-3, abs=1e-4)
+
+
+def test_xla_does_not_compile_batch_norm_over_replicas():
+    with pytest.raises(ValueError, match='batch norm over 2 replicas.*use norm="instance"'):
+        tiny("mirrored", norm="batch", jit_compile=True)
+    tiny("one", norm="batch", jit_compile=True)
+
+
+def test_pools_without_a_strategy_and_for_batches_of_unknown_size():
+    """What the pool returns is the same as under a strategy and for batches of known size."""
+    results = []
+    for own, known in ((False, 2), (True, 2), (True, None)):
+        _, model = tiny()
+        if own:
+            pools = image_pools(tf.distribute.get_strategy(), 3, SHAPE, SHAPE, 0)
+            model = CycleGAN(model.a2b, model.b2a, model.d_a, model.d_b, *pools)
+        model.compile(keras.optimizers.SGD(0.01), keras.optimizers.SGD(0.01))
+        results.append(fitted(model, own_data(known=known)))
+        assert int(model.pool_a[0].seen) == 6
+    for history in results[1:]:
+        assert {k: v[0] for k, v in history.items()} == pytest.approx(
+            {k: v[0] for k, v in results[0].items()}, rel=1e-5
+        )
+
+
+def test_pools_are_made_outside_of_a_scope_one_for_each_replica():
+    strategy, model = tiny("mirrored")
+    with strategy.scope(), pytest.raises(ValueError, match="in a strategy's scope: call it before"):
+        image_pools(strategy, 3, SHAPE, SHAPE, 0)
+    model.pool_a.pop()
+    sgd = keras.optimizers.SGD
+    with pytest.raises(ValueError, match="pool_a has 1 pools and pool_b 2, for 2 replicas"):
+        model.compile(sgd(), sgd())
+
+
+@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("act", ["fit", "evaluate"])
+def test_images_out_of_range_are_refused_before_they_train(strategy, jit_compile, act):
+    _, model = tiny(strategy, jit_compile=jit_compile)
+    before = weights(model)
+    data = own_data(change=lambda images: (images + 1) * 127.5)
+    message = r"^The images of a are not all in \[-1, 1\]: .*x / 127.5 - 1"
+    with pytest.raises(ValueError, match=message):
+        getattr(model, act)(data, verbose=0)
+    for a, b in zip(before, weights(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: tf.where(x > 0.99, np.nan, x), "are not all in"),
+        (lambda x: tf.cast(x, tf.uint8), "The images of a are uint8: make them float32"),
+        (lambda x: tf.transpose(x, [0, 3, 1, 2]), r"takes \(n, height, width, 3\).*channels last"),
+    ],
+)
+def test_other_images_that_cannot_be_trained_on(change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny()[1].fit(own_data(change=change), verbose=0)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        keras.callbacks.SwapEMAWeights(),
+        keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2),
+        keras.callbacks.ReduceLROnPlateau("cycle_a", mode="min"),
+    ],
+)
+def test_callbacks_that_need_one_optimizer_are_refused(callback):
+    _, model = tiny()
+    for act in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=f"^{type(callback).__name__} needs .* one optimizer"):
+            act(own_data(), callbacks=[callback], verbose=0)
+
+
+def test_optimizers_that_cannot_work_are_refused():
+    _, model = tiny()
+    adam, scaled = keras.optimizers.Adam(), keras.optimizers.LossScaleOptimizer
+    for pair in ((adam, adam), (scaled(adam), scaled(adam))):
+        with pytest.raises(ValueError, match="are one object.*make two"):
+            model.compile(*pair)
+    with pytest.raises(ValueError, match="use_ema=True, but nothing would use"):
+        model.compile(keras.optimizers.Adam(use_ema=True), adam)
+
+
+def test_a_network_of_the_users_own_gets_batches_one_by_one():
+    network = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(3, 1)])
+    images = tf.zeros((1, *SHAPE))
+    assert set(together(network, {"same_b": images, "fake_b": images}, True)) == {
+        "same_b",
+        "fake_b",
+    }
+
+
+def test_epoch_means_are_float32_whatever_keras_json_says(other_keras_json):
+    _, model = tiny()
+    rows = [model.train_step(tuple(tf.cast(x, tf.float32) for x in batch(i))) for i in range(3)]
+    mean = np.mean([float(row["cycle_a"]) for row in rows])
+    assert float(model.trackers["cycle_a"].result()) == pytest.approx(mean, rel=1e-5)
 
 
 def test_errors_name_the_remedy():

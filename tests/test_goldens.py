@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_cyclegan import layers
 from tf_cyclegan.cyclegan import CycleGAN
 from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
@@ -203,6 +204,74 @@ def gradients_by_torch_name(model, network):
     for variable, value in zip(network.variables, kept, strict=True):
         variable.assign(value)
     return gradients
+
+
+def one_step(dtype):
+    """One step at a size at which a CPU's kernels are taken, compiled to a graph.
+
+    Returns:
+        The losses, and of every weight the gradient and the update.
+    """
+    networks = {name: ResNetGenerator(32, blocks=1, dtype=dtype) for name in ("a2b", "b2a")}
+    networks |= {name: PatchDiscriminator(8, layers=1, dtype=dtype) for name in ("d_a", "d_b")}
+    rng = np.random.default_rng(0)
+    for network in networks.values():
+        network.build((None, None, None, 3))
+        for variable in network.trainable_variables:
+            variable.assign(rng.normal(0, 0.02, variable.shape).astype(np.float32))
+    model = Recorder(**networks)
+    adam = {"learning_rate": 2e-4, "beta_1": 0.5, "epsilon": 1e-8}
+    model.compile(keras.optimizers.Adam(**adam), keras.optimizers.Adam(**adam))
+    variables = [v for network in networks.values() for v in network.trainable_variables]
+    real = [tf.constant(rng.uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)) for _ in "ab"]
+
+    @tf.function(autograph=False)
+    def step(real_a, real_b):
+        losses = model.train_step((real_a, real_b))
+        return losses, [model.recorded[id(variable)] for variable in variables]
+
+    before = [variable.numpy() for variable in variables]
+    losses, gradients = step(*(tf.cast(x, dtype) for x in real))
+    updates = [v.numpy() - old for v, old in zip(variables, before, strict=True)]
+    return losses, [v.path for v in variables], [g.numpy() for g in gradients], updates
+
+
+@pytest.mark.skipif(
+    bool(tf.config.list_physical_devices("GPU")), reason="these kernels are a CPU's alone"
+)
+def test_a_step_in_float32_by_the_cpus_kernels_is_that_in_float64_without_them(monkeypatch):
+    """The golden steps above are in float64 and of 16 channels, where no kernel is taken."""
+    taken = dict.fromkeys(("convolution_3x3", "standardized_pictures", "reflected"), 0)
+    for kernel in (layers.convolution_3x3, layers.standardized_pictures, layers.reflected):
+
+        def counting(*args, kernel=kernel):
+            taken[kernel.__name__] += 1
+            return kernel(*args)
+
+        monkeypatch.setattr(layers, kernel.__name__, counting)
+    losses, paths, gradients, updates = one_step("float32")
+    assert all(count >= 6 for count in taken.values()), taken
+    taken = dict.fromkeys(taken, 0)
+    monkeypatch.setattr(layers, "on_cpu", lambda: False)
+    exact_losses, _, exact_gradients, exact_updates = one_step("float64")
+    assert not any(taken.values())
+    for name, value in exact_losses.items():
+        assert float(losses[name]) == pytest.approx(float(value), rel=1e-6), name
+    largest = max(np.abs(g).max() for g in exact_gradients)
+    for path, g, exact, update, exact_update in zip(
+        paths, gradients, exact_gradients, updates, exact_updates, strict=True
+    ):
+        # Instance norm takes a bias before it out again: its gradient is rounding alone.
+        size = np.abs(exact).max()
+        if size < 1e-9 * largest:
+            assert np.abs(g).max() < 1e-4 * largest, path
+            continue
+        # In the generators a rounding turns over some ReLUs and signs of the L1 terms.
+        tolerance = 0.02 if "generator" in path else 1e-5
+        assert np.linalg.norm(g - exact) < tolerance * np.linalg.norm(exact), path
+        # A gradient near zero decides by its last digits which way Adam's first step goes.
+        live = np.abs(exact) > 0.1 * size
+        np.testing.assert_allclose(update[live], exact_update[live], rtol=1e-4, err_msg=path)
 
 
 def test_learning_rate_of_every_epoch():

@@ -340,7 +340,9 @@ class CycleGAN(keras.Model):
     def train_step(self, data):
         """One update of the generators, then one of the discriminators on the fakes from before."""
         real_a, real_b = check_images(data)
-        return compiled_if(self.compiles_step, self._step)(real_a, real_b)
+        # A step that finds the data at its end must change nothing, and counting needs no data.
+        with tf.control_dependencies([real_a, real_b]):
+            return compiled_if(self.compiles_step, self._step)(real_a, real_b)
 
     def _step(self, real_a, real_b):
         rate = self.generator_optimizer.learning_rate  # of this step: an update counts it on
@@ -454,6 +456,7 @@ def check_images(data):
         ValueError: the images are not floats.
         tf.errors.InvalidArgumentError: they are not all in [-1, 1]; XLA leaves this check out.
     """
+    checks = []
     for domain, images in zip("ab", data, strict=True):
         if not images.dtype.is_floating:
             raise ValueError(
@@ -462,8 +465,9 @@ def check_images(data):
             )
         # A float16 has the next number after 1 at 1.001. NaN fails too.
         good = tf.reduce_all(tf.abs(images) <= 1.001)
-        tf.debugging.Assert(good, [OUT_OF_RANGE.format(domain)])
-    return data
+        checks.append(tf.debugging.Assert(good, [OUT_OF_RANGE.format(domain)]))
+    with tf.control_dependencies(checks):  # or a graph could update weights before it fails
+        return tuple(map(tf.identity, data))
 
 
 def check_optimizers(*optimizers):
