@@ -508,6 +508,20 @@ def test_training_goes_on_bit_for_bit_after_load_weights(strategy, changes, tmp_
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+def test_a_step_that_finds_the_data_at_its_end_counts_nothing(strategy):
+    _, model = tiny(strategy, dropout=0.5, blocks=1)
+    calls = 3 * 2  # of each generator on each replica: identity goes with the translation
+    for epochs in (1, 2):
+        fitted(model, own_data(known=2))
+        assert model.steps_done == 3 * epochs
+        assert model.generator_optimizer.iterations.numpy() == 3 * epochs
+        assert model.discriminator_optimizer.iterations.numpy() == 3 * epochs
+        assert sum(int(pool.seen) for pool in model.pool_a) == 3 * 2 * epochs
+        seeds = {k: v.numpy()[1] for k, v in model._own_state().items() if "seed" in k}
+        assert seeds == {"a2b_seed_0": calls * epochs, "b2a_seed_0": calls * epochs}
+
+
 def test_backup_and_restore_restores_the_whole_training_state(tmp_path):
     """A fit that is cut off after its first epoch ends as one that is not."""
     results = []
