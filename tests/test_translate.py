@@ -384,7 +384,7 @@ def test_sub_folders_keep_their_places(script, run, tmp_path, capsys):
         fill(photos / day, ["1.png"])
     for _ in range(2):  # the second time its own output lies among the originals
         assert translate(script, run, photos / "out", photos, recursive=True) == 0
-        assert names_in(photos / "out") == ["1.png", "index.html", "mon", "tue"]
+        assert names_in(photos / "out") == ["1.png", "index.html", "index_files", "mon", "tue"]
         assert names_in(photos / "out" / "tue") == ["1.png"]
     assert "left out what is not an image, 1 in all (out/)" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"1\.png would be replaced"):
