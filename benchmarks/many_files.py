@@ -1,4 +1,4 @@
-"""How long a training takes to start on many small files, and how much memory that takes.
+"""How long a training run takes to start on many small files, and how much memory it needs.
 
     python benchmarks/many_files.py
     python benchmarks/many_files.py --count=2000 --caches none

@@ -1,7 +1,6 @@
 """Wrong flags of scripts that use a trained generator are reported before it is loaded."""
 
 import importlib.util
-import runpy
 import sys
 from pathlib import Path
 
@@ -93,15 +92,3 @@ def test_wrong_flags_are_reported_before_the_generator_is_loaded(
 def test_right_flags_go_on_to_the_generator(main, script, flags):
     with pytest.raises(ValueError, match="nowhere is not there: name a run folder"):
         main(script, **flags)
-
-
-def test_ctrl_c_ends_translate_in_one_line(tmp_path, monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(translate, "find_generator", interrupted)
-    monkeypatch.setattr(sys, "argv", ["translate.py", "--run_dir=x", f"--output={tmp_path}"])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / TRANSLATE), run_name="__main__")
-    assert stopped.value.code == 130
-    assert capsys.readouterr().err == f"stopped: the translations in {tmp_path} are whole\n"

@@ -47,7 +47,7 @@ class LossLog(keras.callbacks.Callback):
 
     Args:
         run_dir: the run folder.
-        step: steps done so far; rows after it, of a training that was killed, are dropped at the
+        step: steps done so far; rows after it, of a run that was killed, are dropped at the
             first step. A losses.csv that cannot be read is kept under another name.
     """
 
@@ -141,7 +141,7 @@ def _rows(file: TextIO, columns: int) -> Iterator[tuple[str, int, list[float]]]:
 
 
 def _continue(path: Path, step: int, names: list[str]) -> Curves:
-    """Makes the losses.csv of a training that goes on after `step`, whole or not at all.
+    """Makes the losses.csv of a training run that continues after `step`, whole or not at all.
 
     Args:
         path: the file; of an old one, the rows up to `step` are kept as they are.

@@ -79,7 +79,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def kill_until_done(run_dir: Path, images: Path, kills: int, draws: random.Random) -> list[int]:
-    """Runs the training to its end, killed so many times on its way; the steps it was killed at."""
+    """Trains to the end, with so many kills on the way; returns the steps of the kills."""
     struck = []
     while len(struck) < kills:
         process = start(run_dir, images)

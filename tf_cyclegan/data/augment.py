@@ -82,8 +82,8 @@ def resize_longer_side(picture, pixels, max_pixels=MAX_PIXELS):
 class ResizedPictures:
     """The pictures of one domain, resized, and kept as `config.cache` says.
 
-    With "memory" and "disk" every picture is decoded once, in parallel, before a training has
-    begun; later starts with "disk" find the pictures of the first, as long as no file has changed.
+    With "memory" and "disk" every picture is decoded once, in parallel, before training
+    begins; later starts with "disk" find the pictures of the first, as long as no file has changed.
     With "none" each is decoded at every use; of files, only the headers are read at the start, and
     at later starts not even those. All three give the same pixels, from before any random draw, so
     every epoch still sees other crops.
