@@ -48,8 +48,7 @@ def main(config: Config) -> int:
     replicas = strategy.num_replicas_in_sync
     run = RunFolder(config.run_folder, config, sets, replicas, worker, worker_count(strategy))
     with run, StopSignals() as stop:
-        with strategy.scope():
-            step = run.attach(model)
+        step = run.attach(model)
         print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} an epoch", flush=True)
 
         # === Training: whole epochs but for the first, if resumed in the middle, and the last ===

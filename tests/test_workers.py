@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,16 @@ def test_workers_see_other_pictures_and_the_first_saves_what_they_share(undistur
     }
     for name, value in second.items():
         assert np.array_equal(first[name], value) != ("images" in name), name
+
+
+def test_a_job_killed_between_checkpoint_and_generators_continues(undisturbed, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed, run_dir)
+    (run_dir / "b2a.keras").unlink()
+    job = start(run_dir, f"--max_steps={STEPS + 5}")
+    assert job.wait(300) == 0, Path(f"{run_dir}.log").read_text()
+    assert (run_dir / "b2a.keras").exists()
+    assert saved_steps(run_dir / "checkpoints" / "worker_1")[-1] == STEPS + 5
 
 
 def test_stopped_workers_save_first(tmp_path):

@@ -50,7 +50,8 @@ def read_checkpoint(checkpoint: tf.train.Checkpoint, folder: Path, step: int) ->
     """
     try:
         with _plain_path(folder, step) as prefix:
-            checkpoint.read(prefix).assert_existing_objects_matched()
+            # Partial: a worker reads only what all of them share from the chief's checkpoint.
+            checkpoint.read(prefix).expect_partial().assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise ValueError(_one_line(error)) from None
 

@@ -185,7 +185,8 @@ class RunFolder:
         is damaged or missing, and what is done instead, is printed.
 
         Args:
-            model: a compiled `CycleGAN`, in the scope of its strategy.
+            model: a compiled `CycleGAN`. Call this outside of its strategy's scope, where a
+                worker that saves the generators would make mirrored variables alone.
 
         Returns:
             The steps done so far.
