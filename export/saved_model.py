@@ -30,9 +30,10 @@ class Options:
 
 def main(options: Options) -> int:
     """Writes the version's folder, and returns the exit code."""
-    from tf_cyclegan.export.saved_model import export_saved_model  # after --help
+    from tf_cyclegan.export.saved_model import check_version, export_saved_model  # after --help
     from tf_cyclegan.translate import find_generator
 
+    check_version(options.output, options.version, options.max_pixels)
     generator = find_generator(options.run_dir, options.direction)
     target = export_saved_model(generator, options.output, options.version, options.max_pixels)
     print(f"{target}: {generator.count_params():,} weights, from {options.run_dir}")

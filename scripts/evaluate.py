@@ -61,12 +61,16 @@ def main(options: Options) -> int:
     from tf_cyclegan.evaluation import evaluate_direction, finite, pixel_features, resized, table
     from tf_cyclegan.features import load_features
     from tf_cyclegan.metrics import read_palette
-    from tf_cyclegan.output import write_text
+    from tf_cyclegan.output import check_output, write_text
     from tf_cyclegan.sheets import picture_sheet
     from tf_cyclegan.translate import load_translator
 
     # === What is measured, on what, with what ===
     run_dir = Path(options.run_dir)
+    output = Path(options.output or run_dir / "evaluation")
+    check_output(output)
+    if options.resize is not None and options.resize < 1:
+        raise ValueError(f"resize is {options.resize}: use 1 or more.")
     own = read_config(run_dir) if (run_dir / "config.json").exists() else None
     config = own or Config()
     if options.dataset or options.data_dir:
@@ -86,13 +90,10 @@ def main(options: Options) -> int:
     else:
         sets = load_dataset(dataclasses.replace(config, paired=paired))
     if options.resize is not None:
-        if options.resize < 1:
-            raise ValueError(f"resize is {options.resize}: use 1 or more.")
         sets = {name: resized(pictures, options.resize) for name, pictures in sets.items()}
     split = "test" if {"testA", "testB"} <= set(sets) else "train"
 
     # === Both directions ===
-    output = Path(options.output or run_dir / "evaluation")
     results, sheets = {}, {}
     for direction, domains in (("a2b", "AB"), ("b2a", "BA")):
         inputs, targets = (sets[f"{split}{domain}"] for domain in domains)

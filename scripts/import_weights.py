@@ -33,7 +33,7 @@ def main(options: Options) -> int:
     """Writes the generator and import.json, and returns the exit code."""
     from tf_cyclegan.checkpoints import save_generator  # after --help
     from tf_cyclegan.interop import load_generator
-    from tf_cyclegan.output import write_text
+    from tf_cyclegan.output import check_output, write_text
 
     source, folder = Path(options.checkpoint), Path(options.output)
     target, record = folder / f"{options.direction}.keras", folder / "import.json"
@@ -42,6 +42,7 @@ def main(options: Options) -> int:
             f"{folder} holds a training run, whose next save would replace {target.name}: use "
             "another --output."
         )
+    check_output(folder)
     origins = read_record(record)
     generator = load_generator(source)
     origin = {

@@ -44,6 +44,13 @@ def test_all_files_are_written(tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "new").iterdir()} == {"a": b"1", "b": b"3"}
 
 
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    (tmp_path / ".a.part").mkdir()
+    (tmp_path / ".a.part" / "b").write_text("half")
+    write_files(tmp_path, {"a": b"1"})
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 @pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
 def test_a_failure_leaves_the_old_files_and_no_others(tmp_path, monkeypatch, failure):
     (tmp_path / "a").write_text("old")

@@ -457,9 +457,17 @@ def test_openvino_reads_the_same_folder(version, floats):
 
 def test_a_version_is_never_replaced(version, a2b):
     before = (version / "saved_model.pb").read_bytes()
-    with pytest.raises(ValueError, match="1 is there already: use another --version"):
+    with pytest.raises(ValueError, match="1 exists already: use another --version"):
         export_saved_model(a2b, version.parent, 1)
     assert (version / "saved_model.pb").read_bytes() == before
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path, a2b):
+    needed("tensorflow_serving.apis")
+    (tmp_path / "1.part" / "assets").mkdir(parents=True)
+    (tmp_path / "1.part" / "old").touch()
+    target = export_saved_model(a2b, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"] and not (target / "old").exists()
 
 
 def test_wrong_values(tmp_path, a2b):

@@ -192,8 +192,12 @@ def ask(ports, protocol, source, target, **options):
 
 @pytest.mark.parametrize("signature", ["image_bytes", "serving_default"])
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_the_client_writes_the_translation(server, translate, tmp_path, protocol, signature):
-    """Of version 2, not of version 1: the newest is served."""
+def test_the_client_writes_the_translation(
+    server, translate, tmp_path, monkeypatch, protocol, signature
+):
+    """Of version 2, not of version 1: the newest is served. A proxy is passed by on loopback."""
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     write_picture(tmp_path / "a.png", noise(13, 19))
     assert ask(server, protocol, tmp_path / "a.png", tmp_path / "b.png", signature=signature) == 0
     assert close(read_picture(tmp_path / "b.png"), translate(noise(13, 19)))

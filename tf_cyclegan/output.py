@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import tempfile
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -42,24 +42,27 @@ def write_files(folder, files: dict[str, bytes]) -> None:
 
     Args:
         folder: the folder, made if it is not there.
-        files: name -> content; a file of the same name is replaced.
+        files: name -> content, at least one; a file of the same name is replaced.
 
     Raises:
         ValueError: there is no room, or no right to write.
     """
     folder = Path(folder)
+    part = folder / f".{next(iter(files))}.part"  # the next run finds what a killed one left
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".part") as part:
-            for name, content in files.items():
-                (Path(part) / name).write_bytes(content)
-            for name in files:
-                os.replace(Path(part) / name, folder / name)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for name, content in files.items():
+            (part / name).write_bytes(content)
+        for name in files:
+            os.replace(part / name, folder / name)
     except OSError as error:
         raise ValueError(
             f"{folder} cannot be written ({error.strerror}): free some space, or use another "
             "--output."
         ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -99,9 +99,10 @@ def ask_grpc(options: Options, key: str, array: np.ndarray) -> np.ndarray:
     request.model_spec.name = options.model
     request.model_spec.signature_name = options.signature
     request.inputs[key].CopyFrom(make_tensor_proto(array))
-    limits = [(f"grpc.max_{way}_message_length", MAX_BYTES) for way in ("receive", "send")]
+    settings = [(f"grpc.max_{way}_message_length", MAX_BYTES) for way in ("receive", "send")]
+    settings.append(("grpc.enable_http_proxy", 0 if on_this_machine(options.server) else 1))
     try:
-        with grpc.insecure_channel(options.server, options=limits) as channel:
+        with grpc.insecure_channel(options.server, options=settings) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             response = stub.Predict(request, timeout=options.timeout)
         return make_ndarray(response.outputs[key])
@@ -119,8 +120,10 @@ def ask_rest(options: Options, key: str, array: np.ndarray) -> np.ndarray:
     request = urllib.request.Request(
         f"http://{options.server}/v1/models/{options.model}:predict", json.dumps(body).encode()
     )
+    proxies = {} if on_this_machine(options.server) else None  # None: those of the environment
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
-        with urllib.request.urlopen(request, timeout=options.timeout) as response:
+        with opener.open(request, timeout=options.timeout) as response:
             outputs = json.loads(response.read())["outputs"]
         if strings:
             return np.array([base64.b64decode(row["b64"]) for row in outputs], object)
@@ -129,6 +132,11 @@ def ask_rest(options: Options, key: str, array: np.ndarray) -> np.ndarray:
         raise failure(options, f"{error}: {error.read(10_000).decode(errors='replace')}") from None
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
         raise failure(options, f"{type(error).__name__}: {error}") from None
+
+
+def on_this_machine(server: str) -> bool:
+    """Whether the server is reached without a proxy, whatever `http_proxy` says."""
+    return server.rpartition(":")[0] in ("localhost", "127.0.0.1", "[::1]")
 
 
 def failure(options: Options, reason: str) -> ValueError:

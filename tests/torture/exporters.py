@@ -3,9 +3,9 @@
     python tests/torture/exporters.py --kills=5 --seed=0
 
 Each exporter is killed that often: every third time anywhere in its run, else after it has begun to
-write. Every file then loads and runs, or is not there; the next run ends well. The exit code is 1
-where that is not so. What a killed exporter leaves beside is listed. Takes about half a minute a
-kill, most of it imports and conversion.
+write. Every file then loads and runs, or is not there. What a killed exporter leaves beside it is
+listed, and the next run removes it. The exit code is 1 where that is not so. Takes about half a
+minute for each kill, most of it imports and conversion.
 """
 
 import contextlib
@@ -162,7 +162,8 @@ def torture(exporter: Exporter, base: Path, kills: int, rng: random.Random) -> i
     if process.wait(LIMIT):
         print(f"{exporter.name}: the next run ended with {process.returncode}")
         faults += 1
-    return faults + judge(exporter, output, "after the last kill", whole=True)
+    left = {path.name for path in output.iterdir()} - set(exporter.wanted)
+    return faults + judge(exporter, output, "after the last kill", whole=True) + len(left)
 
 
 def judge(exporter: Exporter, output: Path, when: str, whole: bool) -> int:

@@ -17,7 +17,6 @@ A request that cannot be served ends with INVALID_ARGUMENT and the reason, for i
 
 import os
 import shutil
-import uuid
 from pathlib import Path
 
 import keras
@@ -26,6 +25,7 @@ import tensorflow as tf
 
 from tf_cyclegan.data.pictures import decode_picture, to_float
 from tf_cyclegan.export.graph_pictures import decode, require, require_size, to_gray
+from tf_cyclegan.output import check_output
 from tf_cyclegan.translate import SMALLEST, translator
 
 MAX_PIXELS = 2048 * 2048
@@ -51,17 +51,13 @@ def export_saved_model(generator, folder, version: int = 1, max_pixels: int = MA
     """
     folder = Path(folder)
     target = folder / str(version)
-    part = folder / f"{uuid.uuid4().hex}.part"  # servers pass over what is no number
-    if version < 1:
-        raise ValueError(f"version is {version}: use 1 or more.")
-    if max_pixels < SMALLEST**2:  # the warm-up's
-        raise ValueError(f"max_pixels is {max_pixels}: use {SMALLEST**2} or more.")
-    if target.exists():
-        raise ValueError(f"{target} is there already: use another --version.")
+    part = folder / f"{version}.part"  # servers read only folders whose name is a number
+    check_version(folder, version, max_pixels)
     requests = warmup_requests(generator, folder.resolve().name)
     warmup = part / "assets.extra" / "tf_serving_warmup_requests"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(part, ignore_errors=True)  # what a killed export left
         _archive(generator, max_pixels).write_out(part, verbose=False)
         warmup.parent.mkdir()
         with tf.io.TFRecordWriter(str(warmup)) as writer:
@@ -75,6 +71,22 @@ def export_saved_model(generator, folder, version: int = 1, max_pixels: int = MA
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def check_version(folder, version: int, max_pixels: int) -> None:
+    """Checks the arguments of `export_saved_model` before the generator is there.
+
+    Raises:
+        ValueError: a number is too small, or the version exists or cannot be written.
+    """
+    if version < 1:
+        raise ValueError(f"version is {version}: use 1 or more.")
+    if max_pixels < SMALLEST**2:  # the warm-up's
+        raise ValueError(f"max_pixels is {max_pixels}: use {SMALLEST**2} or more.")
+    check_output(folder)
+    target = Path(folder) / str(version)
+    if target.exists():
+        raise ValueError(f"{target} exists already: use another --version.")
 
 
 def _archive(generator, max_pixels):
