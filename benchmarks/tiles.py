@@ -75,9 +75,9 @@ def main(options: Options) -> int:
 
 def prepare(options: Options, folder: Path) -> dict:
     """Writes the generator and the picture."""
-    from tf_cyclegan.checkpoints import save_generator
-    from tf_cyclegan.data.pictures import write_picture
-    from tf_cyclegan.tiles import scratch_bytes
+    from tf_cyclegan.data.image_files import write_picture
+    from tf_cyclegan.inference.tiles import scratch_bytes
+    from tf_cyclegan.training.run_folder import save_generator
 
     generator = random_generator(options)
     save_generator(generator, folder / "a2b.keras")
@@ -92,10 +92,10 @@ def check(options: Options, folder: Path) -> dict:
     """Compares all three with the exact translation."""
     import numpy as np
 
-    from tf_cyclegan.data.pictures import write_picture
-    from tf_cyclegan.sheets import picture_sheet
-    from tf_cyclegan.tiles import tiled_translator
-    from tf_cyclegan.translate import translator
+    from tf_cyclegan.data.image_files import write_picture
+    from tf_cyclegan.evaluation.contact_sheets import picture_sheet
+    from tf_cyclegan.inference.tiles import tiled_translator
+    from tf_cyclegan.inference.translator import translator
 
     generator, real = random_generator(options), picture(options)
     alone = translator(generator)

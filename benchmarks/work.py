@@ -27,8 +27,8 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute
         recompute: as in `Config`; the callables are named "float32, recomputed" and so on.
     """
     tf = _tensorflow(threads)
-    from tf_cyclegan.build import make_cyclegan, make_strategy
-    from tf_cyclegan.config import Config
+    from tf_cyclegan.training.config import Config
+    from tf_cyclegan.training.factory import make_cyclegan, make_strategy
 
     size, filters, blocks = networks
     shape = (size, size, 3)
@@ -65,8 +65,8 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute
 def tensorflow_generators(networks, batch, precisions, threads):
     """One generator's forward pass in a `tf.function`, for each precision, and the floor."""
     tf = _tensorflow(threads)
-    from tf_cyclegan.build import make_generator
-    from tf_cyclegan.config import Config
+    from tf_cyclegan.training.config import Config
+    from tf_cyclegan.training.factory import make_generator
 
     size, filters, blocks = networks
     (picture,) = (tf.constant(picture) for picture in pictures(1, batch, size))
@@ -93,8 +93,8 @@ def input_pipelines(folder, count, networks, batch, threads, with_step):
         with_step: whether to add our float32 step.
     """
     tf = _tensorflow(threads)
-    from tf_cyclegan.config import Config
     from tf_cyclegan.data import TrainingData, load_dataset
+    from tf_cyclegan.training.config import Config
 
     def pipeline(cache):
         size = networks[0]

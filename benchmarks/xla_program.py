@@ -46,10 +46,10 @@ def write_program(options: Options) -> int:
     import numpy as np  # after --help, which needs none of it
     import work
 
-    from tf_cyclegan.checkpoints import read_config
     from tf_cyclegan.data import TrainingData, load_dataset
-    from tf_cyclegan.data.pictures import to_uint8
-    from tf_cyclegan.output import write_text
+    from tf_cyclegan.data.image_files import to_uint8
+    from tf_cyclegan.files import write_text
+    from tf_cyclegan.training.run_folder import read_config
 
     # === Everything that can be wrong, before anything is written ===
     config = dataclasses.replace(read_config(options.run_dir), resume=True)
@@ -111,9 +111,9 @@ def bring_back(options: Options) -> int:
     """Logs the losses, sets the state and saves a checkpoint."""
     import numpy as np
 
-    from tf_cyclegan.callbacks import LossLog
-    from tf_cyclegan.checkpoints import read_config
-    from tf_cyclegan.config import Config
+    from tf_cyclegan.training.callbacks import LossLog
+    from tf_cyclegan.training.config import Config
+    from tf_cyclegan.training.run_folder import read_config
 
     folder = Path(options.folder)
     if not (folder / "program.json").exists():
@@ -157,8 +157,8 @@ def bring_back(options: Options) -> int:
 @contextlib.contextmanager
 def restored(run_dir, config, shapes, steps_per_epoch):
     """The run's strategy, model and folder, locked, its last checkpoint restored."""
-    from tf_cyclegan.build import make_cyclegan, make_strategy
-    from tf_cyclegan.checkpoints import RunFolder
+    from tf_cyclegan.training.factory import make_cyclegan, make_strategy
+    from tf_cyclegan.training.run_folder import RunFolder
 
     strategy = make_strategy("one")
     model = make_cyclegan(config, strategy, *shapes, steps_per_epoch)
@@ -205,7 +205,7 @@ def lower(model, strategy, shapes):
     import numpy as np
     import tensorflow as tf
 
-    from tf_cyclegan.data.pictures import to_float
+    from tf_cyclegan.data.image_files import to_float
 
     names = model.log_names()
     # A table, since XLA may multiply where the input pipeline divides.

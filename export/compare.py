@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from tf_cyclegan import command
+from tf_cyclegan.cli import command
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Options:
 
 def main(options: Options) -> int:
     """Writes the comparison, prints its table, and returns the exit code."""
-    from tf_cyclegan.output import check_output, write_files  # after --help, which needs no others
+    from tf_cyclegan.files import check_output, write_files  # after --help, which needs no others
 
     # === Everything that can be wrong with the flags, before any work ===
     if options.rounds < 1:
@@ -65,7 +65,7 @@ def main(options: Options) -> int:
     from tf_cyclegan.export.model_file import read_description
     from tf_cyclegan.export.onnx_file import onnx_runner
     from tf_cyclegan.export.tflite import MODES, LiteModel
-    from tf_cyclegan.translate import find_generator
+    from tf_cyclegan.inference.translator import find_generator
 
     # === What there is ===
     version, onnx = runtimes.newest(options.saved_model), Path(options.onnx)

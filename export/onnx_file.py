@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tf_cyclegan import command
+from tf_cyclegan.cli import command
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def main(options: Options) -> int:
     import numpy as np  # after --help, which needs none of it
 
     from tf_cyclegan.export.onnx_file import export_onnx
-    from tf_cyclegan.output import check_output
-    from tf_cyclegan.translate import find_generator, padded
+    from tf_cyclegan.files import check_output
+    from tf_cyclegan.inference.translator import find_generator, padded
 
     path = Path(options.output)
     if path.suffix != ".onnx":

@@ -57,7 +57,7 @@ def over_network(folder: str) -> Iterator[dict]:
     """A SavedModel behind serving/loader_server.py, asked in the four ways that client.py knows."""
     from serving import client
 
-    from tf_cyclegan.data.pictures import decode_picture, to_float, to_uint8
+    from tf_cyclegan.data.image_files import decode_picture, to_float, to_uint8
 
     command = [sys.executable, HERE / "serving" / "loader_server.py"]
     server = subprocess.Popen(

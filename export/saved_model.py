@@ -9,7 +9,7 @@ tensorflow-serving-api: pip install "tf_cyclegan[export]"
 from dataclasses import dataclass
 from typing import Literal
 
-from tf_cyclegan import command
+from tf_cyclegan.cli import command
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Options:
 def main(options: Options) -> int:
     """Writes the version's folder, and returns the exit code."""
     from tf_cyclegan.export.saved_model import check_version, export_saved_model  # after --help
-    from tf_cyclegan.translate import find_generator
+    from tf_cyclegan.inference.translator import find_generator
 
     check_version(options.output, options.version, options.max_pixels)
     generator = find_generator(options.run_dir, options.direction)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tf_cyclegan import command
+from tf_cyclegan.cli import command
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def main(options: Options) -> int:
     """Writes the files and the report, and returns the exit code."""
     from tqdm import tqdm  # after --help, which needs none of it
 
-    from tf_cyclegan.checkpoints import read_config
-    from tf_cyclegan.data.pictures import encode_picture
+    from tf_cyclegan.data.image_files import encode_picture
     from tf_cyclegan.export.compare import example_images, find_sets
     from tf_cyclegan.export.description import parse_size
     from tf_cyclegan.export.lite_form import check_size
@@ -60,8 +59,9 @@ def main(options: Options) -> int:
         parse_modes,
         start_of_name,
     )
-    from tf_cyclegan.output import check_output, write_files
-    from tf_cyclegan.translate import find_generator
+    from tf_cyclegan.files import check_output, write_files
+    from tf_cyclegan.inference.translator import find_generator
+    from tf_cyclegan.training.run_folder import read_config
 
     # === Everything that can be wrong with the flags, before any work ===
     modes = parse_modes(options.modes, options.resizable)

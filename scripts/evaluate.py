@@ -18,8 +18,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tf_cyclegan import command
-from tf_cyclegan.config import Config
+from tf_cyclegan.cli import command
+from tf_cyclegan.training.config import Config
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,23 @@ def main(options: Options) -> int:
     """Evaluates both directions, and returns the exit code."""
     import tensorflow as tf  # after --help, which needs none of it
 
-    from tf_cyclegan.checkpoint_files import saved_steps
-    from tf_cyclegan.checkpoints import load_run_images, read_config
     from tf_cyclegan.data import load_dataset
-    from tf_cyclegan.data.pictures import write_picture
+    from tf_cyclegan.data.image_files import write_picture
     from tf_cyclegan.data.tfds import PAIRED
-    from tf_cyclegan.evaluation import evaluate_direction, finite, pixel_features, resized, table
-    from tf_cyclegan.features import load_features
-    from tf_cyclegan.metrics import read_palette
-    from tf_cyclegan.output import check_output, write_text
-    from tf_cyclegan.sheets import picture_sheet
-    from tf_cyclegan.translate import load_translator
+    from tf_cyclegan.evaluation.contact_sheets import picture_sheet
+    from tf_cyclegan.evaluation.features import load_features
+    from tf_cyclegan.evaluation.metrics import read_palette
+    from tf_cyclegan.evaluation.scores import (
+        evaluate_direction,
+        finite,
+        pixel_features,
+        resized,
+        table,
+    )
+    from tf_cyclegan.files import check_output, write_text
+    from tf_cyclegan.inference.translator import load_translator
+    from tf_cyclegan.training.checkpoint_files import saved_steps
+    from tf_cyclegan.training.run_folder import load_run_images, read_config
 
     # === What is measured, on what, with what ===
     run_dir = Path(options.run_dir)

@@ -22,7 +22,7 @@ from typing import Literal
 
 import tyro
 
-from tf_cyclegan import command
+from tf_cyclegan.cli import command
 
 SCRIPTS = Path(__file__).resolve().parent
 
@@ -93,8 +93,8 @@ def main(options: Options) -> int:
         raise ValueError(f"no variant {', '.join(unknown)}: use some of {', '.join(variants)}.")
     variants = {n: flags for n, flags in variants.items() if n in (options.variants or variants)}
 
-    from tf_cyclegan.data.pictures import write_picture  # now: it takes seconds
-    from tf_cyclegan.experiments import figure, page
+    from tf_cyclegan.data.image_files import write_picture  # now: it takes seconds
+    from tf_cyclegan.evaluation.experiment_report import figure, page
 
     results = {
         variant: [measured(flags, seed, options) for seed in options.seeds]
@@ -128,7 +128,7 @@ def run_folder(flags: str, seed: int, options: Options) -> Path:
 
 def measured(flags: str, seed: int, options: Options) -> dict:
     """The scores of a variant and seed, trained and evaluated now or by an earlier call."""
-    from tf_cyclegan.experiments import late_spread
+    from tf_cyclegan.evaluation.experiment_report import late_spread
 
     run = run_folder(flags, seed, options)
     size = f"_{options.resize}" if options.resize else ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tf_cyclegan import command
+from tf_cyclegan.cli import command
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Options:
 
 def main(options: Options) -> int:
     """Writes the generator and import.json, and returns the exit code."""
-    from tf_cyclegan.checkpoints import save_generator  # after --help
+    from tf_cyclegan.files import check_output, write_text
     from tf_cyclegan.interop import load_generator
-    from tf_cyclegan.output import check_output, write_text
+    from tf_cyclegan.training.run_folder import save_generator  # after --help
 
     source, folder = Path(options.checkpoint), Path(options.output)
     target, record = folder / f"{options.direction}.keras", folder / "import.json"

@@ -13,22 +13,28 @@ The defaults below are the paper's; the embedded data set has smaller ones (DEMO
 import sys
 from dataclasses import replace
 
-from tf_cyclegan import command
-from tf_cyclegan.config import DEMO, PIX2PIX, Config
+from tf_cyclegan.cli import command
+from tf_cyclegan.training.config import DEMO, PIX2PIX, Config
 
 
 def main(config: Config) -> int:
     """Trains, and returns the exit code: 0, or 128 + the signal that stopped it."""
     import tensorflow as tf  # after --help, which needs none of it
 
-    from tf_cyclegan.build import make_cyclegan, make_strategy
-    from tf_cyclegan.callbacks import Checkpoints, LossLog, Samples, StopOnNonFinite, StopSignals
-    from tf_cyclegan.checkpoints import RunFolder
     from tf_cyclegan.cyclegan import worker_count, worker_number
     from tf_cyclegan.data import TrainingData, load_dataset
-    from tf_cyclegan.metrics import score_translations
-    from tf_cyclegan.translate import translator
-    from tf_cyclegan.watch import Watch
+    from tf_cyclegan.evaluation.metrics import score_translations
+    from tf_cyclegan.inference.translator import translator
+    from tf_cyclegan.training.callbacks import (
+        Checkpoints,
+        LossLog,
+        Samples,
+        StopOnNonFinite,
+        StopSignals,
+    )
+    from tf_cyclegan.training.factory import make_cyclegan, make_strategy
+    from tf_cyclegan.training.health import Watch
+    from tf_cyclegan.training.run_folder import RunFolder
 
     # === Data: everything is read, and so checked, before anything is written ===
     config.check()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tf_cyclegan import command
+from tf_cyclegan.cli import command
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ def main(options: Options) -> int:
     """Translates, and returns the exit code: 0, or 1 where a picture was left out."""
     from tqdm import tqdm  # after --help, which needs none of it
 
-    from tf_cyclegan.data.augment import resize_longer_side
-    from tf_cyclegan.data.pictures import MAX_PIXELS, PictureError, write_picture
-    from tf_cyclegan.output import check_output, write_text
-    from tf_cyclegan.sheets import Page, thumbnail
-    from tf_cyclegan.tiles import MAX_TILED_PIXELS, check_tile, tiled_translator
-    from tf_cyclegan.translate import find_generator, find_pictures, translator
+    from tf_cyclegan.data.image_files import MAX_PIXELS, PictureError, write_picture
+    from tf_cyclegan.data.resizing import resize_longer_side
+    from tf_cyclegan.evaluation.contact_sheets import Page, thumbnail
+    from tf_cyclegan.files import check_output, write_text
+    from tf_cyclegan.inference.tiles import MAX_TILED_PIXELS, check_tile, tiled_translator
+    from tf_cyclegan.inference.translator import find_generator, find_pictures, translator
 
     # === Everything that can be wrong with the flags, before any work ===
     both = options.direction == "both"

@@ -19,7 +19,7 @@ from typing import Literal
 
 import tyro
 
-from tf_cyclegan import command
+from tf_cyclegan.cli import command
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Options:
 def main(options: Options, beam_flags: list[str]) -> int:
     """Translates, and returns the exit code: 0, or 1 where a picture failed."""
     try:
-        from tf_cyclegan.translate_many import pipeline_options, translate_many
+        from tf_cyclegan.inference.beam import pipeline_options, translate_many
     except ModuleNotFoundError as error:
         if error.name != "apache_beam":
             raise

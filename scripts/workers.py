@@ -20,7 +20,7 @@ from pathlib import Path
 
 import tyro
 
-from tf_cyclegan import command
+from tf_cyclegan.cli import command
 
 TRAIN = Path(__file__).resolve().parent / "train.py"
 GRACE = 60  # seconds that stopped workers have to save before they are killed

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_cyclegan.data.pictures import decode_picture, to_channels, to_float, to_uint8
+from tf_cyclegan.data.image_files import decode_picture, to_channels, to_float, to_uint8
 from tf_cyclegan.export.tflite import describe
 from tf_cyclegan.generators import ResNetGenerator
 

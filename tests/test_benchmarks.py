@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.build import make_cyclegan, make_strategy
-from tf_cyclegan.config import Config
-from tf_cyclegan.data.pictures import read_picture
+from tf_cyclegan.data.image_files import read_picture
 from tf_cyclegan.discriminators import PatchDiscriminator
 from tf_cyclegan.generators import ResNetGenerator
+from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.factory import make_cyclegan, make_strategy
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"

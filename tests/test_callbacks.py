@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.callbacks import (
+from tf_cyclegan.data.image_files import to_float, to_uint8
+from tf_cyclegan.evaluation.contact_sheets import COLUMNS, GAP
+from tf_cyclegan.training.callbacks import (
     CURVE_POINTS,
     Checkpoints,
     Curves,
@@ -21,8 +23,6 @@ from tf_cyclegan.callbacks import (
     plot_losses,
     read_losses,
 )
-from tf_cyclegan.data.pictures import to_float, to_uint8
-from tf_cyclegan.sheets import COLUMNS, GAP
 
 LOGS = {"cycle_a": 1.25, "d_a": 0.5, "learning_rate": 2e-4}
 

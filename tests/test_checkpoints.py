@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.build import make_cyclegan, make_strategy
-from tf_cyclegan.checkpoint_files import saved_steps
-from tf_cyclegan.checkpoints import RunFolder, read_config, save_generator
-from tf_cyclegan.config import Config
-from tf_cyclegan.data.pictures import PictureSet
+from tf_cyclegan.data.image_files import PictureSet
 from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.interop import load_generator
+from tf_cyclegan.training.checkpoint_files import saved_steps
+from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.factory import make_cyclegan, make_strategy
+from tf_cyclegan.training.run_folder import RunFolder, read_config, save_generator
 
 TINY = Config(
     dataset="synthetic/summer2winter",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tf_cyclegan import command
+from tf_cyclegan.cli import command
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Options:
 def in_process(body, *, stdout=subprocess.PIPE, **environment):
     """Runs `body` as the main function of a command line of its own."""
     program = (
-        "import sys\nfrom tf_cyclegan import command\ndef main(options):\n"
+        "import sys\nfrom tf_cyclegan.cli import command\ndef main(options):\n"
         + textwrap.indent(textwrap.dedent(body), "    ")
         + "\n    return 0\ncommand.run(main, None)\n"
     )

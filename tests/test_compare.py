@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from tf_cyclegan.config import Config
-from tf_cyclegan.data.pictures import PictureSet, write_picture
+from tf_cyclegan.data.image_files import PictureSet, write_picture
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.compare import (
     comparison_sheet,
@@ -13,6 +12,7 @@ from tf_cyclegan.export.compare import (
     find_sets,
     latencies,
 )
+from tf_cyclegan.training.config import Config
 
 
 def test_difference_of_known_pictures():

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from tf_cyclegan import config as module
-from tf_cyclegan.config import DEMO, PIX2PIX, SYNTHETIC, Config
+from tf_cyclegan.training import config as module
+from tf_cyclegan.training.config import DEMO, PIX2PIX, SYNTHETIC, Config
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.build import make_cyclegan, make_generator, make_strategy
-from tf_cyclegan.config import PIX2PIX, Config
 from tf_cyclegan.cyclegan import CycleGAN, image_pools, share_overflow, together
 from tf_cyclegan.data import TrainingData, load_dataset
+from tf_cyclegan.training.config import PIX2PIX, Config
+from tf_cyclegan.training.factory import make_cyclegan, make_generator, make_strategy
 
 TINY = Config(
     dataset="synthetic/summer2winter",

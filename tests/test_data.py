@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.config import PIX2PIX, Config
 from tf_cyclegan.data import (
     SYNTHETIC_TEST,
     SYNTHETIC_TRAIN,
@@ -19,9 +18,8 @@ from tf_cyclegan.data import (
     load_dataset,
 )
 from tf_cyclegan.data import folders as folders_module
-from tf_cyclegan.data.augment import ResizedPictures, augment, resize, resized_size
 from tf_cyclegan.data.cache import cache_folder
-from tf_cyclegan.data.pictures import (
+from tf_cyclegan.data.image_files import (
     DatasetError,
     PictureError,
     PictureSet,
@@ -31,7 +29,9 @@ from tf_cyclegan.data.pictures import (
     to_uint8,
     write_picture,
 )
+from tf_cyclegan.data.resizing import ResizedPictures, augment, resize, resized_size
 from tf_cyclegan.data.synthetic import landscape
+from tf_cyclegan.training.config import PIX2PIX, Config
 
 # As they are, so that a picture can be told from any pixel of it.
 PLAIN = Config(preprocess="none", flip=False, batch_size=1)
@@ -232,7 +232,7 @@ def test_the_same_comes_wherever_pictures_are_kept(folders, preprocess):
 def test_later_starts_read_no_picture_until_a_file_changes(folders, monkeypatch, cache):
     data_in(folders, cache=cache)
     looked_at = []
-    augment_module = importlib.import_module("tf_cyclegan.data.augment")  # not its function
+    augment_module = importlib.import_module("tf_cyclegan.data.resizing")  # not its function
     for module, name in ((folders_module, "read_picture"), (augment_module, "read_size")):
         original = getattr(module, name)
         monkeypatch.setattr(

@@ -4,8 +4,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from tf_cyclegan import distances
-from tf_cyclegan.distances import (
+from tf_cyclegan.evaluation import distances
+from tf_cyclegan.evaluation.distances import (
     COLLAPSED_BELOW,
     collapse,
     coverage,

@@ -11,13 +11,13 @@ import keras
 import numpy as np
 import pytest
 
-from tf_cyclegan.checkpoints import save_generator
-from tf_cyclegan.config import Config
 from tf_cyclegan.data.folders import list_pictures
-from tf_cyclegan.data.pictures import PictureError, PictureSet, read_picture, write_picture
+from tf_cyclegan.data.image_files import PictureError, PictureSet, read_picture, write_picture
 from tf_cyclegan.data.synthetic import landscape
-from tf_cyclegan.evaluation import evaluate_direction, finite, pixel_features, table
+from tf_cyclegan.evaluation.scores import evaluate_direction, finite, pixel_features, table
 from tf_cyclegan.generators import ResNetGenerator
+from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.run_folder import save_generator
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
 SIDE = 24

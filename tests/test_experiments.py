@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tf_cyclegan.data.pictures import read_picture
-from tf_cyclegan.experiments import cell, late_spread, page
+from tf_cyclegan.data.image_files import read_picture
+from tf_cyclegan.evaluation.experiment_report import cell, late_spread, page
 
 ROOT = Path(__file__).resolve().parents[1]
 

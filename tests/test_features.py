@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from tf_cyclegan import features
-from tf_cyclegan.data.augment import resize
-from tf_cyclegan.features import BATCH, CAFFE_MEAN, load_features
+from tf_cyclegan.data.resizing import resize
+from tf_cyclegan.evaluation import features
+from tf_cyclegan.evaluation.features import BATCH, CAFFE_MEAN, load_features
 from tf_cyclegan.generators import ResNetGenerator
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tf_cyclegan import translate
+from tf_cyclegan.inference import translator as translate
 
 ROOT = Path(__file__).resolve().parents[1]
 TFLITE, ONNX, COMPARE = "export/tflite.py", "export/onnx_file.py", "export/compare.py"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tf_cyclegan.data.folders import folder_pictures, list_pictures, load_folders
-from tf_cyclegan.data.pictures import DatasetError, PictureError, write_picture
+from tf_cyclegan.data.image_files import DatasetError, PictureError, write_picture
 
 
 def fill(folder, names, shape=(4, 6, 3)):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tf_cyclegan.data.containers import MAX_METADATA, read_container
-from tf_cyclegan.data.pictures import PictureError, decode_picture
+from tf_cyclegan.data.image_files import PictureError, decode_picture
 
 spec = importlib.util.spec_from_file_location(
     "torture_images", Path(__file__).parent / "torture" / "images.py"

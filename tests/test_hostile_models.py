@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tf_cyclegan import model_archive
-from tf_cyclegan.features import load_features
+from tf_cyclegan.evaluation.features import load_features
 from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.interop import load_generator, save_torch
 

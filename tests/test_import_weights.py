@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tf_cyclegan.inference.translator import load_translator
 from tf_cyclegan.interop import load_generator, save_torch
-from tf_cyclegan.translate import load_translator
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "import_weights.py"

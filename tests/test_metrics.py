@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from tf_cyclegan.data.pictures import PictureSet
-from tf_cyclegan.metrics import (
+from tf_cyclegan.data.image_files import PictureSet
+from tf_cyclegan.evaluation.metrics import (
     PALETTES,
     color_shift,
     cycle_scores,

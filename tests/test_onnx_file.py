@@ -9,9 +9,9 @@ import onnxruntime
 import pytest
 from cases import CASES, make
 
-from tf_cyclegan.checkpoints import save_generator
 from tf_cyclegan.export import onnx_file
 from tf_cyclegan.export.onnx_file import export_onnx, onnx_runner
+from tf_cyclegan.training.run_folder import save_generator
 
 SCRIPT = Path(__file__).resolve().parents[1] / "export" / "onnx_file.py"
 

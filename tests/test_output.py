@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tf_cyclegan.output import check_output, write_files
+from tf_cyclegan.files import check_output, write_files
 
 
 def test_a_folder_that_can_be_made_is_not_made_yet(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from tf_cyclegan.data import pictures
-from tf_cyclegan.data.pictures import (
+from tf_cyclegan.data import image_files as pictures
+from tf_cyclegan.data.image_files import (
     PictureError,
     PictureSet,
     decode_picture,

@@ -11,11 +11,11 @@ from pathlib import Path
 import keras
 import pytest
 
-from tf_cyclegan.checkpoints import save_generator
-from tf_cyclegan.data.pictures import write_picture
+from tf_cyclegan.data.image_files import write_picture
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.gpu_gate import CHROMIUM
 from tf_cyclegan.generators import ResNetGenerator
+from tf_cyclegan.training.run_folder import save_generator
 
 EXPORT = Path(__file__).resolve().parents[1] / "export"
 EXACT = ["Keras", "SavedModel, TensorFlow", "SavedModel, gRPC, floats", "SavedModel, REST, floats"]

@@ -17,14 +17,14 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tf_cyclegan.checkpoints import save_generator
-from tf_cyclegan.data.pictures import decode_picture, to_float
+from tf_cyclegan.data.image_files import decode_picture, to_float
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export import saved_model
 from tf_cyclegan.export.graph_pictures import decode, to_gray
 from tf_cyclegan.export.saved_model import export_saved_model
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
-from tf_cyclegan.translate import translator
+from tf_cyclegan.inference.translator import translator
+from tf_cyclegan.training.run_folder import save_generator
 
 SCRIPT = Path(__file__).resolve().parents[1] / "export" / "saved_model.py"
 MAX_PIXELS = 5000

@@ -20,7 +20,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.data.pictures import (
+from tf_cyclegan.data.image_files import (
     decode_picture,
     read_picture,
     to_channels,
@@ -30,7 +30,7 @@ from tf_cyclegan.data.pictures import (
 )
 from tf_cyclegan.export.saved_model import export_saved_model
 from tf_cyclegan.generators import ResNetGenerator
-from tf_cyclegan.translate import translator
+from tf_cyclegan.inference.translator import translator
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVING = ROOT / "export" / "serving"

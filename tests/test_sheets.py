@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_cyclegan.sheets import GAP, THUMBNAIL, Page, picture_sheet, thumbnail
+from tf_cyclegan.evaluation.contact_sheets import GAP, THUMBNAIL, Page, picture_sheet, thumbnail
 
 
 def plain(level, height=20, width=30, channels=3):

@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from tf_cyclegan.features import load_features
-from tf_cyclegan.squeezenet import FIRES, SIDE, load_squeezenet
+from tf_cyclegan.evaluation.features import load_features
+from tf_cyclegan.evaluation.squeezenet import FIRES, SIDE, load_squeezenet
 
 
 def write(path, without=()):

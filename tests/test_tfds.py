@@ -12,7 +12,7 @@ from PIL import Image
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.image_classification import cycle_gan
 
-from tf_cyclegan.data.pictures import DatasetError, PictureError, decode_picture
+from tf_cyclegan.data.image_files import DatasetError, PictureError, decode_picture
 from tf_cyclegan.data.tfds import config_of, load_tfds
 
 COUNTS = {"trainA": 3, "trainB": 2, "testA": 1, "testB": 2}

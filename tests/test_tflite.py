@@ -12,9 +12,7 @@ import pytest
 import tensorflow as tf
 from cases import CASES, make
 
-from tf_cyclegan.checkpoints import save_generator
-from tf_cyclegan.config import Config
-from tf_cyclegan.data.pictures import read_picture, write_picture
+from tf_cyclegan.data.image_files import read_picture, write_picture
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.compare import difference
 from tf_cyclegan.export.model_file import check_operators, operators, read_description
@@ -26,6 +24,8 @@ from tf_cyclegan.export.tflite import (
     describe,
     export_files,
 )
+from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.run_folder import save_generator
 
 SCRIPT = Path(__file__).resolve().parents[1] / "export" / "tflite.py"
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from cases import CASES, Case, make
 
-from tf_cyclegan import tiles
-from tf_cyclegan.checkpoints import save_generator
-from tf_cyclegan.data import pictures
-from tf_cyclegan.data.pictures import PictureError, read_picture, write_picture
+from tf_cyclegan.data import image_files as pictures
+from tf_cyclegan.data.image_files import PictureError, read_picture, write_picture
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
-from tf_cyclegan.tiles import SMALLEST_TILE, scratch_bytes, tiled_translator
-from tf_cyclegan.translate import translator
+from tf_cyclegan.inference import tiles
+from tf_cyclegan.inference.tiles import SMALLEST_TILE, scratch_bytes, tiled_translator
+from tf_cyclegan.inference.translator import translator
+from tf_cyclegan.training.run_folder import save_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 TILE = SMALLEST_TILE

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.callbacks import read_losses
-from tf_cyclegan.checkpoint_files import saved_steps
-from tf_cyclegan.checkpoints import RunFolder
-from tf_cyclegan.config import Config
 from tf_cyclegan.cyclegan import CycleGAN
-from tf_cyclegan.data.pictures import write_picture
+from tf_cyclegan.data.image_files import write_picture
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.interop import load_generator
+from tf_cyclegan.training.callbacks import read_losses
+from tf_cyclegan.training.checkpoint_files import saved_steps
+from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.run_folder import RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 SETTINGS = dict(

@@ -13,10 +13,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.checkpoints import save_generator
-from tf_cyclegan.config import Config
 from tf_cyclegan.data.folders import list_pictures
-from tf_cyclegan.data.pictures import (
+from tf_cyclegan.data.image_files import (
     SUFFIXES,
     DatasetError,
     PictureError,
@@ -27,9 +25,11 @@ from tf_cyclegan.data.pictures import (
     write_picture,
 )
 from tf_cyclegan.discriminators import PatchDiscriminator
+from tf_cyclegan.files import write_text
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
-from tf_cyclegan.output import write_text
-from tf_cyclegan.translate import find_pictures, load_translator, padded, translator
+from tf_cyclegan.inference.translator import find_pictures, load_translator, padded, translator
+from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.run_folder import save_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "translate.py"

@@ -18,18 +18,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_cyclegan.checkpoints import save_generator
-from tf_cyclegan.data import pictures
-from tf_cyclegan.data.pictures import PictureError, read_picture, write_picture
+from tf_cyclegan.data import image_files as pictures
+from tf_cyclegan.data.image_files import PictureError, read_picture, write_picture
 from tf_cyclegan.generators import ResNetGenerator
-from tf_cyclegan.translate import load_translator
+from tf_cyclegan.inference.translator import load_translator
+from tf_cyclegan.training.run_folder import save_generator
 
 if "CI" not in os.environ:
     pytest.importorskip("apache_beam", reason="collections need Apache Beam")
 
 from apache_beam.io.filesystem import FileMetadata, FileSystem
 
-from tf_cyclegan import translate_many
+from tf_cyclegan.inference import beam as translate_many
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
@@ -264,8 +264,8 @@ def test_wrong_flags_are_found_before_any_work(run, tmp_path):
 
 
 def test_without_beam_the_message_names_the_extra(run, tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "tf_cyclegan.translate_many")
-    monkeypatch.delattr("tf_cyclegan.translate_many")
+    monkeypatch.delitem(sys.modules, "tf_cyclegan.inference.beam")
+    monkeypatch.delattr("tf_cyclegan.inference.beam")
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(ValueError, match=r'pip install "tf_cyclegan\[beam\]"'):
         many(run, tmp_path, tmp_path / "out")

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tf_cyclegan.data.synthetic import landscape
-from tf_cyclegan.watch import CHANCE, Watch
+from tf_cyclegan.training.health import CHANCE, Watch
 
 PICTURES = [[landscape(i, season, 16, 16, 0) for i in range(8)] for season in ("summer", "winter")]
 

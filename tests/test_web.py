@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.data.pictures import read_picture, to_channels, to_float, to_uint8
+from tf_cyclegan.data.image_files import read_picture, to_channels, to_float, to_uint8
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.model_file import seal
 from tf_cyclegan.export.tflite import convert, describe

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.build import make_cyclegan, make_strategy
-from tf_cyclegan.config import Config
+from tf_cyclegan.cpu.winograd import convolution_3x3
 from tf_cyclegan.layers import Conv2D, convolution
-from tf_cyclegan.winograd import convolution_3x3
+from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.factory import make_cyclegan, make_strategy
 
 
 def plain(inputs, kernel):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.callbacks import read_losses
-from tf_cyclegan.checkpoint_files import saved_steps
+from tf_cyclegan.training.callbacks import read_losses
+from tf_cyclegan.training.checkpoint_files import saved_steps
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "workers.py"
 STEPS = 300

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.build import make_cyclegan, make_strategy
-from tf_cyclegan.callbacks import read_losses
-from tf_cyclegan.checkpoints import RunFolder
-from tf_cyclegan.config import DEMO
 from tf_cyclegan.data import TrainingData, load_dataset
-from tf_cyclegan.data.pictures import to_float, to_uint8
+from tf_cyclegan.data.image_files import to_float, to_uint8
+from tf_cyclegan.training.callbacks import read_losses
+from tf_cyclegan.training.config import DEMO
+from tf_cyclegan.training.factory import make_cyclegan, make_strategy
+from tf_cyclegan.training.run_folder import RunFolder
 
 pytest.importorskip("jax", reason="JAX is not installed")
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 import keras
 import tensorflow as tf
 
-from tf_cyclegan.draws import stream, to_unit, whole_numbers
 from tf_cyclegan.image_pool import ImagePool
 from tf_cyclegan.losses import (
     cycle_loss,
@@ -24,6 +23,7 @@ from tf_cyclegan.losses import (
     identity_loss,
     paired_loss,
 )
+from tf_cyclegan.random_numbers import stream, to_unit, whole_numbers
 
 GRADIENT_PENALTY = 10.0  # Gulrajani et al. 2017, section 4
 JOINED_NUMBERS = 3 * 128 * 128  # the most that a batch may have for two to go as one

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_cyclegan.draws import stream, to_unit, whole_numbers
+from tf_cyclegan.random_numbers import stream, to_unit, whole_numbers
 
 
 class ImagePool(tf.Module):

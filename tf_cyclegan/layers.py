@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.standardize import (
+from tf_cyclegan.cpu.fused_norm import (
     kernels_are_faster,
     standardized,
     standardized_pictures,
     widened,
 )
-from tf_cyclegan.winograd import convolution_3x3
+from tf_cyclegan.cpu.winograd import convolution_3x3
 
 
 @keras.saving.register_keras_serializable("tf_cyclegan")

@@ -49,7 +49,7 @@ class Options:
 
 def main(options: Options) -> int:
     """Writes the translation, and returns the exit code."""
-    from tf_cyclegan.data import pictures  # after --help, which needs none of it
+    from tf_cyclegan.data import image_files as pictures  # after --help, which needs none of it
 
     picture = pictures.read_picture(options.input, options.channels)
     ask = {"grpc": ask_grpc, "rest": ask_rest}[options.protocol]

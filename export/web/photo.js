@@ -3,7 +3,7 @@
 import { Refusal } from "./refusal.js";
 
 const MAX_BYTES = 64 * 2 ** 20;
-const MAX_PIXELS = 50_000_000; // as in tf_cyclegan/data/pictures.py
+const MAX_PIXELS = 50_000_000; // as in tf_cyclegan/data/image_files.py
 
 /**
  * Decodes a photo, upright by its EXIF orientation.

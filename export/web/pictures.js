@@ -1,4 +1,4 @@
-/** Pictures to numbers and back, with the numbers of tf_cyclegan/data/pictures.py. No DOM. */
+/** Pictures to numbers and back, with the numbers of tf_cyclegan/data/image_files.py. No DOM. */
 
 const SMALLEST = 8; // pixels a side, below which a generator's deepest map cannot be mirrored
 

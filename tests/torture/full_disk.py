@@ -19,9 +19,9 @@ from pathlib import Path
 
 from training import ROOT, differences, make_images, start
 
-from tf_cyclegan.checkpoint_files import find_damage, saved_steps
-from tf_cyclegan.data.pictures import PictureError, read_picture, write_picture
+from tf_cyclegan.data.image_files import PictureError, read_picture, write_picture
 from tf_cyclegan.data.synthetic import landscape
+from tf_cyclegan.training.checkpoint_files import find_damage, saved_steps
 
 STEPS = "--max_steps=6"
 

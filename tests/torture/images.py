@@ -165,7 +165,7 @@ def child(count: int, seed: int, start: int, max_seconds: float) -> None:
     for name in ("tf_cyclegan", "tf_cyclegan.data"):
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(ROOT / name.replace(".", "/"))]
-    from tf_cyclegan.data.pictures import PictureError, decode_picture
+    from tf_cyclegan.data.image_files import PictureError, decode_picture
 
     held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     limit = held + (3 * MEGABYTES << 20)

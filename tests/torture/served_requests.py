@@ -58,10 +58,10 @@ class Options:
 
 def main(options: Options) -> int:
     """Serves, sends and counts; returns the exit code."""
-    from tf_cyclegan.data.pictures import decode_picture  # after --help
+    from tf_cyclegan.data.image_files import decode_picture  # after --help
     from tf_cyclegan.export.saved_model import export_saved_model
     from tf_cyclegan.generators import ResNetGenerator
-    from tf_cyclegan.translate import translator
+    from tf_cyclegan.inference.translator import translator
 
     generator = ResNetGenerator(filters=4, blocks=1)
     generator.build((None, None, None, 3))

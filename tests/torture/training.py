@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.checkpoint_files import saved_steps
-from tf_cyclegan.data.pictures import write_picture
+from tf_cyclegan.data.image_files import write_picture
 from tf_cyclegan.data.synthetic import landscape
+from tf_cyclegan.training.checkpoint_files import saved_steps
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 120

@@ -94,9 +94,9 @@ def make_inputs(base: Path, images: int) -> None:
     import keras  # after --help, which needs none of it
     import numpy as np
 
-    from tf_cyclegan.checkpoints import save_generator
-    from tf_cyclegan.data.pictures import write_picture
+    from tf_cyclegan.data.image_files import write_picture
     from tf_cyclegan.generators import ResNetGenerator
+    from tf_cyclegan.training.run_folder import save_generator
 
     keras.utils.set_random_seed(0)
     network = ResNetGenerator(filters=4, blocks=1)

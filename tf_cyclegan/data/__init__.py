@@ -11,12 +11,12 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from tf_cyclegan.config import Config
-from tf_cyclegan.data.augment import ResizedPictures, augment, resize, resized_bytes
 from tf_cyclegan.data.folders import load_folders
-from tf_cyclegan.data.pictures import DatasetError, PictureSet, to_channels
+from tf_cyclegan.data.image_files import DatasetError, PictureSet, to_channels
+from tf_cyclegan.data.resizing import ResizedPictures, augment, resize, resized_bytes
 from tf_cyclegan.data.synthetic import SEASONS, landscape
 from tf_cyclegan.data.tfds import load_tfds
+from tf_cyclegan.training.config import Config
 
 SYNTHETIC_TRAIN = 400  # pictures of each season
 SYNTHETIC_TEST = 24

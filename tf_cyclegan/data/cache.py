@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from tf_cyclegan.data.pictures import DatasetError, PictureError
+from tf_cyclegan.data.image_files import DatasetError, PictureError
 
 FORMAT = 1  # of the files below; to be raised where pictures are decoded or resized differently
 REMEDY = "use --cache=none, or another folder by the environment variable XDG_CACHE_HOME"

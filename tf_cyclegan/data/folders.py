@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from tf_cyclegan.data.pictures import (
+from tf_cyclegan.data.image_files import (
     SUFFIXES,
     DatasetError,
     PictureError,

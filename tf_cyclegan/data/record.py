@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_cyclegan.data.pictures import PictureSet
+from tf_cyclegan.data.image_files import PictureSet
 
 SAMPLES = 16  # images of which size and mean level are recorded
 MEAN_TOLERANCE = 3.0  # grey levels by which two decoders may read the same image differently

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from tf_cyclegan.data.folders import load_folders
-from tf_cyclegan.data.pictures import DatasetError, PictureSet, decode_picture
+from tf_cyclegan.data.image_files import DatasetError, PictureSet, decode_picture
 
 _SPLITS = ("trainA", "trainB", "testA", "testB")
 PAIRED = ("cycle_gan/facades", "cycle_gan/maps")  # their files are named in pairs

@@ -9,12 +9,12 @@ from statistics import median
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.checkpoints import load_run_images
-from tf_cyclegan.data.augment import resize
-from tf_cyclegan.data.pictures import PictureSet, to_channels, to_float, to_uint8
+from tf_cyclegan.data.image_files import PictureSet, to_channels, to_float, to_uint8
+from tf_cyclegan.data.resizing import resize
+from tf_cyclegan.evaluation.contact_sheets import picture_sheet
 from tf_cyclegan.export.description import Size, sides
-from tf_cyclegan.sheets import picture_sheet
-from tf_cyclegan.translate import find_pictures
+from tf_cyclegan.inference.translator import find_pictures
+from tf_cyclegan.training.run_folder import load_run_images
 
 Runner = Callable[[np.ndarray], np.ndarray]  # float32 [1, h, w, c] in [-1, 1], in and out
 

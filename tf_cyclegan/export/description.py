@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tf_cyclegan.data.pictures import MAX_PIXELS
+from tf_cyclegan.data.image_files import MAX_PIXELS
 
 Size = int | tuple[int, int]  # the side of a square image, or its height and width
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from tf_cyclegan.export.description import Size, sides, size_text
 from tf_cyclegan.generators import ResNetGenerator, check_multiple
+from tf_cyclegan.inference.translator import SMALLEST
 from tf_cyclegan.layers import ReflectionPadding2D, ResidualBlock
-from tf_cyclegan.translate import SMALLEST
 
 
 def lite_form(generator, size: Size | None) -> keras.Model:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tf_cyclegan.export.compare import Runner, difference, keras_runner
 from tf_cyclegan.export.description import describe_generator
-from tf_cyclegan.output import write_files
+from tf_cyclegan.files import write_files
 
 LARGEST = 1e-3  # difference to Keras
 TRIES = 5

@@ -23,10 +23,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.data.pictures import decode_picture, to_float
+from tf_cyclegan.data.image_files import decode_picture, to_float
 from tf_cyclegan.export.graph_pictures import decode, require, require_size, to_gray
-from tf_cyclegan.output import check_output
-from tf_cyclegan.translate import SMALLEST, translator
+from tf_cyclegan.files import check_output
+from tf_cyclegan.inference.translator import SMALLEST, translator
 
 MAX_PIXELS = 2048 * 2048
 TOLERANCE = 1e-3  # beyond [-1, 1]: as a half float or a resized picture may be off

@@ -16,9 +16,9 @@ from matplotlib.figure import (
     Figure,
 )  # not pyplot: its state is the whole process', a notebook's too
 
-from tf_cyclegan.checkpoints import RunFolder
-from tf_cyclegan.data.pictures import to_float, to_uint8, write_picture
-from tf_cyclegan.sheets import COLUMNS, picture_sheet
+from tf_cyclegan.data.image_files import to_float, to_uint8, write_picture
+from tf_cyclegan.evaluation.contact_sheets import COLUMNS, picture_sheet
+from tf_cyclegan.training.run_folder import RunFolder
 
 BOARD_EVERY = 10  # steps between the scalars that TensorBoard gets; the CSV has every step
 CURVE_POINTS = 200  # at most, of each loss on the plot

@@ -15,7 +15,11 @@ from pathlib import Path
 import filelock
 import tensorflow as tf
 
-from tf_cyclegan.checkpoint_files import (
+from tf_cyclegan.data import load_dataset
+from tf_cyclegan.data.image_files import DatasetError, PictureSet
+from tf_cyclegan.data.record import describe_images, find_difference
+from tf_cyclegan.files import whole_file, write_text
+from tf_cyclegan.training.checkpoint_files import (
     find_damage,
     read_checkpoint,
     remove_old,
@@ -23,11 +27,7 @@ from tf_cyclegan.checkpoint_files import (
     saved_steps,
     write_checkpoint,
 )
-from tf_cyclegan.config import Config
-from tf_cyclegan.data import load_dataset
-from tf_cyclegan.data.pictures import DatasetError, PictureSet
-from tf_cyclegan.data.record import describe_images, find_difference
-from tf_cyclegan.output import whole_file, write_text
+from tf_cyclegan.training.config import Config
 
 # What may differ between a training and its continuation: the rest would make it another one.
 MAY_CHANGE = {

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from tf_cyclegan.data.cache import CachedPictures, cached_pictures, cached_sizes, data_key
-from tf_cyclegan.data.pictures import (
+from tf_cyclegan.data.image_files import (
     MAX_PIXELS,
     DatasetError,
     PictureError,

@@ -7,11 +7,11 @@ import os
 import keras
 import tensorflow as tf
 
-from tf_cyclegan.config import Config
 from tf_cyclegan.cyclegan import CycleGAN, image_pools
 from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.schedules import LinearDecay
+from tf_cyclegan.training.config import Config
 
 # Parameters of mallopt, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8

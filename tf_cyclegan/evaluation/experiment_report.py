@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from tf_cyclegan.callbacks import read_losses
-from tf_cyclegan.checkpoints import load_run_images
-from tf_cyclegan.evaluation import resized
-from tf_cyclegan.sheets import picture_sheet
-from tf_cyclegan.translate import load_translator
+from tf_cyclegan.evaluation.contact_sheets import picture_sheet
+from tf_cyclegan.evaluation.scores import resized
+from tf_cyclegan.inference.translator import load_translator
+from tf_cyclegan.training.callbacks import read_losses
+from tf_cyclegan.training.run_folder import load_run_images
 
 # Column -> where it lies in one direction of evaluation.json, and its digits.
 COLUMNS = {

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tf_cyclegan.data.augment import resize, resize_longer_side
-from tf_cyclegan.data.pictures import PictureError, PictureSet, to_channels
-from tf_cyclegan.distances import collapse, coverage, diversity, fid, kid, recall
-from tf_cyclegan.metrics import (
+from tf_cyclegan.data.image_files import PictureError, PictureSet, to_channels
+from tf_cyclegan.data.resizing import resize, resize_longer_side
+from tf_cyclegan.evaluation.distances import collapse, coverage, diversity, fid, kid, recall
+from tf_cyclegan.evaluation.metrics import (
     SSIM_SIDE,
     color_shift,
     cycle_scores,
@@ -58,7 +58,8 @@ def evaluate_direction(
     Inputs are read twice, all others once.
 
     Args:
-        forward, backward: this direction and the other, from `tf_cyclegan.translate.translator`.
+        forward, backward: this direction and the other, from
+            `tf_cyclegan.inference.translator.translator`.
         inputs: the pictures to translate, each in its own size.
         targets: real pictures of the domain they should look like, no pairs.
         truth: the inputs' true counterparts, where they are known.

@@ -32,15 +32,15 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.runners.runner import create_runner
 from apache_beam.utils.shared import Shared
 
-from tf_cyclegan.data.augment import resize_longer_side
-from tf_cyclegan.data.pictures import (
+from tf_cyclegan.data.image_files import (
     SUFFIXES,
     PictureError,
     check_size,
     decode_picture,
     encode_picture,
 )
-from tf_cyclegan.translate import load_translator
+from tf_cyclegan.data.resizing import resize_longer_side
+from tf_cyclegan.inference.translator import load_translator
 
 # Of the output: where files are written until they are whole, and the images that failed.
 UNFINISHED = ".unfinished"

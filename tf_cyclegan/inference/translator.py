@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from tf_cyclegan.checkpoints import load_run_images, read_config
 from tf_cyclegan.data.folders import list_pictures, printable
-from tf_cyclegan.data.pictures import (
+from tf_cyclegan.data.image_files import (
     MAX_PIXELS,
     SUFFIXES,
     PictureError,
@@ -21,6 +20,7 @@ from tf_cyclegan.data.pictures import (
     to_uint8,
 )
 from tf_cyclegan.interop import load_generator
+from tf_cyclegan.training.run_folder import load_run_images, read_config
 
 SMALLEST = 8  # pixels a side, below which the ResNet's deepest map cannot be mirrored
 

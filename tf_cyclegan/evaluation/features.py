@@ -16,10 +16,10 @@ import h5py
 import keras
 import numpy as np
 
-from tf_cyclegan.data.augment import resize
-from tf_cyclegan.data.pictures import to_channels
+from tf_cyclegan.data.image_files import to_channels
+from tf_cyclegan.data.resizing import resize
+from tf_cyclegan.evaluation.squeezenet import load_squeezenet
 from tf_cyclegan.model_archive import count_weights, load_model, reason
-from tf_cyclegan.squeezenet import load_squeezenet
 
 BATCH = 32
 # Caffe preprocessing: the mean colour of ImageNet in the order blue, green, red.

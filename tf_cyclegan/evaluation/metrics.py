@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.data.pictures import PictureSet, to_channels
+from tf_cyclegan.data.image_files import PictureSet, to_channels
 
 # Colours of label maps, RGB. Cityscapes: its 19 training classes, from road to bicycle, and what is
 # left out of them. Facades: the 12 classes of the CMP base.

@@ -27,10 +27,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.data.pictures import MAX_PIXELS, PictureError, to_channels, to_float, to_uint8
+from tf_cyclegan.data.image_files import MAX_PIXELS, PictureError, to_channels, to_float, to_uint8
 from tf_cyclegan.generators import ResNetGenerator
+from tf_cyclegan.inference.translator import padded
 from tf_cyclegan.layers import CropTopLeft, InstanceNormalization, ReflectionPadding2D
-from tf_cyclegan.translate import padded
 
 MAX_TILED_PIXELS = 3 * MAX_PIXELS  # of a picture that is tiled; Pillow's own limit lies above it
 SMALLEST_TILE = 128  # pixels a side, below which more is computed around a tile than in it
@@ -40,7 +40,7 @@ Window = tuple[Span, Span]  # of rows and of columns
 
 
 def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.ndarray]:
-    """`tf_cyclegan.translate.translator` in bounded memory.
+    """`tf_cyclegan.inference.translator.translator` in bounded memory.
 
     The translation is the same up to rounding: within two grey levels in float32, where it is the
     more exact one (docs/large_pictures.md). Memory holds the picture, its translation and a tile.

@@ -4,9 +4,9 @@ import math
 
 import keras
 
-from tf_cyclegan.data.pictures import to_float, to_uint8
-from tf_cyclegan.distances import collapse
-from tf_cyclegan.evaluation import pixel_features
+from tf_cyclegan.data.image_files import to_float, to_uint8
+from tf_cyclegan.evaluation.distances import collapse
+from tf_cyclegan.evaluation.scores import pixel_features
 
 # A discriminator's loss where it cannot tell real from fake; wgan-gp has none.
 CHANCE = {"lsgan": 0.25, "bce": math.log(2), "hinge": 2.0}

@@ -1,0 +1,1 @@
+"""The commands of `tf-cyclegan`, one module for each."""

@@ -1,0 +1,1 @@
+"""What only makes training on a CPU faster: convolutions, normalization, memory."""

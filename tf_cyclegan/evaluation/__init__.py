@@ -1,0 +1,1 @@
+"""Measures of translations, and images of them side by side."""

@@ -1,0 +1,1 @@
+"""Trained generators on images of any size and in any number."""

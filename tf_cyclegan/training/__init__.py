@@ -1,0 +1,1 @@
+"""Settings, the training loop, run folders, and what happens beside the steps."""
