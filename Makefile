@@ -1,4 +1,4 @@
-# make demo: train the embedded data set, translate its test pictures, say where to look.
+# make demo: train the embedded data set, translate its test images, say where to look.
 # make export: the demo's generator as SavedModel, LiteRT and ONNX files, and all of them compared.
 # make web: the demo on a page, computed by the browser.
 # make test: lint, types and the whole test suite.

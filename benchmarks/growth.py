@@ -30,11 +30,11 @@ class Options:
     plots: str
     """Folder for the plots; made if it is not there."""
     sizes: tuple[int, ...] = (64, 128, 256, 512)
-    """Sides of the pictures in pixels, multiples of 4 and at least 24."""
+    """Sides of the images in pixels, multiples of 4 and at least 24."""
     filters: tuple[int, ...] = (16, 32, 64)
     """Channels of the first layers of generators and discriminators."""
     batches: tuple[int, ...] = (1, 2, 4)
-    """Pictures of each domain."""
+    """Images of each domain."""
     size: int = 128
     """Side along the axes of filters and batches."""
     blocks: int = 3

@@ -1,10 +1,10 @@
-"""Time the input pipeline: pictures a second from JPEG files, beside what a training needs.
+"""Time the input pipeline: images a second from JPEG files, beside what a training needs.
 
     python benchmarks/input_pipeline.py --json=input_pipeline.json
     python benchmarks/input_pipeline.py --step_seconds=7 --gpu_step_seconds=0.1
 
 Draws synthetic landscapes into JPEG files in a temporary folder, and reads them through
-`TrainingData.batches`, resized by 286/256, cropped and flipped: with the resized pictures kept in
+`TrainingData.batches`, resized by 286/256, cropped and flipped: with the resized images kept in
 memory (`--cache`, the default of train.py), and decoded anew at each use. Beside it, what our
 float32 step on this CPU takes, alone, and what a GPU would.
 The first command takes 3 minutes on 2 cores.
@@ -28,13 +28,13 @@ class Options:
     size: int = 256
     """Side of the crops in pixels, a multiple of 4 and at least 24."""
     file_size: int = 256
-    """Side of the pictures in the files; the paper's data sets have 256."""
+    """Side of the images in the files; the paper's data sets have 256."""
     files: int = 50
     """JPEG files of each domain."""
     draws: int = 1000
     """Batches drawn in a turn, by a pipeline that is started anew for it."""
     batch: int = 1
-    """Pictures of each domain in a batch."""
+    """Images of each domain in a batch."""
     rounds: int = 5
     """Counted turns of each, after two that are not."""
     filters: int = 64
@@ -69,14 +69,14 @@ def main(options: Options) -> int:
         make = work.input_pipelines, *args, options.step_seconds is None
         times, _ = measure.run_in_turns(described, options.rounds, make)
 
-    # === Pictures a second, of both domains together ===
+    # === Images a second, of both domains together ===
     step = options.step_seconds
     if step is None:
         step = measure.summary(times["step"])["seconds"]["median"]
     seconds = {"cpu": step, "gpu": options.gpu_step_seconds}
     needed = {device: 2 * options.batch / s for device, s in seconds.items()}
     result = {"machine": described, "step_seconds": seconds}
-    result["needed_pictures_per_second"] = needed
+    result["needed_images_per_second"] = needed
     rows = []
     for name in ("cached", "not_cached"):
         drawn = 2 * options.batch * options.draws
@@ -84,8 +84,8 @@ def main(options: Options) -> int:
         over = {device: rate["median"] / need for device, need in needed.items()}
         cpu = measure.summary(times[name])["cpu_seconds"]["median"] / drawn
         result[name] = {
-            "pictures_per_second": rate,
-            "cpu_seconds_per_picture": cpu,
+            "images_per_second": rate,
+            "cpu_seconds_per_image": cpu,
             "times_needed": over,
         }
         spread = f"{rate['median']:.0f} ({rate['min']:.0f} to {rate['max']:.0f})"
@@ -93,10 +93,10 @@ def main(options: Options) -> int:
     report.print_machine(result["machine"])
     print(
         ", ".join(
-            f"{d}: {s:.3g} s a step, {needed[d]:.3g} pictures a second" for d, s in seconds.items()
+            f"{d}: {s:.3g} s a step, {needed[d]:.3g} images a second" for d, s in seconds.items()
         )
     )
-    head = ["", "pictures a second", "cpu ms a picture", "/ CPU's need", "/ GPU's need"]
+    head = ["", "images a second", "cpu ms an image", "/ CPU's need", "/ GPU's need"]
     report.print_table(head, rows)
     report.write_json(options, result)
     return 0
@@ -112,8 +112,8 @@ def write_landscapes(folder: Path, count: int, side: int) -> None:
         (folder / domain).mkdir()
         for i in range(count):
             index = 2 * i + (season == "winter")
-            picture = Image.fromarray(landscape(index, season, side, side))
-            picture.save(folder / domain / f"{i:04d}.jpg", quality=90)
+            image = Image.fromarray(landscape(index, season, side, side))
+            image.save(folder / domain / f"{i:04d}.jpg", quality=90)
 
 
 if __name__ == "__main__":

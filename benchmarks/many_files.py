@@ -3,7 +3,7 @@
     python benchmarks/many_files.py
     python benchmarks/many_files.py --count=2000 --caches none
 
-Writes the files into a temporary folder, and starts twice for each way of keeping pictures: the
+Writes the files into a temporary folder, and starts twice for each way of keeping images: the
 second start finds what the first has left in the cache folder, which is temporary too. A start
 lists the files, checks them, and draws ten batches. Each has a process of its own.
 """
@@ -40,7 +40,7 @@ class Options:
     count: int = 100_000
     """PNG files of 32x32 pixels, half of them in each domain."""
     caches: tuple[Literal["memory", "disk", "none"], ...] = ("none", "disk", "memory")
-    """Which ways of keeping pictures."""
+    """Which ways of keeping images."""
 
 
 def main(options: Options) -> int:
@@ -56,8 +56,8 @@ def main(options: Options) -> int:
             folder = Path(root, f"train{domain}")
             folder.mkdir()
             for i in range(options.count // 2):
-                picture = rng.integers(0, 256, (32, 32, 3), np.uint8)
-                Image.fromarray(picture).save(folder / f"{i:06d}.png", compress_level=1)
+                image = rng.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(image).save(folder / f"{i:06d}.png", compress_level=1)
         print(f"{'cache':<8}{'start':>12}{'cpu':>12}{'before':>13}{'at most':>13}", flush=True)
         environment = os.environ | {"XDG_CACHE_HOME": str(Path(root, "cache"))}
         for cache in options.caches:

@@ -4,7 +4,7 @@
     python benchmarks/memory.py --size=512 --precisions=mixed_bfloat16 --no_peer
 
 Each runs alone, one after the other, in a process of its own: libraries, networks, Adam's slots,
-pools and a few steps. Ours holds its whole pools from the start; the peer's grow by two pictures
+pools and a few steps. Ours holds its whole pools from the start; the peer's grow by two images
 a step, to 50 of each domain. Ours is measured without and with train.py's --recompute; afterwards
 both take turns, for what that costs: their seconds' ratio, the median over the rounds.
 The first command takes 8 minutes on 2 cores.

@@ -58,7 +58,7 @@ class ResNetGenerator(nn.Module):
         self.apply(initialize)
 
     def forward(self, x):
-        """A picture of one domain to a picture of the other."""
+        """An image of one domain to an image of the other."""
         return self.model(x)
 
 
@@ -96,7 +96,7 @@ class ImagePool:
     """Earlier fakes. A full pool swaps half of the fresh ones for stored ones.
 
     Args:
-        size: pictures kept; 0 hands every fake straight through.
+        size: images kept; 0 hands every fake straight through.
         seed: of the draws.
     """
 
@@ -106,7 +106,7 @@ class ImagePool:
         self.random = random.Random(seed)
 
     def draw(self):
-        """p in [0, 1) and the index of a stored picture."""
+        """p in [0, 1) and the index of a stored image."""
         return self.random.random(), self.random.randrange(self.size)
 
     def query(self, images):

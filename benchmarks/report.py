@@ -18,13 +18,13 @@ class Options:
     """The flags of scripts that measure our networks beside the peer's."""
 
     size: int = 256
-    """Side of the pictures in pixels, a multiple of 4 and at least 24."""
+    """Side of the images in pixels, a multiple of 4 and at least 24."""
     filters: int = 64
     """Channels of the networks' first layers."""
     blocks: int = 9
     """Residual blocks of a generator."""
     batch: int = 1
-    """Pictures of each domain at a time."""
+    """Images of each domain at a time."""
     rounds: int = 5
     """Counted turns of each, after two that are not."""
     precisions: str = "float32,mixed_bfloat16"
@@ -42,7 +42,7 @@ def check(options, sizes, precisions="float32", peer=False, **positive):
 
     Args:
         options: a script's, with `rounds`, `threads` and `json`.
-        sizes: sides of pictures.
+        sizes: sides of images.
         precisions: names with commas between them.
         peer: whether PyTorch is needed.
         positive: flags that must be 1 or more.

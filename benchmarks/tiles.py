@@ -1,11 +1,11 @@
-"""What translate.py --tile costs on a large picture, and how far it is from the untiled result.
+"""What translate.py --tile costs on a large image, and how far it is from the untiled result.
 
     python benchmarks/tiles.py --megapixels=100 --filters=64 --blocks=9 --tile=1024
     python benchmarks/tiles.py --megapixels=0.5 --filters=16 --blocks=3 --tile=256 --check
 
-The picture is a drawn landscape, the generator has random weights. The first form runs the whole
+The image is a drawn landscape, the generator has random weights. The first form runs the whole
 command, from file to file, and prints its seconds, its peak of resident memory and the size of its
-scratch files. With --check a picture that fits into memory is translated untiled, in tiles, and
+scratch files. With --check an image that fits into memory is translated untiled, in tiles, and
 each tile alone; all are compared with the untiled translation in float64, in grey levels of 255,
 and check.png shows the differences.
 """
@@ -29,7 +29,7 @@ class Options:
     """The flags."""
 
     megapixels: float = 100
-    """Millions of pixels of the picture, which is square."""
+    """Millions of pixels of the image, which is square."""
     filters: int = 64
     """Channels of the generator's first layer."""
     blocks: int = 9
@@ -41,7 +41,7 @@ class Options:
     check: bool = False
     """Compare with the untiled result instead."""
     output: str = "runs/tiles"
-    """Folder for the pictures, and for the scratch files unless TMPDIR is set."""
+    """Folder for the images, and for the scratch files unless TMPDIR is set."""
     json: str | None = None
     """File for the results."""
 
@@ -74,15 +74,15 @@ def main(options: Options) -> int:
 
 
 def prepare(options: Options, folder: Path) -> dict:
-    """Writes the generator and the picture."""
-    from tf_cyclegan.data.image_files import write_picture
+    """Writes the generator and the image."""
+    from tf_cyclegan.data.image_files import write_image
     from tf_cyclegan.inference.tiles import scratch_bytes
     from tf_cyclegan.training.run_folder import save_generator
 
     generator = random_generator(options)
     save_generator(generator, folder / "a2b.keras")
-    real = picture(options)
-    write_picture(folder / "large.png", real)
+    real = image(options)
+    write_image(folder / "large.png", real)
     height, width = real.shape[:2]
     scratch = scratch_bytes(generator, height, width)
     return {"height": height, "width": width, "scratch_bytes": scratch}
@@ -92,12 +92,12 @@ def check(options: Options, folder: Path) -> dict:
     """Compares all three with the exact translation."""
     import numpy as np
 
-    from tf_cyclegan.data.image_files import write_picture
-    from tf_cyclegan.evaluation.contact_sheets import picture_sheet
+    from tf_cyclegan.data.image_files import write_image
+    from tf_cyclegan.evaluation.contact_sheets import contact_sheet
     from tf_cyclegan.inference.tiles import tiled_translator
     from tf_cyclegan.inference.translator import translator
 
-    generator, real = random_generator(options), picture(options)
+    generator, real = random_generator(options), image(options)
     alone = translator(generator)
     exact = translator(random_generator(options, "float64"))(real).astype(int)
     tiled = tiled_translator(generator, options.tile, folder)(real)
@@ -113,7 +113,7 @@ def check(options: Options, folder: Path) -> dict:
         result[f"{name} to float64"] = distance(fakes[name], exact)
         error = np.minimum(np.abs(fakes[name] - exact) * times, 255).astype(np.uint8)
         columns[f"error of {name}, x {times}"] = [error]
-    write_picture(folder / "check.png", picture_sheet(columns))
+    write_image(folder / "check.png", contact_sheet(columns))
     return result
 
 
@@ -123,7 +123,7 @@ def distance(fake, other) -> dict:
     return {"max": int(levels.max()), "mean": float(levels.mean())}
 
 
-def picture(options: Options):
+def image(options: Options):
     """The landscape, uint8 `[h, w, 3]`."""
     from tf_cyclegan.data.synthetic import landscape
 

@@ -1,7 +1,7 @@
 """What is measured: our steps and generators, the peer's, and how many multiply-adds they take.
 
 Functions that make callables are for `measure.Process`: they run in a child, which alone loads
-TensorFlow or PyTorch. Pictures are random, float32 in [-1, 1].
+TensorFlow or PyTorch. Images are random, float32 in [-1, 1].
 """
 
 import itertools
@@ -19,8 +19,8 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute
     """Our whole training step as `fit` runs it, one callable for each precision, and the floor.
 
     Args:
-        networks: size of the pictures; filters of generators and discriminators; blocks.
-        batch: pictures of each domain.
+        networks: size of the images; filters of generators and discriminators; blocks.
+        batch: images of each domain.
         precisions: as in `Config.precision`.
         threads: 0 leaves their number to TensorFlow.
         floor: whether to add matrix products, named "matrix float32" and so on.
@@ -46,7 +46,7 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute
         )
         model = make_cyclegan(config, strategy, shape, shape, steps_per_epoch=1000)
         model.make_train_function()
-        pair = tuple(tf.constant(picture) for picture in pictures(2, batch, size))
+        pair = tuple(tf.constant(image) for image in images(2, batch, size))
         data = tf.data.Dataset.from_tensors(pair).repeat()
         iterator = iter(strategy.experimental_distribute_dataset(data))
         return model, lambda: sum(float(loss) for loss in model.train_function(iterator).values())
@@ -69,22 +69,22 @@ def tensorflow_generators(networks, batch, precisions, threads):
     from tf_cyclegan.training.factory import make_generator
 
     size, filters, blocks = networks
-    (picture,) = (tf.constant(picture) for picture in pictures(1, batch, size))
+    (image,) = (tf.constant(image) for image in images(1, batch, size))
     counts = {}
 
     def forward(precision):
         config = Config(filters=filters, blocks=blocks, precision=precision)
         network = make_generator(config, 3, 3)
-        counts["total"] = sum(convolutions(network, picture.shape))
+        counts["total"] = sum(convolutions(network, image.shape))
         call = tf.function(lambda x: network(x, training=False))
-        return lambda: float(call(picture)[0, 0, 0, 0])
+        return lambda: float(call(image)[0, 0, 0, 0])
 
     calls = {precision: forward(precision) for precision in precisions}
     return calls | matrix_products(tf, precisions), _facts(tf, multiply_adds=counts)
 
 
 def input_pipelines(folder, count, networks, batch, threads, with_step):
-    """Batches from JPEG files, resized pictures cached and not, and the step that they would feed.
+    """Batches from JPEG files, resized images cached and not, and the step that they would feed.
 
     Args:
         folder: holds trainA and trainB.
@@ -131,7 +131,7 @@ def torch_step(networks, batch, threads):
 
     size, filters, blocks = networks
     model = peer.CycleGAN(filters, blocks, d_filters=filters)
-    real_a, real_b = (_nchw(torch, picture) for picture in pictures(2, batch, size))
+    real_a, real_b = (_nchw(torch, image) for image in images(2, batch, size))
     calls = {"peer": lambda: sum(model.train_step(real_a, real_b).values())}
     return calls, {"threads": {"torch": torch.get_num_threads()}}
 
@@ -143,16 +143,16 @@ def torch_generator(networks, batch, threads):
 
     size, filters, blocks = networks
     network = peer.ResNetGenerator(filters, blocks).eval()
-    (picture,) = (_nchw(torch, picture) for picture in pictures(1, batch, size))
+    (image,) = (_nchw(torch, image) for image in images(1, batch, size))
 
     def forward():
         with torch.inference_mode():
-            return float(network(picture)[0, 0, 0, 0])
+            return float(network(image)[0, 0, 0, 0])
 
     return {"peer": forward}, {"threads": {"torch": torch.get_num_threads()}}
 
 
-def pictures(count, batch, size):
+def images(count, batch, size):
     """`count` batches, float32 `[batch, size, size, 3]` in [-1, 1], always the same."""
     import numpy as np
 
@@ -214,7 +214,7 @@ def step_multiply_adds(generator, discriminator):
 
     A pass backward through a layer costs its forward pass again for the gradient by the kernel, and
     again for that by the input. What is not needed is not counted: the kernels' gradients of
-    discriminators that are frozen, and gradients by real pictures and stored fakes, which end at
+    discriminators that are frozen, and gradients by real images and stored fakes, which end at
     the first layer.
 
     Args:
@@ -248,8 +248,8 @@ def _torch(threads):
     return torch
 
 
-def _nchw(torch, picture):
-    return torch.from_numpy(picture).permute(0, 3, 1, 2).contiguous()
+def _nchw(torch, image):
+    return torch.from_numpy(image).permute(0, 3, 1, 2).contiguous()
 
 
 def _facts(tf, **more):

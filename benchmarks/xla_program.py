@@ -31,7 +31,7 @@ class Options:
     folder: str
     """The program's folder: new, or with --bring_back one that xla_run.py has worked on."""
     steps: int = 1000
-    """Training steps to write batches for, a byte for each number of a picture."""
+    """Training steps to write batches for, a byte for each number of an image."""
     bring_back: bool = False
     """Make the program's state the run folder's next checkpoint."""
 
@@ -65,7 +65,7 @@ def write_program(options: Options) -> int:
     data = TrainingData(load_dataset(config), config)
     shapes = data.shape_a, data.shape_b
     if None in shapes[0] + shapes[1]:
-        raise ValueError("pictures differ in size: a program needs a --preprocess with crop.")
+        raise ValueError("images differ in size: a program needs a --preprocess with crop.")
     with restored(options.run_dir, config, shapes, data.steps_per_epoch) as (strategy, model, _):
         start = model.steps_done
     steps = min(options.steps, (config.epochs + config.decay_epochs) * data.steps_per_epoch - start)
@@ -191,7 +191,7 @@ def state_variables(model):
 
 
 def lower(model, strategy, shapes):
-    """The training step on uint8 pictures as StableHLO.
+    """The training step on uint8 images as StableHLO.
 
     Args:
         model: a `CycleGAN`, compiled.
@@ -212,7 +212,7 @@ def lower(model, strategy, shapes):
     levels = to_float(np.arange(256, dtype=np.uint8))
 
     def step(*pixels):
-        real = tuple(tf.gather(levels, tf.cast(picture, tf.int32)) for picture in pixels)
+        real = tuple(tf.gather(levels, tf.cast(image, tf.int32)) for image in pixels)
         report = strategy.run(model.train_step, args=(real,))
         return [report[name] for name in names]
 

@@ -1,4 +1,4 @@
-"""Translate the same pictures by every runtime, and lay differences and times side by side.
+"""Translate the same images by every runtime, and lay differences and times side by side.
 
     python export/compare.py --run_dir=runs/demo --direction=a2b --saved_model=models/demo/a2b \\
         --tflite=models/demo/tflite --onnx=models/demo/a2b.onnx --output=models/demo
@@ -38,8 +38,8 @@ class Options:
     """Folder for comparison.json and comparison.md."""
     direction: Literal["a2b", "b2a"] = "a2b"
     """Which generator of the folder."""
-    pictures: tuple[str, ...] = ()
-    """Pictures or folders to compare on; if not given, the run's test pictures."""
+    images: tuple[str, ...] = ()
+    """Images or folders to compare on; if not given, the run's test images."""
     rounds: int = 7
     """How often each runtime is timed."""
     overwrite: bool = False
@@ -80,7 +80,7 @@ def main(options: Options) -> int:
         raise ValueError(f"{options.tflite}: name a folder of one size, float32 among its modes.")
     check_swiftshader()
     generator = find_generator(options.run_dir, options.direction)
-    _, test = compare.find_sets(options.pictures, options.run_dir, options.direction)
+    _, test = compare.find_sets(options.images, options.run_dir, options.direction)
     size = sizes[lite["float32"]]
     images = compare.example_images(test, size, generator.input_channels, 8)
 
@@ -106,24 +106,24 @@ def main(options: Options) -> int:
         # Without the way into the page and back.
         milliseconds["LiteRT in Chromium, float32"] = median(in_page[-2 * options.rounds :][1::2])
     content = lite["float32"].read_bytes()
-    # One picture: in software a large one takes a minute.
+    # One image: in software a large one takes a minute.
     fakes["LiteRT on software Vulkan, float32"] = [run_on_gpu(content, images[0])]
 
     # === The table ===
     saved = sum(file.stat().st_size for file in version.rglob("*") if file.is_file())
     bytes_of = {"SavedModel": saved, "ONNX Runtime": onnx.stat().st_size}
     rows = {}
-    for name, pictures in fakes.items():
+    for name, images in fakes.items():
         mode = name.rpartition(", ")[2]
         file = lite[mode].stat().st_size if name.startswith("LiteRT") else None
         rows[name] = {
-            "difference": compare.difference(pictures, fakes["Keras"][: len(pictures)]),
+            "difference": compare.difference(images, fakes["Keras"][: len(images)]),
             "bytes": bytes_of.get(name.partition(",")[0], file),
             "milliseconds": milliseconds.get(name),
         }
     result = {"run": str(options.run_dir), "direction": options.direction}
     result |= {"height": size[0], "width": size[1]}
-    result |= {"pictures": len(images), "rounds": options.rounds, "cpus": os.cpu_count()}
+    result |= {"images": len(images), "rounds": options.rounds, "cpus": os.cpu_count()}
     text = json.dumps(result | {"runtimes": rows}, indent=2) + "\n"
     files = (text, table(rows))
     write_files(options.output, {n: f.encode() for n, f in zip(names, files, strict=True)})

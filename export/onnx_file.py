@@ -2,7 +2,7 @@
 
     python export/onnx_file.py --run_dir=runs/mine --direction=a2b --output=models/a2b.onnx
 
-The file takes pictures of any size that is a multiple of 4 (of 256 for a U-Net of depth 8), in
+The file takes images of any size that is a multiple of 4 (of 256 for a U-Net of depth 8), in
 batches: `image` float32 [n, h, w, c] in [-1, 1] to `fake`; it fails at any other size. Its metadata
 hold that multiple, the range, the channels and the direction. ONNX Runtime has run it against Keras
 before it is written. Needs: pip install "tf_cyclegan[export]"

@@ -57,7 +57,7 @@ def over_network(folder: str) -> Iterator[dict]:
     """A SavedModel behind serving/loader_server.py, asked in the four ways that client.py knows."""
     from serving import client
 
-    from tf_cyclegan.data.image_files import decode_picture, to_float, to_uint8
+    from tf_cyclegan.data.image_files import decode_image, to_float, to_uint8
 
     command = [sys.executable, HERE / "serving" / "loader_server.py"]
     server = subprocess.Popen(
@@ -81,7 +81,7 @@ def over_network(folder: str) -> Iterator[dict]:
                 options = client.Options(address, name, "", "", signature="image_bytes")
                 png = client.to_png(to_uint8(image[0]))
                 answer = ask(options, "image_bytes", np.array([png], object))[0]
-                return to_float(decode_picture(answer))[np.newaxis]
+                return to_float(decode_image(answer))[np.newaxis]
 
             return floats, encoded
 

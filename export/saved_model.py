@@ -25,7 +25,7 @@ class Options:
     version: int = 1
     """A folder of its own in the model's; servers take the highest. None is ever replaced."""
     max_pixels: int = 2048 * 2048
-    """Larger pictures are refused, by their headers; 4 million pixels take gigabytes of memory."""
+    """Larger images are refused, by their headers; 4 million pixels take gigabytes of memory."""
 
 
 def main(options: Options) -> int:

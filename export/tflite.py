@@ -5,8 +5,8 @@
     python export/tflite.py --run_dir=runs/mine --direction=a2b --resizable --output=laptop
 
 Writes a2b_256_float32.tflite and so on, beside each a .json that describes it, a2b_256_report.json,
-and a2b_256_report.png: pictures, Keras, each mode, its difference. Every file has run on the run's
-test pictures, in LiteRT's interpreter, before it is written; if one is too far from Keras, none is.
+and a2b_256_report.png: images, Keras, each mode, its difference. Every file has run on the run's
+test images, in LiteRT's interpreter, before it is written; if one is too far from Keras, none is.
 Sizes are WIDTHxHEIGHT, as everywhere for images: --size=320x240 makes a2b_320x240_float32.tflite.
 Needs: pip install "tf_cyclegan[export]"
 """
@@ -35,9 +35,9 @@ class Options:
     modes: str = "float32,float16,dynamic"
     """Any of float32, float16, dynamic, int8, int16x8 and int8_convolutions, with commas."""
     resizable: bool = False
-    """One file for pictures of any size, CPU only, instead of one that is bound to its size."""
-    pictures: tuple[str, ...] = ()
-    """Pictures or folders to calibrate and compare on; if not given, the run's own."""
+    """One file for images of any size, CPU only, instead of one that is bound to its size."""
+    images: tuple[str, ...] = ()
+    """Images or folders to calibrate and compare on; if not given, the run's own."""
     name: str | None = None
     """What users see; if not given, the run folder's name."""
     overwrite: bool = False
@@ -48,7 +48,7 @@ def main(options: Options) -> int:
     """Writes the files and the report, and returns the exit code."""
     from tqdm import tqdm  # after --help, which needs none of it
 
-    from tf_cyclegan.data.image_files import encode_picture
+    from tf_cyclegan.data.image_files import encode_image
     from tf_cyclegan.export.compare import example_images, find_sets
     from tf_cyclegan.export.description import parse_size
     from tf_cyclegan.export.lite_form import check_size
@@ -78,7 +78,7 @@ def main(options: Options) -> int:
     check_size(generator, size)
 
     # === Images, conversion and comparison ===
-    training, test = find_sets(options.pictures, options.run_dir, options.direction)
+    training, test = find_sets(options.images, options.run_dir, options.direction)
     count = 32 if CALIBRATED & set(modes) else 0  # calibration runs without XNNPACK: slow
     calibration = example_images(training, size, generator.input_channels, count)
     examples = example_images(test, size, generator.input_channels, 8)
@@ -87,12 +87,12 @@ def main(options: Options) -> int:
     progress = tqdm(modes, desc="converting", unit="mode")  # int8 takes minutes at 256x256
     files, report, sheet = export_files(generator, description, progress, calibration, examples)
     files[f"{stem}_report.json"] = (json.dumps(report, indent=2) + "\n").encode()
-    files[f"{stem}_report.png"] = encode_picture(sheet, f"{stem}_report.png")
+    files[f"{stem}_report.png"] = encode_image(sheet, f"{stem}_report.png")
     write_files(options.output, files)
 
     height, width = size
     keras = report["keras_milliseconds"]
-    print(f"{len(examples)} pictures of {width}x{height}, Keras {keras:.1f} ms a picture")
+    print(f"{len(examples)} images of {width}x{height}, Keras {keras:.1f} ms an image")
     print(f"{'file':<36}{'MB':>7}{'PSNR':>8}{'max diff':>10}{'time/Keras':>12}{'pieces':>8}")
     for mode in report["modes"].values():
         apart = mode["difference"]

@@ -1,4 +1,4 @@
-"""Measure what a training's generators make of the test pictures, in both directions.
+"""Measure what a training's generators make of the test images, in both directions.
 
     python scripts/evaluate.py --run_dir=runs/demo
     python scripts/evaluate.py --run_dir=runs/mine --features=inception  # comparable KID and FID
@@ -8,7 +8,7 @@ Prints a table, and writes evaluation.json and a sheet for each direction. Dista
 the default, and on a network of your own tell runs on the same data apart, no more: only those on
 inception may stand beside published ones. It needs: pip install "tf_cyclegan[metrics]"
 
-A picture that cannot be read is named and left out; the exit code is then 1.
+An image that cannot be read is named and left out; the exit code is then 1.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Options:
     data_dir: str | None = None
     """Another data set: a folder with testA and testB, or trainA and trainB."""
     paired: bool = False
-    """Pictures of one name in testA and testB are pairs: measure against them."""
+    """Images of one name in testA and testB are pairs: measure against them."""
     side_by_side: bool = False
     """Each image of --data_dir holds a pair, a left and b right, as in pix2pix's data sets."""
     recursive: bool = False
@@ -43,8 +43,8 @@ class Options:
     palette: str | None = None
     """Where domain b is label maps in pairs: cityscapes, facades, or a text file of colours."""
     resize: int | None = None
-    """Scale all pictures first so that their longer side has this many pixels; for a training whose
-    --load_size was far from the pictures' own size."""
+    """Scale all images first so that their longer side has this many pixels; for a training whose
+    --load_size was far from the images' own size."""
     output: str | None = None
     """Folder for the results; if not given, evaluation/ in the run folder."""
 
@@ -54,9 +54,9 @@ def main(options: Options) -> int:
     import tensorflow as tf  # after --help, which needs none of it
 
     from tf_cyclegan.data import load_dataset
-    from tf_cyclegan.data.image_files import write_picture
+    from tf_cyclegan.data.image_files import write_image
     from tf_cyclegan.data.tfds import PAIRED
-    from tf_cyclegan.evaluation.contact_sheets import picture_sheet
+    from tf_cyclegan.evaluation.contact_sheets import contact_sheet
     from tf_cyclegan.evaluation.features import load_features
     from tf_cyclegan.evaluation.metrics import read_palette
     from tf_cyclegan.evaluation.scores import (
@@ -96,7 +96,7 @@ def main(options: Options) -> int:
     else:
         sets = load_dataset(dataclasses.replace(config, paired=paired))
     if options.resize is not None:
-        sets = {name: resized(pictures, options.resize) for name, pictures in sets.items()}
+        sets = {name: resized(images, options.resize) for name, images in sets.items()}
     split = "test" if {"testA", "testB"} <= set(sets) else "train"
 
     # === Both directions ===
@@ -104,12 +104,12 @@ def main(options: Options) -> int:
     for direction, domains in (("a2b", "AB"), ("b2a", "BA")):
         inputs, targets = (sets[f"{split}{domain}"] for domain in domains)
         truth = sets.get(f"truth{domains[0]}") if split == "test" else None
-        print(f"{direction}: {len(inputs)} pictures ...", flush=True)
+        print(f"{direction}: {len(inputs)} images ...", flush=True)
         backward = translators["b2a" if direction == "a2b" else "a2b"]
         results[direction], columns = evaluate_direction(
             translators[direction], backward, inputs, targets, truth, features, palettes[direction]
         )
-        sheets[direction] = picture_sheet(columns, scale=-(-128 // columns["real"][0].shape[1]))
+        sheets[direction] = contact_sheet(columns, scale=-(-128 // columns["real"][0].shape[1]))
 
     # === What came of it ===
     step = max(saved_steps(run_dir / "checkpoints" / "worker_0"), default=None)
@@ -123,7 +123,7 @@ def main(options: Options) -> int:
         "split": split,
         "sizes": f"longer side {options.resize} pixels, antialiased bicubic"
         if options.resize
-        else "each picture in its own",
+        else "each image in its own",
         "features": options.features,
         "features_sha256": getattr(features, "sha256", None),
         "features_resizing": getattr(features, "resizing", "to 8x8, antialiased"),
@@ -135,7 +135,7 @@ def main(options: Options) -> int:
     }
     output.mkdir(parents=True, exist_ok=True)
     for direction, sheet in sheets.items():
-        write_picture(output / f"{direction}.png", sheet)
+        write_image(output / f"{direction}.png", sheet)
     result = finite({"protocol": protocol} | results)
     write_text(output / "evaluation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     print(table(results))
@@ -146,7 +146,7 @@ def main(options: Options) -> int:
     print(f"written to {output}/evaluation.json, a2b.png, b2a.png")
     left_out = 0
     for direction, scores in results.items():
-        for name, reason in scores["pictures"].get("left_out", {}).items():
+        for name, reason in scores["images"].get("left_out", {}).items():
             print(f"{direction}: left out {name}: {reason}", file=sys.stderr)
             left_out += 1
     return 1 if left_out else 0

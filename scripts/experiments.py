@@ -81,7 +81,7 @@ class Options:
     resize: int | None = None
     """As in scripts/evaluate.py."""
     figure: bool = True
-    """Draw figure.png; --no_figure where the pictures may not be passed on."""
+    """Draw figure.png; --no_figure where the images may not be passed on."""
     output: str | None = None
     """Folder for the results; if not given, docs/experiments/<name>."""
 
@@ -93,7 +93,7 @@ def main(options: Options) -> int:
         raise ValueError(f"no variant {', '.join(unknown)}: use some of {', '.join(variants)}.")
     variants = {n: flags for n, flags in variants.items() if n in (options.variants or variants)}
 
-    from tf_cyclegan.data.image_files import write_picture  # now: it takes seconds
+    from tf_cyclegan.data.image_files import write_image  # now: it takes seconds
     from tf_cyclegan.evaluation.experiment_report import figure, page
 
     results = {
@@ -112,7 +112,7 @@ def main(options: Options) -> int:
     output = Path(options.output or Path("docs/experiments") / options.name)
     output.mkdir(parents=True, exist_ok=True)
     if options.figure:
-        write_picture(output / "figure.png", figure(first, options.resize))
+        write_image(output / "figure.png", figure(first, options.resize))
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     text = page(options.name, question, shlex.join(command), results, options.figure)
     (output / "README.md").write_text(text)

@@ -42,7 +42,7 @@ def main(config: Config) -> int:
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config.strategy)
     sets = load_dataset(config)
-    print(f"Reading {len(sets['trainA'])} + {len(sets['trainB'])} pictures ...", flush=True)
+    print(f"Reading {len(sets['trainA'])} + {len(sets['trainB'])} images ...", flush=True)
     data = TrainingData(sets, config, strategy.num_replicas_in_sync)
     shown = data.examples(sets)
     total = (config.epochs + config.decay_epochs) * data.steps_per_epoch
@@ -113,7 +113,7 @@ def main(config: Config) -> int:
                 real, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
                 after, before = score_translations(translate, real, truth)
                 print(
-                    f"{direction}: distance to the truth, {len(real)} test pictures (untranslated):"
+                    f"{direction}: distance to the truth, {len(real)} test images (untranslated):"
                 )
                 print("   ", "   ".join(f"{k} {after[k]:.3f} ({before[k]:.3f})" for k in after))
         print(f"Done. Samples: {samples.draw()}   Generators: {run.path}/a2b.keras, b2a.keras")

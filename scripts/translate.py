@@ -1,13 +1,13 @@
-"""Translate pictures with a trained generator, each in its own size.
+"""Translate images with a trained generator, each in its own size.
 
     python scripts/translate.py --run_dir=runs/mine --direction=a2b --input=photos --output=out
     python scripts/translate.py --run_dir=runs/mine --direction=both --output=out  # its test set
     python scripts/translate.py --run_dir=a2b.keras --input holiday.jpg more/ --output=out
     python scripts/translate.py --run_dir=runs/mine --input=poster.png --output=out --tile=1024
 
-Writes the translations under the pictures' own names, and index.html with real beside fake (its
-small copies are in index_files/). A
-picture that cannot be read is named and left out; the exit code is then 1.
+Writes the translations under the images' own names, and index.html with real beside fake (its
+small copies are in index_files/). An
+image that cannot be read is named and left out; the exit code is then 1.
 """
 
 import os
@@ -30,27 +30,27 @@ class Options:
     direction: Literal["a2b", "b2a", "both"] = "a2b"
     """Which generator of the folder, or both, one after the other."""
     input: tuple[str, ...] = ()
-    """Pictures, or folders of pictures; of a folder that holds testA and testB, the one that fits
-    the direction. If not given: the run's own test pictures."""
+    """Images, or folders of images; of a folder that holds testA and testB, the one that fits
+    the direction. If not given: the run's own test images."""
     recursive: bool = False
     """Search the sub-folders of --input too; translations go into the same sub-folders."""
     resize: int | None = None
-    """Scale the pictures first so that their longer side has this many pixels."""
+    """Scale the images first so that their longer side has this many pixels."""
     tile: int | None = None
-    """Compute this many pixels a side at a time, for pictures too large for memory: slower, and
+    """Compute this many pixels a side at a time, for images too large for memory: slower, and
     free of seams. Scratch files go where TMPDIR says, else into the output folder."""
 
 
 def main(options: Options) -> int:
-    """Translates, and returns the exit code: 0, or 1 where a picture was left out."""
+    """Translates, and returns the exit code: 0, or 1 where an image was left out."""
     from tqdm import tqdm  # after --help, which needs none of it
 
-    from tf_cyclegan.data.image_files import MAX_PIXELS, PictureError, write_picture
+    from tf_cyclegan.data.image_files import MAX_PIXELS, ImageError, write_image
     from tf_cyclegan.data.resizing import resize_longer_side
     from tf_cyclegan.evaluation.contact_sheets import Page, thumbnail
     from tf_cyclegan.files import check_output, write_text
     from tf_cyclegan.inference.tiles import MAX_TILED_PIXELS, check_tile, tiled_translator
-    from tf_cyclegan.inference.translator import find_generator, find_pictures, translator
+    from tf_cyclegan.inference.translator import find_generator, find_images, translator
 
     # === Everything that can be wrong with the flags, before any work ===
     both = options.direction == "both"
@@ -74,34 +74,34 @@ def main(options: Options) -> int:
             scratch = os.environ.get("TMPDIR") or output
             translate = tiled_translator(generator, options.tile, scratch)
             max_pixels = MAX_TILED_PIXELS
-        pictures = find_pictures(
+        images = find_images(
             options.input, options.run_dir, direction, output, max_pixels, options.recursive
         )
-        jobs.append((direction, output, translate, pictures, max_pixels))
+        jobs.append((direction, output, translate, images, max_pixels))
 
-    # === Picture by picture ===
+    # === Image by image ===
     failed = 0
-    for direction, output, translate, pictures, max_pixels in jobs:
+    for direction, output, translate, images, max_pixels in jobs:
         output.mkdir(parents=True, exist_ok=True)
         page = Page(f"{direction}: {options.run_dir}", output)
-        for index, name in enumerate(tqdm(pictures.names, desc=direction, unit="picture")):
+        for index, name in enumerate(tqdm(images.names, desc=direction, unit="image")):
             try:
-                real = pictures.read(index)
+                real = images.read(index)
                 if options.resize:
                     real = resize_longer_side(real, options.resize, max_pixels)
                 shown = thumbnail(real)
                 fake = translate(real)
                 del real  # encoding the other takes memory enough
                 (output / name).parent.mkdir(parents=True, exist_ok=True)
-                write_picture(output / name, fake)
+                write_image(output / name, fake)
                 page.add(name, shown, fake)
-            except PictureError as error:
+            except ImageError as error:
                 tqdm.write(f"left out {name}: {error}", file=sys.stderr)
                 failed += 1
         write_text(output / "index.html", page.text())
-        print(f"{direction}: {len(page.figures)} pictures in {output}, see {output}/index.html")
+        print(f"{direction}: {len(page.figures)} images in {output}, see {output}/index.html")
     if failed:
-        print(f"{failed} pictures could not be translated", file=sys.stderr)
+        print(f"{failed} images could not be translated", file=sys.stderr)
     return 1 if failed else 0
 
 

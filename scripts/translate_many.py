@@ -1,4 +1,4 @@
-"""Translate a large collection of pictures with a trained generator, by Apache Beam.
+"""Translate a large collection of images with a trained generator, by Apache Beam.
 
     python scripts/translate_many.py --run_dir=runs/mine --direction=a2b \\
         --input='photos/**/*.jpg' --output=out
@@ -6,7 +6,7 @@
         --direct_num_workers=4 --direct_running_mode=multi_processing
 
 Writes the same files as translate.py, in the subfolders that the glob reaches into, but no page.
-Stop or kill it whenever you like: the same command does the rest. Pictures that fail are listed in
+Stop or kill it whenever you like: the same command does the rest. Images that fail are listed in
 failed.jsonl in the output; the exit code is then 1. All flags but those below are Beam's own: its
 runners, on this machine and elsewhere. It needs: pip install "tf_cyclegan[beam]"
 """
@@ -29,18 +29,18 @@ class Options:
     run_dir: str
     """A run folder, a folder that import_weights.py wrote, or a generator: .keras or .pth."""
     input: str
-    """A folder of pictures, or a glob in quotes: * stays within a folder, ** does not."""
+    """A folder of images, or a glob in quotes: * stays within a folder, ** does not."""
     output: str
     """Folder for the translations. Those that are there already are not made again: use another
     one for another generator."""
     direction: Literal["a2b", "b2a"] = "a2b"
     """Which generator of the folder."""
     resize: int | None = None
-    """Scale the pictures first so that their longer side has this many pixels."""
+    """Scale the images first so that their longer side has this many pixels."""
 
 
 def main(options: Options, beam_flags: list[str]) -> int:
-    """Translates, and returns the exit code: 0, or 1 where a picture failed."""
+    """Translates, and returns the exit code: 0, or 1 where an image failed."""
     try:
         from tf_cyclegan.inference.beam import pipeline_options, translate_many
     except ModuleNotFoundError as error:

@@ -3,7 +3,7 @@
     python scripts/workers.py --workers=2 -- --data_dir=my_photos --run_dir=runs/mine
 
 What follows `--` are the flags of scripts/train.py. Each worker trains on its own share of the
-pictures and has a batch of its own; the gradient is that of all batches. If one is killed, all are
+images and has a batch of its own; the gradient is that of all batches. If one is killed, all are
 started again and continue from the last checkpoint that all of them have. Ctrl-C and SIGTERM stop
 them all; the same command continues. For real clusters see docs/cluster.md.
 """

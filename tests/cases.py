@@ -81,6 +81,6 @@ def make(case, dtype="float32"):
     return network
 
 
-def picture(case, n=2):
+def image(case, n=2):
     """Float32 `[n, h, w, c]` in [-1, 1], always the same."""
     return np.random.default_rng(1).uniform(-1, 1, (n, *case.shape)).astype(np.float32)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_cyclegan.data.image_files import decode_picture, to_channels, to_float, to_uint8
+from tf_cyclegan.data.image_files import decode_image, to_channels, to_float, to_uint8
 from tf_cyclegan.export.tflite import describe
 from tf_cyclegan.generators import ResNetGenerator
 
@@ -112,8 +112,8 @@ def answer(printed, dtype):
     return np.frombuffer(printed, ">u4").astype(np.uint32).view(dtype)
 
 
-def to_argb(picture):
-    red, green, blue = np.moveaxis(to_channels(picture, 3).astype(np.uint32), -1, 0)
+def to_argb(image):
+    red, green, blue = np.moveaxis(to_channels(image, 3).astype(np.uint32), -1, 0)
     return 255 << 24 | red << 16 | green << 8 | blue
 
 
@@ -162,11 +162,11 @@ def test_wrong_calls_do_not_compile(kotlinc, tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixels_to_floats(kotlin, channels):
-    picture = np.concatenate(
+    image = np.concatenate(
         [noise(100, 256), np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 256, 3)]
     )
-    printed = kotlin("toFloats", arrays=[to_argb(picture), numbers(channels)])
-    expected = to_float(to_channels(picture, channels)).ravel()
+    printed = kotlin("toFloats", arrays=[to_argb(image), numbers(channels)])
+    expected = to_float(to_channels(image, channels)).ravel()
     np.testing.assert_array_equal(answer(printed, np.uint32), expected.view(np.uint32))
 
 
@@ -190,13 +190,13 @@ def test_nan_is_black(kotlin):
 
 @pytest.mark.parametrize("orientation", range(10))
 def test_upright(kotlin, orientation):
-    picture = noise(3, 5)
+    image = noise(3, 5)
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", exif=exif)
-    expected = decode_picture(file.getvalue())
-    printed = kotlin("upright", arrays=[numbers(5, 3, orientation), to_argb(picture)])
+    Image.fromarray(image).save(file, "PNG", exif=exif)
+    expected = decode_image(file.getvalue())
+    printed = kotlin("upright", arrays=[numbers(5, 3, orientation), to_argb(image)])
     width, height, *pixels = answer(printed, np.uint32).tolist()
     assert (height, width) == expected.shape[:2]
     assert pixels == to_argb(expected).ravel().tolist()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.data.image_files import read_picture
+from tf_cyclegan.data.image_files import read_image
 from tf_cyclegan.discriminators import PatchDiscriminator
 from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.training.config import Config
@@ -124,18 +124,18 @@ def test_growth_along_an_axis(runs):
     assert doubled["peak_bytes"] == large["peak_bytes"] / small["peak_bytes"]
     assert doubled["multiply_adds"] == pytest.approx(4, rel=0.1)
     assert "along size:" in out
-    picture = read_picture(runs["plots"] / "size.png")
-    assert picture.shape[1] > 500 and picture.std() > 10
+    image = read_image(runs["plots"] / "size.png")
+    assert image.shape[1] > 500 and image.std() > 10
 
 
-def test_pictures_a_second(runs):
+def test_images_a_second(runs):
     result, _ = runs["input_pipeline"]
     check_machine(result)
     step = result["step_seconds"]["cpu"]
-    assert result["needed_pictures_per_second"]["cpu"] == pytest.approx(2 / step)
+    assert result["needed_images_per_second"]["cpu"] == pytest.approx(2 / step)
     for name in ("cached", "not_cached"):
         assert all(math.isfinite(number) and number > 0 for number in numbers(result[name]))
-        rate = result[name]["pictures_per_second"]["median"]
+        rate = result[name]["images_per_second"]["median"]
         assert result[name]["times_needed"]["cpu"] == pytest.approx(rate * step / 2)
         assert result[name]["times_needed"]["gpu"] == pytest.approx(rate * 0.05 / 2)
 

@@ -194,11 +194,11 @@ def test_a_file_that_is_not_ours_is_kept_aside_and_the_run_goes_on(
 
 
 def fake(add, channels=3):
-    """A generator that adds to a picture, and gives it the channels it is made for."""
+    """A generator that adds to an image, and gives it the channels it is made for."""
     return lambda image: tf.repeat(image[..., :1] + add, channels, axis=-1)
 
 
-def pictures(count, channels=3, side=16):
+def images(count, channels=3, side=16):
     shape = (count, side, side, 1)
     levels = np.random.default_rng(channels).integers(60, 200, shape, np.uint8)
     return list(levels.repeat(channels, axis=-1))
@@ -206,7 +206,7 @@ def pictures(count, channels=3, side=16):
 
 def test_both_ways_names_what_the_generators_make():
     model = SimpleNamespace(a2b=fake(0.2), b2a=fake(-0.1))
-    (a,), (b,) = pictures(1), pictures(1, side=8)
+    (a,), (b,) = images(1), images(1, side=8)
     made = both_ways(model, a, b)
     assert sorted(made) == sorted(COLUMNS)
     changes = {
@@ -221,7 +221,7 @@ def test_both_ways_names_what_the_generators_make():
 
 @pytest.mark.parametrize("channels_b, columns", [(3, 8), (1, 6)])
 def test_a_sheet_has_every_column_that_there_is(tmp_path, channels_b, columns):
-    samples = Samples(tmp_path, pictures(2), pictures(2, channels_b), every=0)
+    samples = Samples(tmp_path, images(2), images(2, channels_b), every=0)
     model = SimpleNamespace(steps_done=12, a2b=fake(0.1, channels_b), b2a=fake(0.1))
     samples.set_model(model)
     path = samples.draw()
@@ -235,7 +235,7 @@ def test_a_sheet_has_every_column_that_there_is(tmp_path, channels_b, columns):
 
 def test_sheets_come_every_so_many_steps(tmp_path):
     for every, sheets in ((0, []), (2, ["step_0000002.png", "step_0000004.png"])):
-        samples = Samples(tmp_path, pictures(1), pictures(1), every)
+        samples = Samples(tmp_path, images(1), images(1), every)
         train(samples, 5, model=SimpleNamespace(a2b=fake(0), b2a=fake(0), stop_training=False))
         assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == sheets
 

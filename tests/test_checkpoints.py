@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.data.image_files import PictureSet
+from tf_cyclegan.data.image_files import ImageSet
 from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.interop import load_generator
 from tf_cyclegan.training.checkpoint_files import saved_steps
@@ -36,7 +36,7 @@ SHAPE = (16, 16, 3)
 
 
 def training(config):
-    """A model, and a function that takes so many steps on always the same pictures."""
+    """A model, and a function that takes so many steps on always the same images."""
     strategy = make_strategy("one")
     model = make_cyclegan(config, strategy, SHAPE, SHAPE, steps_per_epoch=2)
     step = tf.function(lambda *real: strategy.run(model.train_step, args=(real,)), autograph=False)
@@ -59,7 +59,7 @@ def state(model):
 
 def images(count=3, size=8, level=100):
     """A set of images of one grey level, without a file."""
-    return PictureSet(
+    return ImageSet(
         tuple(f"{i}.png" for i in range(count)), lambda i: np.full((size, size, 3), level, np.uint8)
     )
 
@@ -301,7 +301,7 @@ def test_another_setting_is_refused_by_name_once_there_is_a_checkpoint(tmp_path)
         (SETS | {"trainA": images(3, 9)}, "sizes, such as 9 x 9 instead of 8 x 8"),
         (SETS | {"trainA": images(3, 8, 120)}, "other images under the same names"),
         (
-            SETS | {"trainA": PictureSet(("x.png", "1.png", "2.png"), SETS["trainA"].read)},
+            SETS | {"trainA": ImageSet(("x.png", "1.png", "2.png"), SETS["trainA"].read)},
             "images of other names, such as x.png instead of 0.png",
         ),
     ],

@@ -1,9 +1,9 @@
-"""Differences, latencies and example pictures."""
+"""Differences, latencies and example images."""
 
 import numpy as np
 import pytest
 
-from tf_cyclegan.data.image_files import PictureSet, write_picture
+from tf_cyclegan.data.image_files import ImageSet, write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.compare import (
     comparison_sheet,
@@ -15,7 +15,7 @@ from tf_cyclegan.export.compare import (
 from tf_cyclegan.training.config import Config
 
 
-def test_difference_of_known_pictures():
+def test_difference_of_known_images():
     zero = np.zeros((1, 2, 2, 1), np.float32)
     apart = difference([zero + 0.2, zero - 0.02], [zero, zero])
     assert apart["max"] == pytest.approx(0.2)
@@ -23,7 +23,7 @@ def test_difference_of_known_pictures():
     assert apart["psnr"] == pytest.approx((20 + 40) / 2)  # 2 / 0.2 and 2 / 0.02
 
 
-def test_equal_pictures_and_nan_are_told_apart():
+def test_equal_images_and_nan_are_told_apart():
     one = np.ones((1, 2, 2, 1), np.float32)
     assert difference([one], [one]) == {"max": 0, "mean": 0, "psnr": 200}
     assert np.isnan(difference([one * np.nan, one], [one, one])["psnr"])
@@ -41,26 +41,26 @@ def test_latencies_take_turns():
 
 def test_examples_are_the_middle_squares_spread_over_the_set():
     def read(i):
-        picture = np.zeros((4, 8, 3), np.uint8)
-        picture[:, 2:6] = 255
-        picture[:, 2:6, 0] = i
-        return picture
+        pixels = np.zeros((4, 8, 3), np.uint8)
+        pixels[:, 2:6] = 255
+        pixels[:, 2:6, 0] = i
+        return pixels
 
-    images = example_images(PictureSet(tuple(map(str, range(101))), read), 4, 3, 5)
+    images = example_images(ImageSet(tuple(map(str, range(101))), read), 4, 3, 5)
     assert [image.shape for image in images] == [(1, 4, 4, 3)] * 5
     levels = [(image[0, 0, 0, 0] + 1) * 127.5 for image in images]
     np.testing.assert_allclose(levels, [0, 25, 50, 75, 100], atol=1e-4)
     assert all((image[..., 1:] == 1).all() for image in images)
-    assert example_images(PictureSet(("0",), read), 8, 1, 5)[0].shape == (1, 8, 8, 1)
-    assert example_images(PictureSet(("0",), read), 8, 1, 0) == []
+    assert example_images(ImageSet(("0",), read), 8, 1, 5)[0].shape == (1, 8, 8, 1)
+    assert example_images(ImageSet(("0",), read), 8, 1, 0) == []
 
 
 @pytest.mark.parametrize("height, width", [(4, 6), (6, 4), (2, 20), (20, 2)])
 def test_examples_have_the_aspect_that_is_asked_for(height, width):
-    """Of a picture whose red is its row and whose green its column, so that a crop can be seen."""
+    """Of an image whose red is its row and whose green its column, so that a crop can be seen."""
     rows, columns = np.mgrid[:40, :60].astype(np.uint8)
-    picture = np.stack([rows, columns, rows], axis=-1)
-    (image,) = example_images(PictureSet(("0",), lambda i: picture), (height, width), 3, 1)
+    pixels = np.stack([rows, columns, rows], axis=-1)
+    (image,) = example_images(ImageSet(("0",), lambda i: pixels), (height, width), 3, 1)
     assert image.shape == (1, height, width, 3)
     levels = (image[0] + 1) * 127.5
     scale = min(40 / height, 60 / width)  # source pixels for each pixel, the same both ways
@@ -75,13 +75,13 @@ def test_sets_of_a_run_and_of_a_folder(tmp_path):
     training, test = find_sets((), tmp_path, "b2a")
     assert len(training) > len(test) > 0
     assert not set(training.names) & set(test.names)
-    write_picture(tmp_path / "one.png", landscape(0, "summer", 8, 8, 0))
+    write_image(tmp_path / "one.png", landscape(0, "summer", 8, 8, 0))
     training, test = find_sets((str(tmp_path / "one.png"),), tmp_path, "b2a")
     assert training.names == test.names == ("one.png",)
 
 
-def test_no_pictures_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no run folder.* Name pictures by --pictures"):
+def test_no_images_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no run folder.* Name images by --images"):
         find_sets((), tmp_path, "a2b")
 
 

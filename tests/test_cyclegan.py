@@ -227,7 +227,7 @@ def test_recomputation_changes_memory_not_numbers(strategy, changes):
 
 
 class Counting(CycleGAN):
-    """Counts the pictures that each generator and discriminator sees in one step."""
+    """Counts the images that each generator and discriminator sees in one step."""
 
     def count(self):
         self.passes = dict.fromkeys(("a2b", "b2a", "d_a", "d_b"), 0)
@@ -235,9 +235,9 @@ class Counting(CycleGAN):
             network = getattr(self, name)
             call = network.call
 
-            def counted(pictures, name=name, call=call, **kwargs):
-                self.passes[name] += len(pictures)
-                return call(pictures, **kwargs)
+            def counted(images, name=name, call=call, **kwargs):
+                self.passes[name] += len(images)
+                return call(images, **kwargs)
 
             network.call = counted
 
@@ -290,7 +290,7 @@ def test_a_term_of_weight_0_costs_no_pass(weights, passes, names):
         ("instance", [SHAPE, SHAPE], 1),
         ("batch", [SHAPE, SHAPE], 2),
         ("instance", [SHAPE, (20, 16, 3)], 2),
-        ("instance", [(88, 100, 3)] * 2, 2),  # large for two pictures
+        ("instance", [(88, 100, 3)] * 2, 2),  # large for two images
     ],
 )
 def test_together_is_one_by_one(norm, shapes, calls):
@@ -300,7 +300,7 @@ def test_together_is_one_by_one(norm, shapes, calls):
         name: tf.constant(rng.uniform(-1, 1, (2, *shape)), tf.float32)
         for name, shape in zip(("same_b", "fake_b"), shapes, strict=True)
     }
-    one_by_one = {name: network(pictures, training=True) for name, pictures in batches.items()}
+    one_by_one = {name: network(images, training=True) for name, images in batches.items()}
     sizes, call = [], network.call
     network.call = lambda x, **kwargs: sizes.append(len(x)) or call(x, **kwargs)
     outputs = together(network, batches, training=True)

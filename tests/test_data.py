@@ -21,32 +21,32 @@ from tf_cyclegan.data import folders as folders_module
 from tf_cyclegan.data.cache import cache_folder
 from tf_cyclegan.data.image_files import (
     DatasetError,
-    PictureError,
-    PictureSet,
-    read_picture,
+    ImageError,
+    ImageSet,
+    read_image,
     read_size,
     to_channels,
     to_uint8,
-    write_picture,
+    write_image,
 )
-from tf_cyclegan.data.resizing import ResizedPictures, augment, resize, resized_size
+from tf_cyclegan.data.resizing import ResizedImages, augment, resize, resized_size
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.training.config import PIX2PIX, Config
 
-# As they are, so that a picture can be told from any pixel of it.
+# As they are, so that an image can be told from any pixel of it.
 PLAIN = Config(preprocess="none", flip=False, batch_size=1)
 CROPPED = Config(preprocess="resize_and_crop", load_size=14, crop_size=8, flip=True)
 
 
-def as_set(pictures):
-    return PictureSet(
-        names=tuple(f"{i}.png" for i in range(len(pictures))),
-        read=lambda i: pictures[i],
+def as_set(images):
+    return ImageSet(
+        names=tuple(f"{i}.png" for i in range(len(images))),
+        read=lambda i: images[i],
     )
 
 
 def levels(first, count, shape=(4, 4, 3)):
-    """A domain whose pictures each have one level, from `first` on."""
+    """A domain whose images each have one level, from `first` on."""
     return as_set([np.full(shape, first + i, np.uint8) for i in range(count)])
 
 
@@ -68,7 +68,7 @@ def take(data, start, stop, *replica):
 
 
 def orders(data, start, stop):
-    """Which picture of each domain comes at each place, by its level."""
+    """Which image of each domain comes at each place, by its level."""
     return [to_uint8(images[..., 0, 0, 0]).ravel().tolist() for images in take(data, start, stop)]
 
 
@@ -104,7 +104,7 @@ def test_starting_anywhere_gives_what_would_have_come(batch_size):
             np.testing.assert_array_equal(rest[domain], whole[domain][start:])
 
 
-def test_each_domain_runs_through_all_its_pictures_in_its_own_order():
+def test_each_domain_runs_through_all_its_images_in_its_own_order():
     data = data_of(levels(0, 7), levels(100, 5), PLAIN)
     assert data.steps_per_epoch == 7
     a, b = orders(data, 0, 35)
@@ -125,7 +125,7 @@ def test_orders_of_the_domains_are_independent():
     assert firsts.min() >= 5  # 100 / 6 would be even
 
 
-def test_one_picture_is_a_data_set():
+def test_one_image_is_a_data_set():
     a, b = orders(data_of(levels(5, 1), levels(7, 1), PLAIN), 0, 3)
     assert a == [5] * 3 and b == [7] * 3
 
@@ -178,10 +178,10 @@ def test_distributed_gives_every_replica_its_batch():
 
 
 @pytest.mark.parametrize("cache, reads", [("memory", 3), ("none", 9)])
-def test_cached_pictures_are_read_once(cache, reads):
-    pictures = noise(3)
+def test_cached_images_are_read_once(cache, reads):
+    images = noise(3)
     read = []
-    counting = PictureSet(pictures.names, lambda i: (read.append(i), pictures.read(i))[1])
+    counting = ImageSet(images.names, lambda i: (read.append(i), images.read(i))[1])
     data = data_of(counting, noise(3), CROPPED, cache=cache)
     list(data.batches(0, 9))
     assert len(read) == reads
@@ -198,8 +198,8 @@ def folders(tmp_path, monkeypatch):
         folder = tmp_path / f"train{domain}"
         folder.mkdir()
         for i in range(5):
-            picture = noise(1, 20 + 4 * i, 24, seed=i, channels=channels).read(0)
-            write_picture(folder / f"{i}.png", picture)
+            image = noise(1, 20 + 4 * i, 24, seed=i, channels=channels).read(0)
+            write_image(folder / f"{i}.png", image)
     return tmp_path
 
 
@@ -214,7 +214,7 @@ def data_in(folders, **changes):
 
 
 @pytest.mark.parametrize("preprocess", PREPROCESSES)
-def test_the_same_comes_wherever_pictures_are_kept(folders, preprocess):
+def test_the_same_comes_wherever_images_are_kept(folders, preprocess):
     def batches(cache):
         data = data_in(folders, cache=cache, preprocess=preprocess)
         return data.shape_a, list(data.batches(0, 12).as_numpy_iterator())
@@ -229,11 +229,11 @@ def test_the_same_comes_wherever_pictures_are_kept(folders, preprocess):
 
 
 @pytest.mark.parametrize("cache", ["disk", "none"])
-def test_later_starts_read_no_picture_until_a_file_changes(folders, monkeypatch, cache):
+def test_later_starts_read_no_image_until_a_file_changes(folders, monkeypatch, cache):
     data_in(folders, cache=cache)
     looked_at = []
     augment_module = importlib.import_module("tf_cyclegan.data.resizing")  # not its function
-    for module, name in ((folders_module, "read_picture"), (augment_module, "read_size")):
+    for module, name in ((folders_module, "read_image"), (augment_module, "read_size")):
         original = getattr(module, name)
         monkeypatch.setattr(
             module, name, lambda path, f=original: (looked_at.append(path.name), f(path))[1]
@@ -241,7 +241,7 @@ def test_later_starts_read_no_picture_until_a_file_changes(folders, monkeypatch,
     data_in(folders, cache=cache)
     assert looked_at == []
     changed = folders / "trainB" / "2.png"
-    write_picture(changed, noise(1, 50, 50).read(0))
+    write_image(changed, noise(1, 50, 50).read(0))
     data = data_in(folders, cache=cache)
     assert sorted(looked_at) == [f"{i}.png" for i in range(5)]  # of that domain alone
     expected = data_in(folders, cache="memory").b[2]
@@ -263,10 +263,10 @@ def test_a_killed_writer_and_a_damaged_cache_are_made_good(folders):
 def test_starts_at_once_fill_the_disk_cache_once(folders):
     """Workers on one machine: in threads here, which a FileLock of each keeps apart as well."""
     config, read = in_folders(folders, cache="disk"), []
-    pictures = load_dataset(config)["trainB"]
-    counting = dataclasses.replace(pictures, read=lambda i: (read.append(i), pictures.read(i))[1])
+    images = load_dataset(config)["trainB"]
+    counting = dataclasses.replace(images, read=lambda i: (read.append(i), images.read(i))[1])
     with ThreadPoolExecutor(3) as pool:
-        made = list(pool.map(lambda _: ResizedPictures(counting, config), range(3)))
+        made = list(pool.map(lambda _: ResizedImages(counting, config), range(3)))
     assert sorted(read) == list(range(5))
     for data in made:
         np.testing.assert_array_equal(data[3], made[0][3])
@@ -286,11 +286,11 @@ def test_a_cache_that_does_not_fit_is_refused_with_the_remedy(folders, monkeypat
     with pytest.raises(DatasetError, match="cannot be kept in .*: use --cache=none, or another"):
         data_in(folders, cache="disk")
     data_in(folders, cache="none")  # which only saves time there
-    with pytest.raises(DatasetError, match="pictures in folders: use --cache=memory or"):
+    with pytest.raises(DatasetError, match="images in folders: use --cache=memory or"):
         data_of(noise(1), noise(1), CROPPED, cache="disk")
 
 
-def test_sizes_by_headers_are_those_of_the_pictures(tmp_path):
+def test_sizes_by_headers_are_those_of_the_images(tmp_path):
     for i, (kind, orientation) in enumerate(
         [("png", 1), ("jpg", 6), ("webp", 1), ("tif", 1), ("tif", 6), ("gif", 1), ("bmp", 1)]
     ):
@@ -299,20 +299,20 @@ def test_sizes_by_headers_are_those_of_the_pictures(tmp_path):
         image = Image.new("RGB", (24, 16))
         image.save(tmp_path / f"{i}.{kind}", **({"exif": exif} if orientation > 1 else {}))
         path = tmp_path / f"{i}.{kind}"
-        assert read_size(path) == read_picture(path).shape[:2], path
+        assert read_size(path) == read_image(path).shape[:2], path
 
 
-def test_a_picture_that_vanishes_leaves_one_line(folders):
+def test_an_image_that_vanishes_leaves_one_line(folders):
     data = data_in(folders, cache="none")
     assert data.error is None
     (folders / "trainB" / "3.png").unlink()
     with pytest.raises(tf.errors.OpError):
         list(data.batches(0, 5))
-    assert isinstance(data.error, PictureError)
+    assert isinstance(data.error, ImageError)
     assert "3.png: no such file" in str(data.error) and "\n" not in str(data.error)
 
 
-def test_cached_pictures_are_cropped_and_flipped_anew_each_epoch():
+def test_cached_images_are_cropped_and_flipped_anew_each_epoch():
     a, _ = take(data_of(noise(1), noise(1), CROPPED, cache="memory"), 0, 30)
     assert len({image.tobytes() for image in a}) > 20  # of 49 places, flipped or not
 
@@ -332,11 +332,11 @@ def test_pairs_come_together_cropped_and_flipped_alike():
 
 
 def draws(count, crop=8, side=12, flip=True):
-    """(top, left, flipped) of many draws, read from a picture whose pixels say where they are."""
+    """(top, left, flipped) of many draws, read from an image whose pixels say where they are."""
     rows, columns = np.indices((side, side))
-    picture = tf.constant(np.stack([rows, columns, columns], axis=-1).astype(np.uint8))
+    image = tf.constant(np.stack([rows, columns, columns], axis=-1).astype(np.uint8))
     seeds = tf.stack([tf.fill([count], tf.constant(7, tf.int64)), tf.range(count, dtype=tf.int64)])
-    one = tf.function(lambda seed: augment(picture, crop, flip, seed))
+    one = tf.function(lambda seed: augment(image, crop, flip, seed))
     images = tf.map_fn(one, tf.transpose(seeds), fn_output_signature=tf.float32)
     pixels = to_uint8(images.numpy()).astype(int)
     flipped = pixels[:, 0, 0, 1] > pixels[:, 0, -1, 1]
@@ -355,9 +355,9 @@ def test_crops_cover_every_place_evenly_and_half_are_flipped():
 
 def test_nothing_is_drawn_where_nothing_is_asked_for():
     assert not draws(50, flip=False)[2].any()
-    picture = noise(1, 4, 6).read(0)
-    image = augment(tf.constant(picture), None, False, tf.constant([1, 2], tf.int64))
-    np.testing.assert_array_equal(to_uint8(image.numpy()), picture)
+    pixels = noise(1, 4, 6).read(0)
+    image = augment(tf.constant(pixels), None, False, tf.constant([1, 2], tf.int64))
+    np.testing.assert_array_equal(to_uint8(image.numpy()), pixels)
 
 
 # === Resizing ===
@@ -366,18 +366,18 @@ def test_nothing_is_drawn_where_nothing_is_asked_for():
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(9, 7), (40, 50), (20, 31)])
 def test_resize_is_pillows_bicubic(size, channels):
-    picture = noise(1, 20, 30, channels=channels).read(0)
-    image = Image.fromarray(picture[:, :, 0] if channels == 1 else picture)
-    expected = np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(resize(picture, size), expected.reshape(*size, channels))
+    image = noise(1, 20, 30, channels=channels).read(0)
+    pil = Image.fromarray(image[:, :, 0] if channels == 1 else image)
+    expected = np.asarray(pil.resize(size[::-1], Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(resize(image, size), expected.reshape(*size, channels))
 
 
 @pytest.mark.parametrize("size", [(32, 40), (100, 130)])
 def test_resize_is_tensorflows_antialiased_bicubic_within_a_grey_level(size):
     # Pillow clips between its two passes too, so both stay away from black and white here.
-    picture = landscape(0, "summer", 64, 80) // 2 + 64
-    image = tf.image.resize(picture, size, method="bicubic", antialias=True)
-    assert np.abs(resize(picture, size) - np.rint(image)).max() <= 1
+    image = landscape(0, "summer", 64, 80) // 2 + 64
+    expected = tf.image.resize(image, size, method="bicubic", antialias=True)
+    assert np.abs(resize(image, size) - np.rint(expected)).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_shapes_of_every_preprocess(preprocess, shape):
     a, b = take(data, 0, 2)
     assert a.shape == b.shape == (2, 1, *shape, 3)
     shown = data.examples({"trainA": noise(5, 33, 31), "trainB": noise(3)})
-    assert [[picture.shape for picture in domain] for domain in shown] == [[(*shape, 3)] * 3] * 2
+    assert [[image.shape for image in domain] for domain in shown] == [[(*shape, 3)] * 3] * 2
 
 
 def test_unet_multiples_are_rounded_to():
@@ -443,7 +443,7 @@ def test_sizes_may_differ_otherwise():
         assert {p.shape for domain in shown for p in domain} == {(size, size, 3)}
 
 
-def test_a_picture_smaller_than_the_crop_is_named():
+def test_an_image_smaller_than_the_crop_is_named():
     small = as_set([noise(1).read(0), noise(1, 20, 7).read(0)])
     with pytest.raises(
         DatasetError, match=r"1\.png: 7 x 20 .* 8: use --preprocess=resize"
@@ -458,14 +458,14 @@ def test_a_damaged_file_is_named_before_the_first_step(tmp_path, monkeypatch, ca
     for domain in "AB":
         (tmp_path / f"train{domain}").mkdir()
         for name in ("one.jpg", "two.jpg"):
-            write_picture(tmp_path / f"train{domain}" / name, noise(1, 40, 40).read(0))
+            write_image(tmp_path / f"train{domain}" / name, noise(1, 40, 40).read(0))
     whole = (tmp_path / "trainB" / "two.jpg").read_bytes()
     config = dataclasses.replace(CROPPED, data_dir=str(tmp_path), cache=cache)
     TrainingData(load_dataset(config), config)
-    # With "none" only headers are read: damage behind them shows when the picture is used.
+    # With "none" only headers are read: damage behind them shows when the image is used.
     (tmp_path / "trainB" / "two.jpg").write_bytes(whole[: 20 if cache == "none" else -200])
     sets = load_dataset(config)
-    with pytest.raises(PictureError, match=r"trainB.two\.jpg: .*(cannot be decoded|damaged)"):
+    with pytest.raises(ImageError, match=r"trainB.two\.jpg: .*(cannot be decoded|damaged)"):
         TrainingData(sets, config)
     assert not list((tmp_path / "cache").rglob("*.part"))
 
@@ -478,7 +478,7 @@ def test_dataset_excludes_folders():
 def test_pairs_side_by_side_in_sub_folders(tmp_path):
     (tmp_path / "train" / "mon").mkdir(parents=True)
     both = noise(1, 40, 80).read(0)
-    write_picture(tmp_path / "train" / "mon" / "1.png", both)
+    write_image(tmp_path / "train" / "mon" / "1.png", both)
     config = dataclasses.replace(CROPPED, data_dir=str(tmp_path), side_by_side=True, recursive=True)
     sets = load_dataset(config)
     assert sets["trainA"].names == ("mon/1.png",)
@@ -496,7 +496,7 @@ def test_pairs_side_by_side_in_sub_folders(tmp_path):
 def test_gray_domains(tmp_path):
     for domain in "AB":
         (tmp_path / f"train{domain}").mkdir()
-        write_picture(tmp_path / f"train{domain}" / "x.png", noise(1).read(0))
+        write_image(tmp_path / f"train{domain}" / "x.png", noise(1).read(0))
     config = dataclasses.replace(CROPPED, data_dir=str(tmp_path), channels_a=1)
     sets = load_dataset(config)
     gray = np.asarray(Image.fromarray(noise(1).read(0)).convert("L"))
@@ -510,10 +510,10 @@ def test_gray_domains(tmp_path):
 
 
 def test_channels_are_exchanged():
-    picture = noise(1).read(0)
-    gray = to_channels(picture, 1)
+    image = noise(1).read(0)
+    gray = to_channels(image, 1)
     assert gray.shape == (20, 20, 1)
-    np.testing.assert_array_equal(to_channels(picture, 3), picture)
+    np.testing.assert_array_equal(to_channels(image, 3), image)
     np.testing.assert_array_equal(to_channels(gray, 1), gray)
     np.testing.assert_array_equal(to_channels(gray, 3), np.repeat(gray, 3, axis=2))
 
@@ -562,5 +562,5 @@ def test_embedded_data_in_gray_has_its_truth_in_the_other_domains_channels():
 
 
 def test_first_look_keeps_names_in_order():
-    data = ResizedPictures(levels(0, 40), PLAIN)
+    data = ResizedImages(levels(0, 40), PLAIN)
     assert [int(data[i][0, 0, 0]) for i in range(len(data))] == list(range(40))

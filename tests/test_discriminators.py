@@ -11,7 +11,7 @@ def built(discriminator):
     return discriminator
 
 
-def pictures(*shape):
+def images(*shape):
     return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
 
 
@@ -20,13 +20,13 @@ def test_parameter_count_is_that_of_the_authors():
 
 
 def test_256_pixels_give_30_by_30_logits():
-    assert built(PatchDiscriminator(1))(pictures(1, 256, 256, 3)).shape == (1, 30, 30, 1)
+    assert built(PatchDiscriminator(1))(images(1, 256, 256, 3)).shape == (1, 30, 30, 1)
 
 
 @pytest.mark.parametrize("layers, patch", [(1, 16), (2, 34), (3, 70), (4, 142), (5, 286)])
 def test_a_logit_sees_a_patch_of_the_stated_size(layers, patch):
     discriminator = PatchDiscriminator(1, layers, norm="none")
-    x = tf.constant(pictures(1, 416, 416, 3))
+    x = tf.constant(images(1, 416, 416, 3))
     with tf.GradientTape() as tape:
         tape.watch(x)
         logits = discriminator(x)
@@ -40,7 +40,7 @@ def test_a_logit_sees_a_patch_of_the_stated_size(layers, patch):
 
 def test_the_pixel_discriminator_sees_one_pixel():
     discriminator = PixelDiscriminator(2, norm="none")
-    x = pictures(1, 5, 4, 3)
+    x = images(1, 5, 4, 3)
     changed = x.copy()
     changed[0, 2, 1] += 1
     difference = np.abs(discriminator(changed) - discriminator(x))[0, :, :, 0]
@@ -50,9 +50,9 @@ def test_the_pixel_discriminator_sees_one_pixel():
 def test_logits_are_not_squashed():
     discriminator = built(PatchDiscriminator(2, layers=1))
     discriminator.weights[-1].assign([7.0])
-    assert tf.reduce_min(discriminator(pictures(1, 16, 16, 3))) > 5
+    assert tf.reduce_min(discriminator(images(1, 16, 16, 3))) > 5
     discriminator.weights[-1].assign([-7.0])
-    assert tf.reduce_max(discriminator(pictures(1, 16, 16, 3))) < -5
+    assert tf.reduce_max(discriminator(images(1, 16, 16, 3))) < -5
 
 
 @pytest.mark.parametrize("kind", [PatchDiscriminator, PixelDiscriminator])
@@ -82,14 +82,14 @@ def test_arguments_that_cannot_work(kind, arguments, message):
 
 
 @pytest.mark.parametrize("layers, smallest", [(1, 6), (3, 24)])
-def test_the_smallest_picture_leaves_one_logit_and_a_smaller_one_is_an_error(layers, smallest):
+def test_the_smallest_image_leaves_one_logit_and_a_smaller_one_is_an_error(layers, smallest):
     discriminator = built(PatchDiscriminator(1, layers))
-    assert discriminator(pictures(1, smallest, smallest, 3)).shape == (1, 1, 1, 1)
+    assert discriminator(images(1, smallest, smallest, 3)).shape == (1, 1, 1, 1)
     with pytest.raises(ValueError, match=f"leaves no logit.*use {smallest}x{smallest} or more"):
-        discriminator(pictures(1, smallest, smallest - 1, 3))
+        discriminator(images(1, smallest, smallest - 1, 3))
 
 
 @pytest.mark.parametrize("kind", [PatchDiscriminator, PixelDiscriminator])
 def test_images_must_be_a_batch_with_the_channels_last(kind):
     with pytest.raises(ValueError, match=r"takes \(n, height, width, 3\).*channels last"):
-        built(kind(1))(pictures(1, 3, 64, 64))
+        built(kind(1))(images(1, 3, 64, 64))

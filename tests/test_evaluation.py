@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from tf_cyclegan.data.folders import list_pictures
-from tf_cyclegan.data.image_files import PictureError, PictureSet, read_picture, write_picture
+from tf_cyclegan.data.folders import list_images
+from tf_cyclegan.data.image_files import ImageError, ImageSet, read_image, write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.evaluation.scores import evaluate_direction, finite, pixel_features, table
 from tf_cyclegan.generators import ResNetGenerator
@@ -23,26 +23,26 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "evaluate.py"
 SIDE = 24
 
 
-def pictures(first, count, season):
+def images(first, count, season):
     names = tuple(str(first + i) for i in range(count))
-    return PictureSet(names, lambda i: landscape(first + i, season, SIDE, SIDE, 0))
+    return ImageSet(names, lambda i: landscape(first + i, season, SIDE, SIDE, 0))
 
 
-INPUTS, TRUTH = pictures(0, 30, "summer"), pictures(0, 30, "winter")
-TARGETS = pictures(100, 30, "winter")
+INPUTS, TRUTH = images(0, 30, "summer"), images(0, 30, "winter")
+TARGETS = images(100, 30, "winter")
 
 
 def lookup(source, result):
     """A translator that knows the answers."""
     known = {source.read(i).tobytes(): result.read(i) for i in range(len(source))}
-    return lambda picture: known.get(picture.tobytes(), picture)
+    return lambda image: known.get(image.tobytes(), image)
 
 
 def evaluate(forward, backward, truth=TRUTH):
     return evaluate_direction(forward, backward, INPUTS, TARGETS, truth, pixel_features)
 
 
-def test_pixel_features_are_small_pictures():
+def test_pixel_features_are_small_images():
     gray = np.full((16, 24, 1), 255, np.uint8)
     features = pixel_features([gray, np.zeros((9, 9, 3), np.uint8)])
     assert features.shape == (2, 192) and features.dtype == np.float32
@@ -57,34 +57,34 @@ def test_a_perfect_translation():
     assert abs(distance["kid"]) < 0.1 * distance["untranslated"]["kid"]
     assert distance["fid"] < 0.5 * distance["untranslated"]["fid"]
     assert not scores["collapse"]["collapsed"]
-    assert scores["pictures"] == {"inputs": 30, "targets": 30, "kid_subset": 15}
+    assert scores["images"] == {"inputs": 30, "targets": 30, "kid_subset": 15}
     assert list(columns) == ["real", "fake", "cycled", "truth"]
     np.testing.assert_array_equal(columns["fake"][3], TRUTH.read(3))
 
 
 def test_no_translation_at_all():
-    scores, _ = evaluate(lambda picture: picture, lambda picture: picture)
+    scores, _ = evaluate(lambda image: image, lambda image: image)
     assert scores["distance"]["kid"] == scores["distance"]["untranslated"]["kid"]
     truth = scores["truth"]
     assert truth["l1"] == truth["untranslated"]["l1"] > 0.2
 
 
-def test_a_generator_of_one_picture_is_named():
-    scores, _ = evaluate(lambda picture: TRUTH.read(0), lambda picture: picture)
+def test_a_generator_of_one_image_is_named():
+    scores, _ = evaluate(lambda image: TRUTH.read(0), lambda image: image)
     assert scores["collapse"]["collapsed"]
     assert "collapse" in scores["collapse"]["verdict"]
 
 
 def test_without_truth():
-    scores, columns = evaluate(lambda picture: picture, lambda picture: picture, None)
+    scores, columns = evaluate(lambda image: image, lambda image: image, None)
     assert scores["truth"] is None and "truth" not in columns
 
 
-def test_pictures_are_read_twice_at_most_and_not_kept(monkeypatch):
+def test_images_are_read_twice_at_most_and_not_kept(monkeypatch):
     alive, most, reads = [0], [0], []
 
     class Counted(np.ndarray):
-        """A picture that notes how many are in memory."""
+        """An image that notes how many are in memory."""
 
         def __array_finalize__(self, obj):
             alive[0] += 1
@@ -93,23 +93,23 @@ def test_pictures_are_read_twice_at_most_and_not_kept(monkeypatch):
         def __del__(self):
             alive[0] -= 1
 
-    def counted(pictures):
+    def counted(images):
         def read(i):
-            reads.append((id(pictures), i))
-            return pictures.read(i).view(Counted)
+            reads.append((id(images), i))
+            return images.read(i).view(Counted)
 
-        return PictureSet(pictures.names, read)
+        return ImageSet(images.names, read)
 
-    sets = [counted(pictures(first, 60, "summer")) for first in (0, 100, 200)]
+    sets = [counted(images(first, 60, "summer")) for first in (0, 100, 200)]
     evaluate_direction(lambda p: p, lambda p: p, *sets, pixel_features)
     assert max(Counter(reads).values()) <= 2
     assert most[0] < 60  # with 8 kept for the sheet: one split alone has 60
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_few_pictures_give_what_they_can(count):
-    few = [pictures(first, count, season) for first, season in ((0, "summer"), (100, "winter"))]
-    truth = pictures(0, count, "winter")
+def test_few_images_give_what_they_can(count):
+    few = [images(first, count, season) for first, season in ((0, "summer"), (100, "winter"))]
+    truth = images(0, count, "winter")
     scores, columns = evaluate_direction(lambda p: p, lambda p: p, *few, truth, pixel_features)
     assert scores["truth"]["l1"] > 0.2 and scores["identity"]["l1"] == 0
     assert len(columns["real"]) == count
@@ -124,34 +124,34 @@ def test_few_pictures_give_what_they_can(count):
     json.dumps(finite(scores), allow_nan=False)
 
 
-def test_pictures_too_small_for_one_measure_have_the_others():
-    sets = [PictureSet(p.names, lambda i, p=p: p.read(i)[:10]) for p in (INPUTS, TARGETS, TRUTH)]
+def test_images_too_small_for_one_measure_have_the_others():
+    sets = [ImageSet(p.names, lambda i, p=p: p.read(i)[:10]) for p in (INPUTS, TARGETS, TRUTH)]
     scores, _ = evaluate_direction(lambda p: p, lambda p: p, *sets, pixel_features)
     assert scores["truth"]["ssim"] is None and "fewer than 11" in scores["not_measured"]["ssim"]
     assert scores["truth"]["psnr"] > 0 and scores["distance"]["kid"] is not None
 
 
-def failing(pictures, where, error=PictureError):
+def failing(images, where, error=ImageError):
     def read(i):
         if i in where:
-            raise error(f"{pictures.names[i]}: cannot be decoded")
-        return pictures.read(i)
+            raise error(f"{images.names[i]}: cannot be decoded")
+        return images.read(i)
 
-    return PictureSet(pictures.names, read)
-
-
-def without(pictures, where):
-    kept = [i for i in range(len(pictures)) if i not in where]
-    return PictureSet(tuple(pictures.names[i] for i in kept), lambda i: pictures.read(kept[i]))
+    return ImageSet(images.names, read)
 
 
-def test_broken_pictures_are_left_out_with_their_counterparts():
-    def same(picture):
-        return picture
+def without(images, where):
+    kept = [i for i in range(len(images)) if i not in where]
+    return ImageSet(tuple(images.names[i] for i in kept), lambda i: images.read(kept[i]))
+
+
+def test_broken_images_are_left_out_with_their_counterparts():
+    def same(image):
+        return image
 
     broken = failing(INPUTS, {3, 29}), failing(TARGETS, {0}), failing(TRUTH, {7})
     scores, columns = evaluate_direction(same, same, *broken, pixel_features)
-    left_out = scores["pictures"].pop("left_out")
+    left_out = scores["images"].pop("left_out")
     assert list(left_out) == ["3", "7", "29", "100"] and "decoded" in left_out["7"]
     gone = {3, 7, 29}
     sound = without(INPUTS, gone), without(TARGETS, {0}), without(TRUTH, gone)
@@ -160,13 +160,13 @@ def test_broken_pictures_are_left_out_with_their_counterparts():
     np.testing.assert_array_equal(columns["truth"], others["truth"])
 
 
-def test_a_pair_of_two_sizes_and_no_picture_at_all():
-    sizes = PictureSet(TRUTH.names, lambda i: TRUTH.read(i)[: SIDE - (i == 4)])
+def test_a_pair_of_two_sizes_and_no_image_at_all():
+    sizes = ImageSet(TRUTH.names, lambda i: TRUTH.read(i)[: SIDE - (i == 4)])
     scores, _ = evaluate_direction(lambda p: p, lambda p: p, INPUTS, TARGETS, sizes, pixel_features)
-    assert list(scores["pictures"]["left_out"]) == ["4"]
-    assert "resize pairs to one size" in scores["pictures"]["left_out"]["4"]
+    assert list(scores["images"]["left_out"]) == ["4"]
+    assert "resize pairs to one size" in scores["images"]["left_out"]["4"]
     for broken in ((failing(INPUTS, range(30)), TARGETS), (INPUTS, failing(TARGETS, range(30)))):
-        with pytest.raises(ValueError, match="none of 30 pictures can be measured .*decoded"):
+        with pytest.raises(ValueError, match="none of 30 images can be measured .*decoded"):
             evaluate_direction(lambda p: p, lambda p: p, *broken, None, pixel_features)
 
 
@@ -215,7 +215,7 @@ def test_script_fills_every_column_and_gives_the_same_numbers_twice(script, run,
         values = dict(leaves(result[direction]))
         assert None not in values.values()
         assert len(values) > 20
-        assert read_picture(folder / f"{direction}.png").shape[1] > 4 * SIDE
+        assert read_image(folder / f"{direction}.png").shape[1] > 4 * SIDE
         assert result[direction]["collapse"]["verdict"] in printed
     assert "not known" not in printed and "KID" in printed
     protocol = result["protocol"]
@@ -228,9 +228,9 @@ def test_script_on_a_folder_without_tests_or_truth(script, run, tmp_path, capsys
     for domain, season in (("A", "summer"), ("B", "winter")):
         (tmp_path / f"train{domain}").mkdir()
         for i in range(7):
-            picture = landscape(i, season, SIDE, SIDE + 4 * (i % 2), 0)
-            write_picture(tmp_path / f"train{domain}" / f"{i}.png", picture)
-    assert len(list_pictures(tmp_path / "trainA")) == 7
+            image = landscape(i, season, SIDE, SIDE + 4 * (i % 2), 0)
+            write_image(tmp_path / f"train{domain}" / f"{i}.png", image)
+    assert len(list_images(tmp_path / "trainA")) == 7
     flags = {"data_dir": str(tmp_path), "output": str(tmp_path / "out")}
     with pytest.raises(ValueError, match="resize is 0: use 1 or more"):
         script.main(script.Options(str(run), **flags, resize=0))
@@ -242,13 +242,11 @@ def test_script_on_a_folder_without_tests_or_truth(script, run, tmp_path, capsys
     assert "not known" in capsys.readouterr().out
 
 
-def test_script_names_a_broken_picture_and_measures_the_others(script, run, tmp_path, capsys):
+def test_script_names_a_broken_image_and_measures_the_others(script, run, tmp_path, capsys):
     for domain, season in (("A", "summer"), ("B", "winter")):
         (tmp_path / f"train{domain}").mkdir()
         for i in range(4):
-            write_picture(
-                tmp_path / f"train{domain}" / f"{i}.png", landscape(i, season, SIDE, SIDE)
-            )
+            write_image(tmp_path / f"train{domain}" / f"{i}.png", landscape(i, season, SIDE, SIDE))
     broken = tmp_path / "trainB" / "3.png"
     broken.write_bytes(broken.read_bytes()[:-60])
     flags = {"data_dir": str(tmp_path), "output": str(tmp_path / "out")}
@@ -257,13 +255,13 @@ def test_script_names_a_broken_picture_and_measures_the_others(script, run, tmp_
     assert captured.err.count("left out 3.png: ") == 2
     assert "recall is not measured: " in captured.out
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert result["a2b"]["pictures"]["targets"] == result["b2a"]["pictures"]["inputs"] == 3
-    assert list(result["a2b"]["pictures"]["left_out"]) == ["3.png"]
+    assert result["a2b"]["images"]["targets"] == result["b2a"]["images"]["inputs"] == 3
+    assert list(result["a2b"]["images"]["left_out"]) == ["3.png"]
     assert result["b2a"]["distance"]["kid"] is not None
 
 
 def test_script_on_pairs_of_photos_and_label_maps(script, run, tmp_path, capsys):
-    """Every winter picture in two colours: the classes of a palette."""
+    """Every winter image in two colours: the classes of a palette."""
     black_or_white = "000000\nffffff\n"
     (tmp_path / "palette.txt").write_text(black_or_white)
     for split in ("train", "test"):
@@ -271,10 +269,10 @@ def test_script_on_pairs_of_photos_and_label_maps(script, run, tmp_path, capsys)
             folder = tmp_path / f"{split}{domain}"
             folder.mkdir()
             for i in range(7):
-                picture = landscape(i, season, SIDE, SIDE, 0)
+                image = landscape(i, season, SIDE, SIDE, 0)
                 if domain == "B":
-                    picture = np.where(picture > 160, 255, 0).astype(np.uint8)[..., [0, 0, 0]]
-                write_picture(folder / f"{9 - i}_{domain}.png", picture)
+                    image = np.where(image > 160, 255, 0).astype(np.uint8)[..., [0, 0, 0]]
+                write_image(folder / f"{9 - i}_{domain}.png", image)
     flags = {"data_dir": str(tmp_path), "output": str(tmp_path / "out")}
     with pytest.raises(ValueError, match="--palette goes with --paired"):
         script.main(script.Options(str(run), **flags, palette="facades"))
@@ -293,7 +291,7 @@ def test_script_on_pairs_side_by_side(script, run, tmp_path):
         (tmp_path / split).mkdir()
         for i in range(7):
             pair = [landscape(i, season, SIDE, SIDE, 0) for season in ("summer", "winter")]
-            write_picture(tmp_path / split / f"{i}.png", np.concatenate(pair, axis=1))
+            write_image(tmp_path / split / f"{i}.png", np.concatenate(pair, axis=1))
     flags = {"data_dir": str(tmp_path), "output": str(tmp_path / "out"), "side_by_side": True}
     assert script.main(script.Options(str(run), **flags)) == 0
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -301,7 +299,7 @@ def test_script_on_pairs_side_by_side(script, run, tmp_path):
     assert result["a2b"]["truth"]["untranslated"]["l1"] > 0.1
 
 
-def test_scores_become_json_where_pictures_are_equal():
+def test_scores_become_json_where_images_are_equal():
     scores = {"a2b": {"cycle": {"psnr": float("inf"), "l1": 0.0}, "truth": None}, "step": 3}
     result = finite(scores)
     assert result == {"a2b": {"cycle": {"psnr": None, "l1": 0.0}, "truth": None}, "step": 3}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tf_cyclegan.data.image_files import read_picture
+from tf_cyclegan.data.image_files import read_image
 from tf_cyclegan.evaluation.experiment_report import cell, late_spread, page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +43,7 @@ def test_the_spread_is_that_of_the_last_quarter(tmp_path):
 def test_a_page_leaves_empty_columns_out():
     empty = dict.fromkeys(("truth", "identity"))
     scores = empty | {
-        "pictures": {"inputs": 4, "targets": 5},
+        "images": {"inputs": 4, "targets": 5},
         "color": {"truth": None, "identity": None},
         "distance": {"kid": 0.25, "untranslated": {"kid": 0.75}},
         "cycle": {"l1": 0.5},
@@ -58,7 +58,7 @@ def test_a_page_leaves_empty_columns_out():
         in text
     )
     assert text.count("| two | 0.250 | 0.500 | 1 of 1 |") == 2
-    assert "(4 and 5 pictures; sizes: each small), 30 steps" in text
+    assert "(4 and 5 images; sizes: each small), 30 steps" in text
     assert "python this.py" in text and "Seed 7" in text
 
 
@@ -87,7 +87,7 @@ def test_an_experiment_is_run_once_and_drawn(tmp_path):
     assert results["without"][0]["a2b"]["truth"]["l1"] > 0
     assert results["without"][0]["a2b"] != results["with identity"][0]["a2b"]
     assert "| with identity | 0." in (folder / "README.md").read_text()
-    assert read_picture(folder / "figure.png").shape[1] > 4 * 120
+    assert read_image(folder / "figure.png").shape[1] > 4 * 120
 
     again = run(tmp_path, "identity", "--seeds", "3", train)
     assert again.returncode == 0 and "train.py" not in again.stdout
@@ -96,7 +96,7 @@ def test_an_experiment_is_run_once_and_drawn(tmp_path):
     assert shared.stdout.count("train.py --max_steps=2") == 1
     config = (tmp_path / "runs/experiments").rglob("model_pix2pix/seed_3/config.json")
     assert json.loads(next(config).read_text())["lambda_l1"] == 100
-    # Some variants alone, of which all are there, and no pictures.
+    # Some variants alone, of which all are there, and no images.
     some = ["losses", "--variants", "CycleGAN", "CycleGAN with identity", "--seeds", "3", train]
     done = run(tmp_path, *some, "--no_figure", "--output=here")
     assert done.returncode == 0 and "train.py" not in done.stdout, done.stderr

@@ -32,9 +32,9 @@ def saved(folder, name="small.keras", **options):
     return str(folder / name)
 
 
-def by_hand(picture):
+def by_hand(image):
     """Blue, green, red, less the mean, twice, averaged over the pixels."""
-    return 2 * (picture[:, :, ::-1].astype(np.float64) - CAFFE_MEAN).mean(axis=(0, 1))
+    return 2 * (image[:, :, ::-1].astype(np.float64) - CAFFE_MEAN).mean(axis=(0, 1))
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
@@ -42,50 +42,50 @@ def by_hand(picture):
 def test_a_keras_network_on_caffe_colours(tmp_path, name):
     path = saved(tmp_path, name)
     extract = load_features(path)
-    pictures = [noise(seed=seed) for seed in range(3)]
-    vectors = extract(iter(pictures))
+    images = [noise(seed=seed) for seed in range(3)]
+    vectors = extract(iter(images))
     assert vectors.shape == (3, 3) and vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors, [by_hand(p) for p in pictures], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(vectors, [by_hand(p) for p in images], rtol=1e-4, atol=1e-3)
     assert extract.name == name
     assert extract.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
 
 
 def test_a_vector_is_taken_as_it_is(tmp_path):
-    picture = noise()
-    expected = 2 * (picture[:, :, ::-1] - CAFFE_MEAN).max(axis=(0, 1))
-    vectors = load_features(saved(tmp_path, flat=True))([picture])
+    image = noise()
+    expected = 2 * (image[:, :, ::-1] - CAFFE_MEAN).max(axis=(0, 1))
+    vectors = load_features(saved(tmp_path, flat=True))([image])
     np.testing.assert_allclose(vectors, [expected], rtol=1e-4)
 
 
 def test_any_size_is_resized_to_the_networks(tmp_path):
     extract = load_features(saved(tmp_path, height=6, width=10))
-    pictures = [noise(20, 30), noise(6, 10), noise(5, 40)]
-    expected = [by_hand(resize(picture, (6, 10))) for picture in pictures]
-    np.testing.assert_allclose(extract(pictures), expected, rtol=1e-4, atol=1e-3)
+    images = [noise(20, 30), noise(6, 10), noise(5, 40)]
+    expected = [by_hand(resize(image, (6, 10))) for image in images]
+    np.testing.assert_allclose(extract(images), expected, rtol=1e-4, atol=1e-3)
     assert "bicubic to 6 x 10" in extract.resizing
 
 
-def test_without_a_size_of_its_own_pictures_must_agree(tmp_path):
+def test_without_a_size_of_its_own_images_must_agree(tmp_path):
     extract = load_features(saved(tmp_path, height=None, width=None))
     assert extract.resizing == "none"
     for side in (5, 9):
-        picture = noise(side, side)
-        np.testing.assert_allclose(extract([picture])[0], by_hand(picture), rtol=1e-4, atol=1e-3)
+        image = noise(side, side)
+        np.testing.assert_allclose(extract([image])[0], by_hand(image), rtol=1e-4, atol=1e-3)
     with pytest.raises(ValueError, match=r"one of \(9, 8\) follows others: resize them all"):
         extract([noise(), noise(9, 8)])
 
 
 def test_batches_keep_the_order(tmp_path):
     extract = load_features(saved(tmp_path))
-    pictures = [noise(seed=seed) for seed in range(BATCH + 3)]
-    expected = np.concatenate([extract([picture]) for picture in pictures])
-    np.testing.assert_allclose(extract(pictures), expected, rtol=1e-4, atol=1e-3)
+    images = [noise(seed=seed) for seed in range(BATCH + 3)]
+    expected = np.concatenate([extract([image]) for image in images])
+    np.testing.assert_allclose(extract(images), expected, rtol=1e-4, atol=1e-3)
 
 
-def test_pictures_are_read_a_batch_at_a_time(tmp_path, monkeypatch):
+def test_images_are_read_a_batch_at_a_time(tmp_path, monkeypatch):
     extract = load_features(saved(tmp_path))
     events = []
-    monkeypatch.setattr(features, "_rgb", lambda picture: events.append("read") or picture)
+    monkeypatch.setattr(features, "_rgb", lambda image: events.append("read") or image)
     run = extract.network
     watched = dataclasses.replace(extract, network=lambda b: events.append("run") or run(b))
     watched(noise() for _ in range(2 * BATCH))
@@ -98,12 +98,12 @@ def test_gray_becomes_rgb(tmp_path):
     np.testing.assert_array_equal(extract([gray]), extract([gray.repeat(3, axis=2)]))
 
 
-def test_pictures_that_are_none(tmp_path):
+def test_images_that_are_none(tmp_path):
     extract = load_features(saved(tmp_path))
     for wrong in (noise() / 255, noise()[0], noise(channels=2)):
         with pytest.raises(ValueError, match=r"uint8 \[h, w, 1 or 3\], not of"):
             extract([wrong])
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         extract([])
 
 

@@ -4,15 +4,15 @@ import sys
 import numpy as np
 import pytest
 
-from tf_cyclegan.data.folders import folder_pictures, list_pictures, load_folders
-from tf_cyclegan.data.image_files import DatasetError, PictureError, write_picture
+from tf_cyclegan.data.folders import folder_images, list_images, load_folders
+from tf_cyclegan.data.image_files import DatasetError, ImageError, write_image
 
 
 def fill(folder, names, shape=(4, 6, 3)):
-    """Writes one gray picture per name, its level being 10 times its place."""
+    """Writes one gray image per name, its level being 10 times its place."""
     folder.mkdir(parents=True, exist_ok=True)
     for place, name in enumerate(names):
-        write_picture(folder / name, np.full(shape, 10 * place, np.uint8))
+        write_image(folder / name, np.full(shape, 10 * place, np.uint8))
     return folder
 
 
@@ -20,41 +20,41 @@ def assert_one_line(error):
     assert "\n" not in str(error.value)
 
 
-def test_pictures_are_listed_by_name_and_nothing_else(tmp_path):
+def test_images_are_listed_by_name_and_nothing_else(tmp_path):
     names = ["a 1.JPG", "b.png", "été.jpg", "зима.jpeg", "夏.Webp"]
     fill(tmp_path, [*reversed(names), ".hidden.png"])
     fill(tmp_path / "folder.png", ["inside.png"])
-    (tmp_path / "notes.txt").write_text("no picture")
-    assert [path.name for path in list_pictures(tmp_path)] == sorted(names)
-    assert [path.name for path in list_pictures(str(tmp_path))] == sorted(names)
+    (tmp_path / "notes.txt").write_text("no image")
+    assert [path.name for path in list_images(tmp_path)] == sorted(names)
+    assert [path.name for path in list_images(str(tmp_path))] == sorted(names)
 
 
-def test_folders_without_pictures_are_errors(tmp_path):
+def test_folders_without_images_are_errors(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    cases = {"missing": "does not exist", "file": "not a folder", "empty": r"no pictures \(\.jpg "}
+    cases = {"missing": "does not exist", "file": "not a folder", "empty": r"no images \(\.jpg "}
     for name, cause in cases.items():
         with pytest.raises(DatasetError, match=f"{name} .*{cause}") as error:
-            list_pictures(tmp_path / name)
+            list_images(tmp_path / name)
         assert_one_line(error)
 
 
-def test_folder_pictures_reads_on_access(tmp_path):
-    pictures = folder_pictures(fill(tmp_path, ["a.png", "b.png"]))
-    assert len(pictures) == 2
-    assert pictures.names == ("a.png", "b.png")
-    np.testing.assert_array_equal(pictures.read(1), np.full((4, 6, 3), 10))
-    write_picture(tmp_path / "b.png", np.full((2, 2, 3), 99, np.uint8))
-    np.testing.assert_array_equal(pictures.read(1), np.full((2, 2, 3), 99))
+def test_folder_images_reads_on_access(tmp_path):
+    images = folder_images(fill(tmp_path, ["a.png", "b.png"]))
+    assert len(images) == 2
+    assert images.names == ("a.png", "b.png")
+    np.testing.assert_array_equal(images.read(1), np.full((4, 6, 3), 10))
+    write_image(tmp_path / "b.png", np.full((2, 2, 3), 99, np.uint8))
+    np.testing.assert_array_equal(images.read(1), np.full((2, 2, 3), 99))
 
 
 def test_a_bad_file_is_named_when_read(tmp_path):
     fill(tmp_path, ["a.png"])
-    (tmp_path / "text.jpg").write_text("no picture")
-    pictures = folder_pictures(tmp_path)
-    assert pictures.read(0).shape == (4, 6, 3)
-    with pytest.raises(PictureError, match=r"text\.jpg"):
-        pictures.read(1)
+    (tmp_path / "text.jpg").write_text("no image")
+    images = folder_images(tmp_path)
+    assert images.read(0).shape == (4, 6, 3)
+    with pytest.raises(ImageError, match=r"text\.jpg"):
+        images.read(1)
 
 
 @pytest.mark.parametrize("tests", [[], ["testA", "testB"], ["testB"]])
@@ -64,16 +64,16 @@ def test_data_dir(tmp_path, tests):
     fill(tmp_path / "other", ["a.png"])
     splits = load_folders(data_dir=tmp_path)
     assert list(splits) == ["trainA", "trainB", *tests]
-    assert [len(pictures) for pictures in splits.values()] == list(range(1, len(tests) + 3))
-    for split, pictures in splits.items():
-        assert pictures.names[0] == f"{split}0.png"
-        assert pictures.read(0).shape == (4, 6, 3)
+    assert [len(images) for images in splits.values()] == list(range(1, len(tests) + 3))
+    for split, images in splits.items():
+        assert images.names[0] == f"{split}0.png"
+        assert images.read(0).shape == (4, 6, 3)
 
 
 def test_two_folders(tmp_path):
     a, b = fill(tmp_path / "summer", ["a.png"]), fill(tmp_path / "winter", ["b.png", "c.png"])
     splits = load_folders(data_a=a, data_b=b)
-    assert {split: pictures.names for split, pictures in splits.items()} == {
+    assert {split: images.names for split, images in splits.items()} == {
         "trainA": ("a.png",),
         "trainB": ("b.png", "c.png"),
     }
@@ -104,7 +104,7 @@ def test_missing_or_empty_splits(tmp_path):
     assert_one_line(error)
     for split in ("trainA", "testA"):
         (tmp_path / split).mkdir()
-        with pytest.raises(DatasetError, match=f"{split} holds no pictures"):
+        with pytest.raises(DatasetError, match=f"{split} holds no images"):
             load_folders(tmp_path)
         fill(tmp_path / split, ["a.png"])
 
@@ -124,31 +124,31 @@ def test_pairs_by_name(tmp_path):
     assert "truthA" not in load_folders(tmp_path)
 
 
-def test_pictures_without_a_counterpart(tmp_path):
+def test_images_without_a_counterpart(tmp_path):
     fill(tmp_path / "trainA", ["1.png", "2.png", "3.png"])
     fill(tmp_path / "trainB", ["1.png", "4.png"])
-    message = r"3 pictures of trainA and trainB have no counterpart \(2, 3, 4\): .*--paired"
+    message = r"3 images of trainA and trainB have no counterpart \(2, 3, 4\): .*--paired"
     with pytest.raises(DatasetError, match=message) as error:
         load_folders(tmp_path, paired=True)
     assert_one_line(error)
     fill(tmp_path / "trainB", ["1.jpg"])
-    with pytest.raises(DatasetError, match="trainB holds two pictures of one name") as error:
+    with pytest.raises(DatasetError, match="trainB holds two images of one name") as error:
         load_folders(tmp_path, paired=True)
     assert_one_line(error)
 
 
 def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
     fill(tmp_path, ["a.png", ".hidden.png"])
-    list_pictures(fill(tmp_path / "clean", ["a.png"]))
+    list_images(fill(tmp_path / "clean", ["a.png"]))
     assert capsys.readouterr().err == ""
     (tmp_path / "notes\n.txt").touch()
     (tmp_path / "broken.jpg").symlink_to("nowhere")
-    assert [path.name for path in list_pictures(tmp_path)] == ["a.png"]
+    assert [path.name for path in list_images(tmp_path)] == ["a.png"]
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "not an image, 4 in all (.hidden.png, broken.jpg, clean/, ..." in message
     assert "--recursive" in message
-    list_pictures(tmp_path, recursive=True)
+    list_images(tmp_path, recursive=True)
     message = capsys.readouterr().err
     assert "3 in all" in message and "notes?.txt" in message and "--recursive" not in message
 
@@ -176,11 +176,11 @@ def test_sub_folders(tmp_path):
     fill(tmp_path / "elsewhere", ["4.png"])
     (tmp_path / "x" / "loop").symlink_to(tmp_path / "x")
     (tmp_path / "x" / "link").symlink_to(tmp_path / "elsewhere")
-    pictures = folder_pictures(tmp_path / "x", recursive=True)
-    assert pictures.names == ("1.png", "2.png", "link/4.png", "y/1.png")
-    assert pictures.read(1)[0, 0, 0] == 10 and pictures.read(3)[0, 0, 0] == 0
-    assert folder_pictures(tmp_path / "x").names == ("1.png", "2.png")
-    found = list_pictures(tmp_path / "x", recursive=True, without=tmp_path / "x" / "y")
+    images = folder_images(tmp_path / "x", recursive=True)
+    assert images.names == ("1.png", "2.png", "link/4.png", "y/1.png")
+    assert images.read(1)[0, 0, 0] == 10 and images.read(3)[0, 0, 0] == 0
+    assert folder_images(tmp_path / "x").names == ("1.png", "2.png")
+    found = list_images(tmp_path / "x", recursive=True, without=tmp_path / "x" / "y")
     assert [path.name for path in found] == ["1.png", "2.png", "4.png"]
 
 
@@ -201,9 +201,9 @@ def test_pairs_in_sub_folders_and_in_both_forms_of_unicode(tmp_path):
 def side_by_side(folder, names):
     folder.mkdir(parents=True)
     for place, name in enumerate(names):
-        picture = np.full((8, 16, 3), 10 * place, np.uint8)
-        picture[:, 8:] += 100
-        write_picture(folder / name, picture)
+        image = np.full((8, 16, 3), 10 * place, np.uint8)
+        image[:, 8:] += 100
+        write_image(folder / name, image)
 
 
 @pytest.mark.parametrize("test", ["test", "val", None])
@@ -226,7 +226,7 @@ def test_what_is_not_two_images_in_one(tmp_path):
     fill(tmp_path / "train", ["tall.png"], (8, 6, 3))
     sets = load_folders(tmp_path, side_by_side=True)
     for index, message in enumerate((r"odd\.png: 15 x 8 .*width is odd", r"tall\.png.* than wide")):
-        with pytest.raises(PictureError, match=message + ".*leave --side_by_side out") as error:
+        with pytest.raises(ImageError, match=message + ".*leave --side_by_side out") as error:
             sets["trainB"].read(index)
         assert_one_line(error)
     for folders in ({"data_a": tmp_path, "data_b": tmp_path}, {"data_dir": tmp_path / "train"}):

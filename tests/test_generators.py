@@ -11,7 +11,7 @@ def built(generator, channels=3):
     return generator
 
 
-def pictures(*shape):
+def images(*shape):
     return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
 
 
@@ -61,7 +61,7 @@ def test_batch_norm_starts_at_a_gain_near_1():
 def test_resnet_takes_any_multiple_of_4(upsampling):
     generator = built(ResNetGenerator(2, blocks=1, upsampling=upsampling))
     for height, width in ((8, 8), (12, 20), (64, 8), (36, 44)):
-        y = generator(pictures(2, height, width, 3)).numpy()
+        y = generator(images(2, height, width, 3)).numpy()
         assert y.shape == (2, height, width, 3)
         assert -1 <= y.min() < y.max() <= 1
 
@@ -70,7 +70,7 @@ def test_unet_takes_any_multiple_of_its_own():
     generator = built(UNetGenerator(2, depth=3))
     assert generator.multiple == 8
     for height, width in ((8, 8), (24, 40)):
-        assert generator(pictures(1, height, width, 3)).shape == (1, height, width, 3)
+        assert generator(images(1, height, width, 3)).shape == (1, height, width, 3)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_unet_takes_any_multiple_of_its_own():
 def test_channels_in_and_out_may_differ(generator):
     generator = built(generator(), channels=4)
     assert generator.input_channels == 4
-    assert generator(pictures(1, 8, 8, 4)).shape == (1, 8, 8, 1)
+    assert generator(images(1, 8, 8, 4)).shape == (1, 8, 8, 1)
 
 
 def test_every_weight_has_a_gradient():
-    x = pictures(1, 64, 64, 3)
+    x = images(1, 64, 64, 3)
     for network in (ResNetGenerator(2, blocks=2, norm="none"), UNetGenerator(1, 6, norm="none")):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(network(x, training=True) ** 2)
@@ -94,7 +94,7 @@ def test_every_weight_has_a_gradient():
 
 
 def test_unet_drops_out_in_its_middle_and_in_training_only():
-    x = pictures(1, 64, 64, 3)
+    x = images(1, 64, 64, 3)
     generator = UNetGenerator(1, depth=6, dropout=0.5)
     layers = [layer for block in generator.up_blocks for layer in block.layers]
     assert sum(isinstance(layer, keras.layers.Dropout) for layer in layers) == 1
@@ -123,15 +123,15 @@ def test_arguments_that_cannot_work(kind, arguments, message):
 @pytest.mark.parametrize(
     "generator, height, width, message",
     [
-        (lambda: ResNetGenerator(1, 1), 62, 64, "height 62 is no multiple of 4: pad the picture"),
+        (lambda: ResNetGenerator(1, 1), 62, 64, "height 62 is no multiple of 4: pad the image"),
         (lambda: ResNetGenerator(1, 1), 64, 62, "width 62 is no multiple of 4"),
-        (lambda: ResNetGenerator(1, 1), 4, 64, "cannot be mirrored by 1: use larger pictures"),
+        (lambda: ResNetGenerator(1, 1), 4, 64, "cannot be mirrored by 1: use larger images"),
         (lambda: UNetGenerator(1, 3), 64, 60, "width 60 is no multiple of 8.*translate.py"),
     ],
 )
 def test_sizes_that_cannot_work(generator, height, width, message):
     with pytest.raises(ValueError, match=message):
-        built(generator())(pictures(1, height, width, 3))
+        built(generator())(images(1, height, width, 3))
 
 
 @pytest.mark.parametrize("kind", [lambda: ResNetGenerator(1, 1), lambda: UNetGenerator(1, 3)])
@@ -139,4 +139,4 @@ def test_sizes_that_cannot_work(generator, height, width, message):
 def test_images_must_be_a_batch_with_the_channels_last(kind, shape):
     message = r"images are \(.*, and this network takes \(n, height, width, 3\).*channels last"
     with pytest.raises(ValueError, match=message):
-        built(kind())(pictures(*shape))
+        built(kind())(images(*shape))

@@ -98,16 +98,16 @@ class ReferenceAdam(keras.optimizers.Adam):
 
 
 class Recorder(CycleGAN):
-    """CycleGAN that keeps what a step computed: pictures and gradients."""
+    """CycleGAN that keeps what a step computed: images and gradients."""
 
     def compile(self, *args, **kwargs):
         super().compile(*args, **kwargs)
         self.recorded = {}
 
     def translate_both(self, real_a, real_b, training=False):
-        pictures = super().translate_both(real_a, real_b, training=training)
-        self.recorded["pictures"] = pictures
-        return pictures
+        images = super().translate_both(real_a, real_b, training=training)
+        self.recorded["images"] = images
+        return images
 
     def _update(self, optimizer, gradients, variables):
         for variable, gradient in zip(variables, gradients, strict=True):
@@ -170,7 +170,7 @@ def test_training_steps_in_float64(case, float64):
         if step > 0:
             continue
         for name, value in under(arrays, "step0/image/").items():
-            image = model.recorded["pictures"][IMAGES[name]]
+            image = model.recorded["images"][IMAGES[name]]
             np.testing.assert_allclose(image, value, rtol=0, atol=1e-6, err_msg=name)
         check_gradients_and_updates(arrays, meta, model, networks, before)
     assert not script
@@ -241,8 +241,8 @@ def one_step(dtype):
 )
 def test_a_step_in_float32_by_the_cpus_kernels_is_that_in_float64_without_them(monkeypatch):
     """The golden steps above are in float64 and of 16 channels, where no kernel is taken."""
-    taken = dict.fromkeys(("convolution_3x3", "standardized_pictures", "reflected"), 0)
-    for kernel in (layers.convolution_3x3, layers.standardized_pictures, layers.reflected):
+    taken = dict.fromkeys(("convolution_3x3", "standardized_images", "reflected"), 0)
+    for kernel in (layers.convolution_3x3, layers.standardized_images, layers.reflected):
 
         def counting(*args, kernel=kernel):
             taken[kernel.__name__] += 1

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tf_cyclegan.data.containers import MAX_METADATA, read_container
-from tf_cyclegan.data.image_files import PictureError, decode_picture
+from tf_cyclegan.data.image_files import ImageError, decode_image
 
 spec = importlib.util.spec_from_file_location(
     "torture_images", Path(__file__).parent / "torture" / "images.py"
@@ -42,7 +42,7 @@ def with_number(data, place, number, order=">"):
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_sound_files_are_decoded(name):
-    decoded = decode_picture(SEEDS[name])
+    decoded = decode_image(SEEDS[name])
     size = (4, 4) if name == "plain.ppm" else (32, 48)
     assert decoded.shape[:2] in (size, size[::-1])
     assert len(np.unique(decoded)) > 1
@@ -61,7 +61,7 @@ LARGE = {
 
 @pytest.mark.parametrize("kind", LARGE)
 def test_large_and_damaged_metadata_does_not_cost_a_png(kind):
-    plain = decode_picture(png())
+    plain = decode_image(png())
     name, data = kind.encode(), LARGE[kind]
     for extra in (
         chunk(name, data),
@@ -69,27 +69,27 @@ def test_large_and_damaged_metadata_does_not_cost_a_png(kind):
         chunk(name, data[:100], crc=1),
         chunk(name, b""),
     ):
-        np.testing.assert_array_equal(decode_picture(png(extra)), plain)
-        np.testing.assert_array_equal(decode_picture(png(late=[extra])), plain)
+        np.testing.assert_array_equal(decode_image(png(extra)), plain)
+        np.testing.assert_array_equal(decode_image(png(late=[extra])), plain)
 
 
 def test_damaged_transparency_is_ignored_and_a_damaged_header_is_not():
-    plain = decode_picture(png())
+    plain = decode_image(png())
     transparent = struct.pack(">3H", *plain[0, 0])
-    assert decode_picture(png(chunk(b"tRNS", transparent)))[0, 0].tolist() == [255] * 3
-    np.testing.assert_array_equal(decode_picture(png(chunk(b"tRNS", transparent, crc=1))), plain)
-    with pytest.raises(PictureError):
-        decode_picture(with_number(png(), 29, 1))
+    assert decode_image(png(chunk(b"tRNS", transparent)))[0, 0].tolist() == [255] * 3
+    np.testing.assert_array_equal(decode_image(png(chunk(b"tRNS", transparent, crc=1))), plain)
+    with pytest.raises(ImageError):
+        decode_image(with_number(png(), 29, 1))
 
 
 def test_exif_after_the_pixels_is_honoured():
     exif = Image.Exif()
     exif[0x0112] = 6
-    upright = np.rot90(decode_picture(png()), -1)
+    upright = np.rot90(decode_image(png()), -1)
     raw = exif.tobytes().removeprefix(b"Exif\0\0")
     text = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n8\n" + raw.hex().encode())
     for extra in (chunk(b"eXIf", raw), chunk(b"zTXt", text)):
-        np.testing.assert_array_equal(decode_picture(png(late=[extra])), upright)
+        np.testing.assert_array_equal(decode_image(png(late=[extra])), upright)
 
 
 def gif(before=b""):
@@ -120,7 +120,7 @@ EXIF = b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)
 def test_what_pixels_do_not_need_never_reaches_the_decoder(data, original):
     contents = read_container(io.BytesIO(data), 1_000_000)
     assert len(contents.file.read()) <= len(SEEDS[original])
-    decoded, expected = decode_picture(data), decode_picture(SEEDS[original])
+    decoded, expected = decode_image(data), decode_image(SEEDS[original])
     if original == "baseline.jpg" and data.startswith(jpeg(EXIF)[:100]):
         expected = np.rot90(expected)  # the first EXIF counts, and says nothing of an orientation
     np.testing.assert_array_equal(decoded, expected)
@@ -181,8 +181,8 @@ HOSTILE = {
 def test_claims_beyond_the_image_are_refused_before_decoding(name, monkeypatch):
     data, message = HOSTILE[name]
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("Pillow was reached"))
-    with pytest.raises(PictureError, match=f"(?s)photo: .*({message})") as error:
-        decode_picture(data, "photo")
+    with pytest.raises(ImageError, match=f"(?s)photo: .*({message})") as error:
+        decode_image(data, "photo")
     assert "\n" not in str(error.value)
 
 
@@ -194,7 +194,7 @@ def test_exif_tags_that_share_bytes_take_no_memory():
         data = torture_images.encoded(image, kind, exif=exif)
         contents = read_container(io.BytesIO(data), 100)
         assert Image.open(contents.file).getexif() == {} or kind == "WEBP"
-        assert decode_picture(data).shape == (8, 8, 3)
+        assert decode_image(data).shape == (8, 8, 3)
 
 
 def test_profiles_beyond_the_limit_are_left_out():

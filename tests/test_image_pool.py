@@ -6,7 +6,7 @@ from tf_cyclegan.image_pool import ImagePool
 
 
 def numbered(start, count):
-    """Pictures of 2x1 pixels, each filled with its own number."""
+    """Images of 2x1 pixels, each filled with its own number."""
     return tf.reshape(tf.repeat(tf.range(start, start + count, dtype=tf.float32), 2), [-1, 2, 1, 1])
 
 
@@ -15,14 +15,14 @@ def pool(size=5, seed=1):
 
 
 def query(pool, start, count, batch=1, through=None):
-    """The numbers of the pictures that come back for `count` fresh ones, a batch at a time."""
+    """The numbers of the images that come back for `count` fresh ones, a batch at a time."""
     returned = [
         (through or pool.query)(numbered(number, batch))
         for number in range(start, start + count, batch)
     ]
     returned = np.concatenate(returned)
     assert returned.shape == (count, 2, 1, 1)
-    np.testing.assert_array_equal(returned[:, 0], returned[:, 1])  # whole pictures
+    np.testing.assert_array_equal(returned[:, 0], returned[:, 1])  # whole images
     return returned[:, 0, 0, 0].astype(int).tolist()
 
 
@@ -49,7 +49,7 @@ def test_about_half_are_swapped_and_none_is_lost_or_shown_twice_by_the_pool():
             assert stored(p) == before
         else:
             swaps += 1
-            # the fresh picture stands where the returned one stood
+            # the fresh image stands where the returned one stood
             assert stored(p) == [number if old == returned else old for old in before]
             assert returned in before
     assert 70 < swaps < 130  # 100 expected, deviation 7
@@ -93,7 +93,7 @@ def test_compiled_equals_eager(jit_compile):
     assert stored(p) == stored(eager)
 
 
-def test_a_batch_equals_its_pictures_one_by_one():
+def test_a_batch_equals_its_images_one_by_one():
     """Also where the pool fills up within a batch, and where a batch is larger than the pool."""
     one, by_four, by_twelve = pool(), pool(), pool()
     expected = query(one, 0, 48)
@@ -126,7 +126,7 @@ def test_a_restored_pool_continues_the_same_draws(tmp_path):
     "size, shape, message",
     [
         (0, (2, 1, 1), r"ImagePool\(size=0\): use 1 or more, or no pool"),
-        (5, (None, 1, 1), "pictures of one size.*crop them, or use pool_size 0"),
+        (5, (None, 1, 1), "images of one size.*crop them, or use pool_size 0"),
     ],
 )
 def test_arguments_that_cannot_work(size, shape, message):

@@ -48,8 +48,8 @@ def test_the_folder_translates_like_the_file(tmp_path):
             "dropout": 0.0,
         }
     }
-    picture = np.random.default_rng(0).integers(0, 256, (18, 21, 3), np.uint8)
-    ours, theirs = (load_translator(path, "a2b")(picture) for path in (folder, REFERENCE))
+    image = np.random.default_rng(0).integers(0, 256, (18, 21, 3), np.uint8)
+    ours, theirs = (load_translator(path, "a2b")(image) for path in (folder, REFERENCE))
     np.testing.assert_array_equal(ours, theirs)
     with pytest.raises(ValueError, match="b2a.keras is not there"):
         load_translator(folder, "b2a")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import CASES, make, picture
+from cases import CASES, image, make
 
 from tf_cyclegan.export.lite_form import lite_form
 from tf_cyclegan.generators import ResNetGenerator
@@ -36,9 +36,9 @@ def test_a_fixed_size_has_neither_mirror_padding_nor_resizing():
 
 def test_batch_is_one():
     assert lite_form(make(CASES["resnet"]), None).input_shape == (1, None, None, 3)
-    image = picture(CASES["resnet"], n=2)
+    batch = image(CASES["resnet"], n=2)
     with pytest.raises(ValueError):
-        lite_form(make(CASES["resnet"]), 12)(image)
+        lite_form(make(CASES["resnet"]), 12)(batch)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_losses_are_finite_for_extreme_logits_and_reward_the_right_side(adversar
 
 
 @pytest.mark.parametrize("loss", [cycle_loss, identity_loss, paired_loss])
-def test_picture_losses_are_mean_absolute_differences_by_example(loss):
+def test_image_losses_are_mean_absolute_differences_by_example(loss):
     real = np.zeros((2, 2, 1, 3), np.float32)
     other = real.copy()
     other[0, 0, 0] = [0.5, -1.0, 0.0]
@@ -74,7 +74,7 @@ def test_picture_losses_are_mean_absolute_differences_by_example(loss):
 
 
 def test_gradient_penalty_of_a_linear_critic_is_known():
-    w = tf.Variable([[[3.0], [0.0]], [[0.0], [4.0]]])  # a 2x2 picture of one channel; norm 5
+    w = tf.Variable([[[3.0], [0.0]], [[0.0], [4.0]]])  # a 2x2 image of one channel; norm 5
 
     def critic(x, training):
         return tf.reduce_sum(w * x, axis=[1, 2, 3], keepdims=True)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from tf_cyclegan.data.image_files import PictureSet
+from tf_cyclegan.data.image_files import ImageSet
 from tf_cyclegan.evaluation.metrics import (
     PALETTES,
     color_shift,
@@ -19,12 +19,12 @@ def noise(seed=0, channels=3):
     return np.random.default_rng(seed).integers(0, 246, (16, 20, channels), np.uint8)
 
 
-def as_set(pictures):
-    return PictureSet(tuple(map(str, range(len(pictures)))), pictures.__getitem__)
+def as_set(images):
+    return ImageSet(tuple(map(str, range(len(images)))), images.__getitem__)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_equal_pictures(channels):
+def test_equal_images(channels):
     scores = truth_scores([noise(channels=channels)], [noise(channels=channels)])
     assert scores["l1"] == 0
     assert scores["ssim"] == pytest.approx(1)
@@ -43,7 +43,7 @@ def test_black_against_white_is_the_largest_distance():
     scores = truth_scores([black], [black + np.uint8(255)])
     assert scores["l1"] == 2
     assert scores["psnr"] == pytest.approx(0, abs=1e-5)
-    # Structural similarity of two flat pictures is (2 m n + C1) / (m^2 + n^2 + C1).
+    # Structural similarity of two flat images is (2 m n + C1) / (m^2 + n^2 + C1).
     assert scores["ssim"] == pytest.approx(2.55**2 / (255**2 + 2.55**2), rel=1e-3)
 
 
@@ -64,7 +64,7 @@ def test_as_many_of_each():
 
 def test_translations_beside_the_untranslated():
     real, truth = as_set([noise(1), noise(2)]), as_set([noise(1) + np.uint8(5), noise(2)])
-    after, before = score_translations(lambda picture: picture + np.uint8(5), real, truth)
+    after, before = score_translations(lambda image: image + np.uint8(5), real, truth)
     assert after["l1"] == pytest.approx(2.5 / 127.5)  # the first is right, the second off by 5
     assert before == truth_scores([noise(1), noise(2)], [truth.read(0), truth.read(1)])
 
@@ -129,15 +129,15 @@ def test_pairs_of_two_sizes_are_refused():
 
 
 def test_label_scores_by_hand():
-    truth, picture = labels([0, 0, 0, 1], [0, 0, 0, 1]), labels([0, 0, 0, 1], [0, 0, 2, 0])
-    scores = label_scores([picture], [truth], PALETTE)
+    truth, image = labels([0, 0, 0, 1], [0, 0, 0, 1]), labels([0, 0, 0, 1], [0, 0, 2, 0])
+    scores = label_scores([image], [truth], PALETTE)
     assert scores["pixel_accuracy"] == pytest.approx(6 / 8)
     assert scores["class_accuracy"] == pytest.approx((5 / 6 + 1 / 2) / 2)
-    # class 2 is in the picture alone and counts as 0; class 3 is in neither and does not count
+    # class 2 is in the image alone and counts as 0; class 3 is in neither and does not count
     assert scores["iou"] == pytest.approx((5 / 7 + 1 / 2 + 0) / 3)
 
 
-def test_label_counts_are_of_all_pictures_together():
+def test_label_counts_are_of_all_images_together():
     maps = [labels([0, 0], [0, 1]), labels([1, 1], [1, 1])]
     scores = label_scores([maps[0], labels([0, 1], [1, 1])], maps, PALETTE)
     assert scores["class_accuracy"] == pytest.approx((3 / 3 + 4 / 5) / 2)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import CASES, make, picture
+from cases import CASES, image, make
 
 from tf_cyclegan import discriminators, generators, layers
 
@@ -26,7 +26,7 @@ def test_every_layer_and_model_is_registered_and_has_a_case():
 
 @every_case
 def test_outputs_are_worth_comparing(case):
-    y = make(case)(picture(case)).numpy()
+    y = make(case)(image(case)).numpy()
     assert y.std() > 0.01
     assert np.abs(y[0] - y[1]).max() > 0.01
 
@@ -36,14 +36,14 @@ def test_graph_of_any_size_equals_eager(case):
     model = make(case)
     any_size = tf.TensorSpec([None, None, None, case.shape[-1]])
     graph = tf.function(lambda x: model(x), input_signature=[any_size])
-    np.testing.assert_allclose(graph(picture(case)), model(picture(case)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(graph(image(case)), model(image(case)), rtol=1e-5, atol=1e-6)
 
 
 @every_case
 def test_xla_equals_eager(case):
     model = make(case)
     compiled = tf.function(lambda x: model(x), jit_compile=True)
-    np.testing.assert_allclose(compiled(picture(case)), model(picture(case)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(compiled(image(case)), model(image(case)), rtol=1e-4, atol=1e-5)
 
 
 @every_case
@@ -51,7 +51,7 @@ def test_save_and_load(case, tmp_path):
     model = make(case)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded(picture(case)), model(picture(case)))
+    np.testing.assert_array_equal(loaded(image(case)), model(image(case)))
 
 
 @every_case
@@ -69,7 +69,7 @@ def before(case, tmp_path):
     """The outputs of a case, and its file, made under Keras' own settings."""
     model = make(case)
     model.save(tmp_path / "model.keras")
-    return {training: model(picture(case), training=training) for training in modes(case)}
+    return {training: model(image(case), training=training) for training in modes(case)}
 
 
 def modes(case):
@@ -80,7 +80,7 @@ def modes(case):
 def test_keras_json_changes_nothing(case, before, other_keras_json, tmp_path):
     for model in (make(case), keras.saving.load_model(tmp_path / "model.keras")):
         for training, expected in before.items():
-            y = model(picture(case), training=training)
+            y = model(image(case), training=training)
             assert y.dtype == "float32"
             np.testing.assert_array_equal(y, expected)
 
@@ -92,7 +92,7 @@ def test_two_replicas_equal_one(case):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
         mirrored = make(case)
-    x = picture(case, n=4)
+    x = image(case, n=4)
     halves = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(np.split(x, 2)[context.replica_id_in_sync_group])
     )
@@ -106,12 +106,12 @@ def test_two_replicas_equal_one(case):
 @pytest.mark.parametrize("dtype, error", [("mixed_bfloat16", 0.03), ("mixed_float16", 0.005)])
 def test_mixed_precision(case, dtype, error):
     model = make(case, dtype)
-    y = model(picture(case))
+    y = model(image(case))
     assert all(variable.dtype == "float32" for variable in model.trainable_variables)
     is_layer = isinstance(model, keras.Sequential)
     assert y.dtype == (dtype.removeprefix("mixed_") if is_layer else "float32")
     y = tf.cast(y, tf.float32).numpy()
-    expected = make(case)(picture(case)).numpy()
+    expected = make(case)(image(case)).numpy()
     assert 0 < np.abs(y - expected).mean() < error * expected.std()
 
 
@@ -121,14 +121,14 @@ def test_saved_model(case, tmp_path):
     any_size = [keras.InputSpec(shape=(None, None, None, case.shape[-1]), dtype="float32")]
     model.export(tmp_path, input_signature=any_size, verbose=False)
     loaded = tf.saved_model.load(tmp_path)
-    y = loaded.serve(picture(case))
-    np.testing.assert_allclose(y, model(picture(case)), rtol=1e-5, atol=1e-6)
+    y = loaded.serve(image(case))
+    np.testing.assert_allclose(y, model(image(case)), rtol=1e-5, atol=1e-6)
 
 
 @every_case
 def test_tflite(case, tmp_path):
     model = make(case)
-    x = picture(case, n=1)
+    x = image(case, n=1)
     # The batch fixed here: left open, a phone's GPU refuses the file. Through export, since other
     # ways into the converter lose a Keras 3 model's weights without an error.
     signature = [keras.InputSpec(shape=x.shape, dtype="float32")]

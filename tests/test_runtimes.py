@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from tf_cyclegan.data.image_files import write_picture
+from tf_cyclegan.data.image_files import write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.gpu_gate import CHROMIUM
 from tf_cyclegan.generators import ResNetGenerator
@@ -49,16 +49,16 @@ def test_the_same_photo_through_every_runtime(tmp_path):
     generator.build((None, None, None, 3))
     generator.set_weights([10 * weight for weight in generator.get_weights()])
     save_generator(generator, tmp_path / "a2b.keras")
-    write_picture(tmp_path / "photo.png", landscape(0, "summer", 40, 56, 0))
+    write_image(tmp_path / "photo.png", landscape(0, "summer", 40, 56, 0))
     common = {"run_dir": tmp_path, "direction": "a2b"}
-    pictures = {"pictures": tmp_path / "photo.png"}
+    images = {"images": tmp_path / "photo.png"}
     modes = "float32,float16,dynamic,int8,int16x8,int8_convolutions"
     run("saved_model.py", **common, output=tmp_path / "saved")
     run("onnx_file.py", **common, output=tmp_path / "a2b.onnx")
-    run("tflite.py", **common, **pictures, size=32, modes=modes, output=tmp_path / "lite")
+    run("tflite.py", **common, **images, size=32, modes=modes, output=tmp_path / "lite")
     printed = run(
         "compare.py",
-        **(common | pictures),
+        **(common | images),
         saved_model=tmp_path / "saved",
         tflite=tmp_path / "lite",
         onnx=tmp_path / "a2b.onnx",

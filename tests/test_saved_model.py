@@ -17,10 +17,10 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tf_cyclegan.data.image_files import decode_picture, to_float
+from tf_cyclegan.data.image_files import decode_image, to_float
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export import saved_model
-from tf_cyclegan.export.graph_pictures import decode, to_gray
+from tf_cyclegan.export.graph_images import decode, to_gray
 from tf_cyclegan.export.saved_model import export_saved_model
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.inference.translator import translator
@@ -39,7 +39,7 @@ def generator(channels_in=3, channels_out=3, seed=0):
     keras.utils.set_random_seed(seed)
     network = ResNetGenerator(filters=4, blocks=1, channels=channels_out)
     network.build((None, None, None, channels_in))
-    # The initial weights of 0.02 would give nearly gray pictures.
+    # The initial weights of 0.02 would give nearly gray images.
     network.set_weights([10 * weight for weight in network.get_weights()])
     return network
 
@@ -60,8 +60,8 @@ def encode(image, kind, **options):
     return buffer.getvalue()
 
 
-def png(picture):
-    return encode(Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture), "PNG")
+def png(image):
+    return encode(Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image), "PNG")
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def floats(version):
 def bytes_of(version):
     signature = tf.saved_model.load(version).signatures["image_bytes"]
 
-    def call(pictures):
-        outputs = signature(image_bytes=tf.constant(pictures, tf.string, [len(pictures)]))
+    def call(images):
+        outputs = signature(image_bytes=tf.constant(images, tf.string, [len(images)]))
         return list(outputs["image_bytes"].numpy())
 
     return call
@@ -98,7 +98,7 @@ def translate_bytes(version):
 
 @pytest.fixture(scope="module")
 def decoded():
-    """`graph_pictures.decode` by itself."""
+    """`graph_images.decode` by itself."""
     return tf.function(
         lambda data: decode(data, MAX_PIXELS), input_signature=[tf.TensorSpec([], tf.string)]
     )
@@ -231,7 +231,7 @@ def test_floats_out_of_range_are_refused(floats, value):
     assert np.isfinite(floats(image)).all()
 
 
-# === Pictures decoded in the graph ===
+# === Images decoded in the graph ===
 
 
 def palette(colors=None):
@@ -262,27 +262,27 @@ PICTURES = {
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_decoded_as_pillow_decodes(decoded, name):
-    picture = decode_picture(PICTURES[name])
-    np.testing.assert_array_equal(decoded(PICTURES[name]), picture)
-    gray = decode_picture(PICTURES[name], channels=1)
-    np.testing.assert_array_equal(to_gray(picture), gray)
+    image = decode_image(PICTURES[name])
+    np.testing.assert_array_equal(decoded(PICTURES[name]), image)
+    gray = decode_image(PICTURES[name], channels=1)
+    np.testing.assert_array_equal(to_gray(image), gray)
 
 
 def test_alpha_is_rounded_as_pillow_rounds_for_every_color(decoded):
     color, alpha = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
     for rows in np.split(np.stack([color, color, color, alpha], -1), 32):
         data = encode(Image.fromarray(rows), "PNG")
-        np.testing.assert_array_equal(decoded(data), decode_picture(data))
+        np.testing.assert_array_equal(decoded(data), decode_image(data))
 
 
 def test_sixteen_bits_are_cut_to_eight(decoded):
-    picture = np.random.default_rng(0).integers(0, 2**16, (5, 7), np.uint16)
-    data = encode(Image.fromarray(picture), "PNG")
-    assert np.abs(decoded(data).numpy().astype(int) - decode_picture(data)).max() <= 1
+    image = np.random.default_rng(0).integers(0, 2**16, (5, 7), np.uint16)
+    data = encode(Image.fromarray(image), "PNG")
+    assert np.abs(decoded(data).numpy().astype(int) - decode_image(data)).max() <= 1
 
 
 def huge(name, place, size, after=b""):
-    """A picture whose header says that it is far larger than it is."""
+    """An image whose header says that it is far larger than it is."""
     data = PICTURES[name]
     start = data.index(after) + len(after) + place if after else place
     return data[:start] + size + data[start + len(size) :]
@@ -300,7 +300,7 @@ HUGE = {
 
 @pytest.mark.parametrize("name", HUGE)
 def test_too_many_pixels_are_refused_by_the_header(decoded, name):
-    with refused(r"\d{5,} x \d{5,} is more than 5000 pixels: scale the picture down first"):
+    with refused(r"\d{5,} x \d{5,} is more than 5000 pixels: scale the image down first"):
         decoded(HUGE[name])
 
 
@@ -311,12 +311,12 @@ def test_the_limit_is_the_last_that_passes(decoded):
 
 
 def animated(mode):
-    pictures = [smooth(mode, seed=seed) for seed in range(3)]
-    return encode(pictures[0], "WEBP", save_all=True, append_images=pictures[1:])
+    images = [smooth(mode, seed=seed) for seed in range(3)]
+    return encode(images[0], "WEBP", save_all=True, append_images=images[1:])
 
 
 def repeated(name, start, end, times):
-    """A picture with its last part from `start` up to `end` so many times more."""
+    """An image with its last part from `start` up to `end` so many times more."""
     data = PICTURES[name]
     start, end = data.rindex(start), data.rindex(end)
     return data[:end] + data[start:end] * times + data[end:]
@@ -332,11 +332,11 @@ def with_chunks(kind, content, times):
 ZEROS = zlib.compress(bytes(10_000))
 REFUSED = {
     "nothing": (b"", "no JPEG, PNG"),
-    "text": (b"no picture at all", "no JPEG, PNG"),
+    "text": (b"no image at all", "no JPEG, PNG"),
     "JPEG XL": (b"\xff\x0a" + bytes(60), "no JPEG, PNG"),
     "JPEG XL in a box": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(60), "no JPEG, PNG"),
     "TIFF": (encode(smooth("RGB"), "TIFF"), "no JPEG, PNG"),
-    "GIF": (encode(palette(), "GIF"), "no JPEG, PNG or WebP picture: convert it to PNG first"),
+    "GIF": (encode(palette(), "GIF"), "no JPEG, PNG or WebP image: convert it to PNG first"),
     "BMP": (encode(smooth("RGB"), "BMP"), "no JPEG, PNG"),
     "JPEG, many scans": (repeated("JPEG, progressive", b"\xff\xda", b"\xff\xd9", 100), "of more"),
     "PNG, many comments": (with_chunks(b"zTXt", b"a\0\0" + ZEROS, 17), "more than 16 comments"),
@@ -370,7 +370,7 @@ def test_what_encoders_write_is_below_the_limits(decoded):
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_quarter_of_a_picture_is_refused(decoded, name):
+def test_a_quarter_of_an_image_is_refused(decoded, name):
     data = PICTURES[name]
     with refused("Invalid|[Dd]amaged|Failed|differ"):
         decoded(data[: len(data) // 4])
@@ -393,24 +393,24 @@ def test_damaged_bytes_are_decoded_or_refused(decoded):
 # === image_bytes ===
 
 
-def test_pictures_of_any_kind_and_size_in_one_batch(a2b, translate_bytes):
+def test_images_of_any_kind_and_size_in_one_batch(a2b, translate_bytes):
     translate = translator(a2b)
-    pictures = [*PICTURES.values(), *[png(noise(*size)) for size in SIZES]]
-    fakes = translate_bytes(pictures)
-    assert len(fakes) == len(pictures)
-    for data, fake in zip(pictures, fakes, strict=True):
+    images = [*PICTURES.values(), *[png(noise(*size)) for size in SIZES]]
+    fakes = translate_bytes(images)
+    assert len(fakes) == len(images)
+    for data, fake in zip(images, fakes, strict=True):
         assert fake.startswith(b"\x89PNG")
-        expected = translate(decode_picture(data))
-        fake = decode_picture(fake)
+        expected = translate(decode_image(data))
+        fake = decode_image(fake)
         assert fake.shape == expected.shape
         assert np.abs(fake.astype(int) - expected).max() <= 1
 
 
-def test_an_empty_batch_of_pictures(translate_bytes):
+def test_an_empty_batch_of_images(translate_bytes):
     assert translate_bytes([]) == []
 
 
-def test_one_bad_picture_refuses_its_batch_and_no_other(translate_bytes):
+def test_one_bad_image_refuses_its_batch_and_no_other(translate_bytes):
     good = PICTURES["PNG"]
     for bad, message in [*REFUSED.values(), (HUGE["PNG"], "more than 5000 pixels")]:
         with refused(message):
@@ -432,9 +432,9 @@ def test_gray_and_other_networks(tmp_path, network):
     names = ["JPEG", "JPEG, gray", "PNG, alpha"]
     fakes = bytes_of(version)([PICTURES[name] for name in names])
     for name, fake in zip(names, fakes, strict=True):
-        expected = translator(network)(decode_picture(PICTURES[name]))
+        expected = translator(network)(decode_image(PICTURES[name]))
         assert Image.open(io.BytesIO(fake)).mode == ("L" if network.channels == 1 else "RGB")
-        difference = decode_picture(fake, channels=network.channels).astype(int) - expected
+        difference = decode_image(fake, channels=network.channels).astype(int) - expected
         assert np.abs(difference).max() <= 1
 
 
@@ -446,9 +446,9 @@ def test_openvino_reads_the_same_folder(version, floats):
     core = openvino.Core()
     model = core.compile_model(core.read_model(version), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for height, width in ((64, 64), (31, 42)):
-        picture = landscape(0, "summer", height, width, 0)
-        fake = model({"image": to_float(picture)[np.newaxis]})[0]
-        expected = floats(to_float(picture)[np.newaxis])
+        image = landscape(0, "summer", height, width, 0)
+        fake = model({"image": to_float(image)[np.newaxis]})[0]
+        expected = floats(to_float(image)[np.newaxis])
         np.testing.assert_allclose(fake, expected, rtol=0, atol=1e-4)
 
 

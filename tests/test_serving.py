@@ -21,12 +21,12 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_cyclegan.data.image_files import (
-    decode_picture,
-    read_picture,
+    decode_image,
+    read_image,
     to_channels,
     to_float,
     to_uint8,
-    write_picture,
+    write_image,
 )
 from tf_cyclegan.export.saved_model import export_saved_model
 from tf_cyclegan.generators import ResNetGenerator
@@ -71,7 +71,7 @@ def generator(seed=0):
     keras.utils.set_random_seed(seed)
     network = ResNetGenerator(filters=4, blocks=1)
     network.build((None, None, None, 3))
-    # The initial weights of 0.02 would give nearly gray pictures.
+    # The initial weights of 0.02 would give nearly gray images.
     network.set_weights([10 * weight for weight in network.get_weights()])
     return network
 
@@ -158,8 +158,8 @@ def request(signature, array, version=None, model=MODEL):
     return message
 
 
-def png(picture):
-    return client.to_png(picture)
+def png(image):
+    return client.to_png(image)
 
 
 def rest(server, path, body=None):
@@ -198,38 +198,38 @@ def test_the_client_writes_the_translation(
     """Of version 2, not of version 1: the newest is served. A proxy is passed by on loopback."""
     monkeypatch.delenv("no_proxy")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    write_picture(tmp_path / "a.png", noise(13, 19))
+    write_image(tmp_path / "a.png", noise(13, 19))
     assert ask(server, protocol, tmp_path / "a.png", tmp_path / "b.png", signature=signature) == 0
-    assert close(read_picture(tmp_path / "b.png"), translate(noise(13, 19)))
+    assert close(read_image(tmp_path / "b.png"), translate(noise(13, 19)))
 
 
 @pytest.mark.parametrize("suffix", ["gif", "bmp", "tif", "jpg", "webp"])
 def test_the_client_converts_what_the_server_does_not_take(server, translate, tmp_path, suffix):
     source = tmp_path / f"a.{suffix}"
-    write_picture(source, noise(13, 19))
+    write_image(source, noise(13, 19))
     assert ask(server, "rest", source, tmp_path / "b.png") == 0
-    assert close(read_picture(tmp_path / "b.png"), translate(read_picture(source)))
+    assert close(read_image(tmp_path / "b.png"), translate(read_image(source)))
 
 
 def test_the_client_sets_upright_and_puts_alpha_on_white(server, translate, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its side
-    picture = noise(13, 19)
-    Image.fromarray(picture).save(tmp_path / "exif.png", exif=exif)
-    clear = np.concatenate([picture, picture[:, :, :1]], -1)
+    image = noise(13, 19)
+    Image.fromarray(image).save(tmp_path / "exif.png", exif=exif)
+    clear = np.concatenate([image, image[:, :, :1]], -1)
     Image.fromarray(clear).save(tmp_path / "alpha.png")
     for name, shape in (("exif.png", (19, 13, 3)), ("alpha.png", (13, 19, 3))):
         assert ask(server, "grpc", tmp_path / name, tmp_path / "b.png") == 0
-        fake = read_picture(tmp_path / "b.png")
+        fake = read_image(tmp_path / "b.png")
         assert fake.shape == shape
-        assert close(fake, translate(read_picture(tmp_path / name)))
+        assert close(fake, translate(read_image(tmp_path / name)))
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 def test_what_goes_wrong_is_one_line(server, tmp_path, protocol):
-    write_picture(tmp_path / "a.png", noise())
-    write_picture(tmp_path / "large.png", noise(60, 100))
-    (tmp_path / "text.png").write_text("no picture")
+    write_image(tmp_path / "a.png", noise())
+    write_image(tmp_path / "large.png", noise(60, 100))
+    (tmp_path / "text.png").write_text("no image")
     closed = {"server": "127.0.0.1:9"}
     other = {"server": server["rest" if protocol == "grpc" else "grpc"]}
     cases = [
@@ -238,7 +238,7 @@ def test_what_goes_wrong_is_one_line(server, tmp_path, protocol):
         ("a.png", {"model": "nix"}, "Servable not found for request: Latest nix"),
         ("a.png", {"signature": "serving_default", "channels": 1}, "not compatible"),
         ("a.png", {"timeout": 1e-4}, "DEADLINE_EXCEEDED|timed out"),
-        ("large.png", {}, "100 x 60 is more than 5000 pixels: scale the picture down"),
+        ("large.png", {}, "100 x 60 is more than 5000 pixels: scale the image down"),
         ("text.png", {}, "no JPEG"),
         ("missing.png", {}, "no such file"),
     ]
@@ -250,7 +250,7 @@ def test_what_goes_wrong_is_one_line(server, tmp_path, protocol):
 
 
 def test_the_command_ends_with_one_line_and_a_code(server, tmp_path):
-    write_picture(tmp_path / "a.png", noise())
+    write_image(tmp_path / "a.png", noise())
     done = subprocess.run(
         [sys.executable, SERVING / "client.py", "--input=a.png", "--output=b.png"]
         + ["--protocol=rest", f"--server={server['rest']}", "--model=nix"],
@@ -313,8 +313,8 @@ def test_metadata(server, stub):
 
 
 def test_rest_by_rows_and_by_columns(server, translate):
-    pictures = [noise(9, 10), noise(12, 8, seed=1)]
-    rows = [{"b64": base64.b64encode(png(picture)).decode()} for picture in pictures]
+    images = [noise(9, 10), noise(12, 8, seed=1)]
+    rows = [{"b64": base64.b64encode(png(image)).decode()} for image in images]
     named = [{"image_bytes": row} for row in rows]
     for body, key in (
         ({"instances": rows}, "predictions"),
@@ -324,13 +324,13 @@ def test_rest_by_rows_and_by_columns(server, translate):
     ):
         code, answer = post(server, signature_name="image_bytes", **body)
         assert code == 200, answer
-        for picture, fake in zip(pictures, answer[key], strict=True):
-            fake = decode_picture(base64.b64decode(fake["b64"]))
-            assert close(fake, translate(picture))
-    code, answer = post(server, instances=to_float(pictures[0])[np.newaxis].tolist())
+        for image, fake in zip(images, answer[key], strict=True):
+            fake = decode_image(base64.b64decode(fake["b64"]))
+            assert close(fake, translate(image))
+    code, answer = post(server, instances=to_float(images[0])[np.newaxis].tolist())
     assert code == 200
     fake = np.array(answer["predictions"], np.float32)[0]
-    assert close(to_uint8(fake), translate(pictures[0]))
+    assert close(to_uint8(fake), translate(images[0]))
 
 
 def test_bad_requests_are_refused_and_the_server_lives_on(server, stub, translate):
@@ -378,7 +378,7 @@ def test_bad_requests_are_refused_and_the_server_lives_on(server, stub, translat
     assert "takes float32 in [-1, 1]" in error.value.details()
 
     response = stub.Predict(request("image_bytes", [png(noise())], version=2))
-    fake = decode_picture(tf.make_ndarray(response.outputs["image_bytes"])[0])
+    fake = decode_image(tf.make_ndarray(response.outputs["image_bytes"])[0])
     assert close(fake, translate(noise()))
 
 
@@ -403,23 +403,23 @@ def test_mutated_requests_are_answered_or_refused(server, stub, translate):
     assert counts["answered"] > 0 and counts["refused"] > 0
     assert counts["answered"] + counts["refused"] == 40
     response = stub.Predict(request("image_bytes", [png(noise())]))
-    fake = decode_picture(tf.make_ndarray(response.outputs["image_bytes"])[0])
+    fake = decode_image(tf.make_ndarray(response.outputs["image_bytes"])[0])
     assert close(fake, translate(noise()))
 
 
 def test_three_hundred_requests_at_a_time(server, stub, translate):
     sizes = [(height, width) for height in (8, 9, 12) for width in (8, 11)]
-    pictures = [noise(*sizes[seed % 6], seed=seed) for seed in range(30)]
-    expected = [translate(picture) for picture in pictures]
+    images = [noise(*sizes[seed % 6], seed=seed) for seed in range(30)]
+    expected = [translate(image) for image in images]
 
     def over_rest(index):
-        row = {"b64": base64.b64encode(png(pictures[index])).decode()}
+        row = {"b64": base64.b64encode(png(images[index])).decode()}
         code, answer = post(server, signature_name="image_bytes", instances=[row])
         assert code == 200, answer
         return base64.b64decode(answer["predictions"][0]["b64"])
 
     calls = [
-        stub.Predict.future(request("image_bytes", [png(pictures[i % 30])]), timeout=120)
+        stub.Predict.future(request("image_bytes", [png(images[i % 30])]), timeout=120)
         for i in range(200)
     ]
     with ThreadPoolExecutor(100) as threads:
@@ -427,7 +427,7 @@ def test_three_hundred_requests_at_a_time(server, stub, translate):
     answers += [tf.make_ndarray(call.result().outputs["image_bytes"])[0] for call in calls]
     indices = [*range(100), *range(200)]
     for index, answer in zip(indices, answers, strict=True):
-        assert close(decode_picture(answer), expected[index % 30])
+        assert close(decode_image(answer), expected[index % 30])
 
 
 def test_a_folder_without_a_version(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_cyclegan.evaluation.contact_sheets import GAP, THUMBNAIL, Page, picture_sheet, thumbnail
+from tf_cyclegan.evaluation.contact_sheets import GAP, THUMBNAIL, Page, contact_sheet, thumbnail
 
 
 def plain(level, height=20, width=30, channels=3):
@@ -15,9 +15,9 @@ def plain(level, height=20, width=30, channels=3):
 
 
 @pytest.mark.parametrize("scale", [1, 3])
-def test_sheet_holds_every_picture_in_its_place(scale):
+def test_sheet_holds_every_image_in_its_place(scale):
     columns = {"real_a": [plain(0), plain(50)], "fake_b": [plain(100), plain(150)]}
-    sheet = picture_sheet(columns, scale)
+    sheet = contact_sheet(columns, scale)
     height, width = 20 * scale, 30 * scale
     assert sheet.dtype == np.uint8
     assert sheet.shape[1:] == (GAP + 2 * (width + GAP), 3)
@@ -34,22 +34,22 @@ def test_sheet_holds_every_picture_in_its_place(scale):
 
 
 def test_enlarging_repeats_pixels():
-    picture = np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8)
-    sheet = picture_sheet({"real_a": [picture]}, scale=2)
+    image = np.random.default_rng(0).integers(0, 256, (5, 4, 3), np.uint8)
+    sheet = contact_sheet({"real_a": [image]}, scale=2)
     shown = sheet[-GAP - 10 : -GAP, GAP : GAP + 8]
-    np.testing.assert_array_equal(shown, picture.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(shown, image.repeat(2, 0).repeat(2, 1))
 
 
 def test_gray_stands_beside_rgb():
     red = plain(0)
     red[..., 0] = 200
-    sheet = picture_sheet({"real_a": [plain(70, channels=1)], "fake_b": [red]})
+    sheet = contact_sheet({"real_a": [plain(70, channels=1)], "fake_b": [red]})
     assert (sheet[-GAP - 1, GAP] == 70).all()
     np.testing.assert_array_equal(sheet[-GAP - 1, -GAP - 1], (200, 0, 0))
 
 
 def shown(text, folder):
-    """The pictures that a page shows, and the files that it links to."""
+    """The images that a page shows, and the files that it links to."""
     sources = [folder / unquote(item) for item in re.findall(r'src="([^"]+)"', text)]
     links = [folder / unquote(html.unescape(item)) for item in re.findall(r'href="([^"]+)"', text)]
     return [Image.open(path) for path in sources], links
@@ -62,14 +62,14 @@ def test_page_shows_real_beside_fake(tmp_path):
     text = page.text()
     assert text.count("<figure>") == 2
     assert "<h1>a2b: runs/x</h1>" in text
-    pictures, links = shown(text, tmp_path)
-    assert [p.size for p in pictures] == [(30, 20)] * 3 + [(5, THUMBNAIL)]
-    levels = [np.asarray(p.convert("RGB")).mean() for p in pictures]
+    images, links = shown(text, tmp_path)
+    assert [p.size for p in images] == [(30, 20)] * 3 + [(5, THUMBNAIL)]
+    levels = [np.asarray(p.convert("RGB")).mean() for p in images]
     np.testing.assert_allclose(levels, [10, 240, 20, 230], atol=3)
     assert links == [tmp_path / "one.png", tmp_path / "two.png"]
 
 
-def test_page_is_small_however_many_pictures(tmp_path):
+def test_page_is_small_however_many_images(tmp_path):
     page = Page("many", tmp_path)
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     for i in range(10):

@@ -9,7 +9,7 @@ from cases import CASES, make
 from tf_cyclegan import generators
 
 GENERATORS = ("resnet_gray", "unet")
-MULTIPLE = r"Height and width must be multiples of {}: pad the picture.*\[30 32\]"
+MULTIPLE = r"Height and width must be multiples of {}: pad the image.*\[30 32\]"
 
 
 def noise(height, width):

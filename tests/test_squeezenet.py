@@ -49,10 +49,10 @@ def test_features_by_hand(tmp_path, request, settings):
     for fixture in settings:
         request.getfixturevalue(fixture)
     path = write(tmp_path / "weights.h5")
-    picture = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-    features = load_features(str(path))([picture])
+    image = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    features = load_features(str(path))([image])
     with h5py.File(path) as file:
-        x = picture[:, :, ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
+        x = image[:, :, ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
         x = pooled(relu_convolution(x, file["conv1"], 0, 2))
         for number in FIRES:
             fire = file[f"fire{number}"]
@@ -64,10 +64,10 @@ def test_features_by_hand(tmp_path, request, settings):
     np.testing.assert_allclose(features[0], x.mean((0, 1)), rtol=1e-3, atol=1e-3)
 
 
-def test_pictures_of_other_sizes_are_resized(tmp_path):
+def test_images_of_other_sizes_are_resized(tmp_path):
     features = load_features(str(write(tmp_path / "weights.h5")))
-    pictures = [np.full((30, 20, 3), 200, np.uint8), np.full((SIDE, SIDE, 1), 200, np.uint8)]
-    first, second = features(pictures)
+    images = [np.full((30, 20, 3), 200, np.uint8), np.full((SIDE, SIDE, 1), 200, np.uint8)]
+    first, second = features(images)
     np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-3)
     assert features.resizing == "Pillow's antialiased bicubic to 227 x 227"
 

@@ -7,21 +7,21 @@ from PIL import Image
 from tf_cyclegan.data.synthetic import SEASONS, landscape
 
 
-def as_floats(picture):
-    return picture / 127.5 - 1
+def as_floats(image):
+    return image / 127.5 - 1
 
 
-def edges(picture):
-    """Where a picture changes sharply along a row, whatever its colours."""
-    return np.abs(np.diff(picture.astype(float), axis=1)).max(-1) > 24
+def edges(image):
+    """Where an image changes sharply along a row, whatever its colours."""
+    return np.abs(np.diff(image.astype(float), axis=1)).max(-1) > 24
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (2, 7), (64, 64), (96, 160), (33, 20)])
 def test_any_size(height, width):
-    picture = landscape(0, SEASONS["a"], height, width)
-    assert picture.shape == (height, width, 3)
-    assert picture.dtype == np.uint8
-    assert picture.flags.writeable
+    image = landscape(0, SEASONS["a"], height, width)
+    assert image.shape == (height, width, 3)
+    assert image.dtype == np.uint8
+    assert image.flags.writeable
 
 
 def test_same_arguments_give_same_bytes_whatever_the_global_generators():
@@ -36,8 +36,8 @@ def test_same_arguments_give_same_bytes_whatever_the_global_generators():
 
 
 def test_index_and_seed_change_the_scene():
-    pictures = [landscape(index, "summer", 32, 32, seed) for index in range(8) for seed in (0, 1)]
-    assert len({picture.tobytes() for picture in pictures}) == 16
+    images = [landscape(index, "summer", 32, 32, seed) for index in range(8) for seed in (0, 1)]
+    assert len({image.tobytes() for image in images}) == 16
 
 
 @pytest.mark.parametrize("season", ["summer", "winter"])

@@ -12,7 +12,7 @@ from PIL import Image
 from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.image_classification import cycle_gan
 
-from tf_cyclegan.data.image_files import DatasetError, PictureError, decode_picture
+from tf_cyclegan.data.image_files import DatasetError, ImageError, decode_image
 from tf_cyclegan.data.tfds import config_of, load_tfds
 
 COUNTS = {"trainA": 3, "trainB": 2, "testA": 1, "testB": 2}
@@ -20,7 +20,7 @@ CONFIGS = [config.name for config in cycle_gan.CycleGAN.BUILDER_CONFIGS]
 
 
 def jpeg(level):
-    """An encoded picture of 6 x 9 pixels of one gray level."""
+    """An encoded image of 6 x 9 pixels of one gray level."""
     file = io.BytesIO()
     Image.new("RGB", (9, 6), (level, level, level)).save(file, "JPEG")
     return file.getvalue()
@@ -112,27 +112,27 @@ def test_other_names_are_errors_that_say_what_works(name):
 
 
 @pytest.mark.parametrize("config", ["summer2winter_yosemite", "facades"])
-def test_download_splits_and_pictures(tmp_path, site, config):
+def test_download_splits_and_images(tmp_path, site, config):
     files = files_of(config)
     site.offer(config, zip_of(files))
     splits = load_tfds(f"cycle_gan/{config}", tmp_path / "data")
-    assert {split: len(pictures) for split, pictures in splits.items()} == COUNTS
+    assert {split: len(images) for split, images in splits.items()} == COUNTS
 
-    for split, pictures in splits.items():
+    for split, images in splits.items():
         there = [data for path, data in files.items() if f"/{split}/" in path]
-        decoded = [pictures.read(index) for index in range(len(pictures))]
-        assert {picture.tobytes() for picture in decoded} == {
-            decode_picture(data).tobytes() for data in there
+        decoded = [images.read(index) for index in range(len(images))]
+        assert {image.tobytes() for image in decoded} == {
+            decode_image(data).tobytes() for data in there
         }
-        assert all(picture.shape == (6, 9, 3) for picture in decoded)
-        assert len(set(pictures.names)) == len(pictures)
+        assert all(image.shape == (6, 9, 3) for image in decoded)
+        assert len(set(images.names)) == len(images)
 
     site.close()
     again = load_tfds(f"cycle_gan/{config}", tmp_path / "data")
-    for split, pictures in again.items():
-        assert pictures.names == splits[split].names
-        for index in range(len(pictures)):
-            np.testing.assert_array_equal(pictures.read(index), splits[split].read(index))
+    for split, images in again.items():
+        assert images.names == splits[split].names
+        for index in range(len(images)):
+            np.testing.assert_array_equal(images.read(index), splits[split].read(index))
 
 
 def test_pairs_are_read_by_the_names_that_tfds_drops(tmp_path, site):
@@ -149,7 +149,7 @@ def test_pairs_are_read_by_the_names_that_tfds_drops(tmp_path, site):
     assert sets["trainB"].names == ("10_B.jpg", "1_B.jpg", "2_B.jpg")
     assert sets["truthA"].names == ("3_B.jpg",) and sets["truthB"].names == ("3_A.jpg",)
     for split, name in (("trainB", "10_B"), ("testA", "3_A")):
-        expected = decode_picture(files[f"maps/{split}/{name}.jpg"])
+        expected = decode_image(files[f"maps/{split}/{name}.jpg"])
         np.testing.assert_array_equal(sets[split].read(0), expected)
     site.close()  # fetched once
     assert load_tfds("cycle_gan/maps", tmp_path / "data", paired=True)["trainA"].names
@@ -184,12 +184,12 @@ def test_a_missing_or_altered_zip_is_an_error(tmp_path, site):
     assert_one_line(error)
 
 
-def test_a_bad_picture_is_named_when_read(tmp_path, site):
+def test_a_bad_image_is_named_when_read(tmp_path, site):
     files = files_of("facades")
-    files["facades/testA/0.jpg"] = b"no picture, but text"
+    files["facades/testA/0.jpg"] = b"no image, but text"
     site.offer("facades", zip_of(files))
     splits = load_tfds("cycle_gan/facades", tmp_path / "data")
-    with pytest.raises(PictureError, match="testA_00000"):
+    with pytest.raises(ImageError, match="testA_00000"):
         splits["testA"].read(0)
     assert splits["testB"].read(0).shape == (6, 9, 3)
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from cases import CASES, make
 
-from tf_cyclegan.data.image_files import read_picture, write_picture
+from tf_cyclegan.data.image_files import read_image, write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.compare import difference
 from tf_cyclegan.export.model_file import check_operators, operators, read_description
@@ -37,9 +37,9 @@ def generator():
 
 @pytest.fixture(scope="module")
 def images():
-    """Smooth pictures `[1, 16, 16, 3]`."""
-    pictures = [landscape(i, "summer", 16, 16, 0) for i in range(4)]
-    return [(picture / 127.5 - 1).astype(np.float32)[np.newaxis] for picture in pictures]
+    """Smooth images `[1, 16, 16, 3]`."""
+    scenes = [landscape(i, "summer", 16, 16, 0) for i in range(4)]
+    return [(image / 127.5 - 1).astype(np.float32)[np.newaxis] for image in scenes]
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_a_mode_too_far_from_keras_is_refused(generator, images, monkeypatch):
 
 @pytest.mark.parametrize("mode", sorted(CALIBRATED))
 def test_calibration_must_be_given(generator, images, mode):
-    with pytest.raises(ValueError, match="calibrated on pictures: name a folder by --pictures"):
+    with pytest.raises(ValueError, match="calibrated on images: name a folder by --images"):
         convert(generator, mode, 16)
     with pytest.raises(ValueError, match="one size: leave --resizable out"):
         convert(generator, mode, None, images)
@@ -237,17 +237,17 @@ def test_script_writes_files_and_report(script, run, tmp_path, capsys):
     ]
     report = json.loads((tmp_path / "out" / "a2b_16_report.json").read_text())
     assert report["name"] == "run" and report["calibration"] == 32 and report["compared"] == 8
-    assert read_picture(tmp_path / "out" / "a2b_16_report.png").shape[1] > 4 * 128
+    assert read_image(tmp_path / "out" / "a2b_16_report.png").shape[1] > 4 * 128
     printed = capsys.readouterr().out
-    assert "a2b_16_int8.tflite" in printed and "8 pictures of 16x16" in printed
+    assert "a2b_16_int8.tflite" in printed and "8 images of 16x16" in printed
 
 
-def test_script_takes_other_pictures_sizes_and_one_generator(script, run, tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+def test_script_takes_other_images_sizes_and_one_generator(script, run, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
     for i in range(3):
-        write_picture(pictures / f"{i}.png", landscape(i, "winter", 20, 30, 0))
-    arguments = ("--size=24x16", "--modes= float32", f"--pictures={pictures}")
+        write_image(images / f"{i}.png", landscape(i, "winter", 20, 30, 0))
+    arguments = ("--size=24x16", "--modes= float32", f"--images={images}")
     done = subprocess.run(
         [sys.executable, SCRIPT, f"--run_dir={run / 'a2b.keras'}", *arguments]
         + [f"--output={tmp_path / 'out'}", "--name=mine"],
@@ -255,7 +255,7 @@ def test_script_takes_other_pictures_sizes_and_one_generator(script, run, tmp_pa
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "3 pictures of 24x16" in done.stdout
+    assert "3 images of 24x16" in done.stdout
     description = json.loads((tmp_path / "out" / "a2b_24x16_float32.json").read_text())
     assert description["name"] == "mine" and description["height"] == 16
 
@@ -263,13 +263,13 @@ def test_script_takes_other_pictures_sizes_and_one_generator(script, run, tmp_pa
 @pytest.mark.parametrize(
     "change, cause",
     [
-        ({"run_dir": "{run}/a2b.keras"}, "Name pictures by --pictures"),
+        ({"run_dir": "{run}/a2b.keras"}, "Name images by --images"),
         ({"size": "30"}, "size is 30: use a multiple of 4"),
         ({"size": "32x30"}, "size is 32x30: use a multiple of 4"),
         ({"modes": "float32,int4"}, "mode 'int4' is not known"),
         ({"direction": "b2a"}, "b2a.keras is not there"),
         ({"modes": "int8", "resizable": True}, "leave --resizable out"),
-        ({"pictures": ("{run}/missing",)}, "missing"),
+        ({"images": ("{run}/missing",)}, "missing"),
     ],
 )
 def test_script_refuses_in_one_line_and_leaves_nothing(script, run, tmp_path, change, cause):

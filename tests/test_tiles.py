@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from cases import CASES, Case, make
 
-from tf_cyclegan.data import image_files as pictures
-from tf_cyclegan.data.image_files import PictureError, read_picture, write_picture
+from tf_cyclegan.data import image_files as images
+from tf_cyclegan.data.image_files import ImageError, read_image, write_image
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.inference import tiles
 from tf_cyclegan.inference.tiles import SMALLEST_TILE, scratch_bytes, tiled_translator
@@ -71,10 +71,10 @@ def test_tiles_equal_the_untiled_result(tmp_path, name):
     network = make(NETWORKS[name])
     untiled, tiled = translator(network), tiled_translator(network, TILE, tmp_path)
     for height, width in SIZES:
-        picture = noise(height, width)
-        expected = untiled(picture)
+        image = noise(height, width)
+        expected = untiled(image)
         assert expected.std() > 20
-        assert difference(tiled(picture), expected) <= 1, (height, width)
+        assert difference(tiled(image), expected) <= 1, (height, width)
 
 
 @pytest.mark.parametrize("size", MORE_SIZES)
@@ -85,22 +85,22 @@ def test_any_size_can_be_tiled(functions, size):
 
 def test_tiles_alone_would_show_seams(functions):
     """What the other tests would not find if it were small anyway."""
-    picture, (function, _) = noise(128, 256), functions
-    alone = np.concatenate([function(picture[:, :128]), function(picture[:, 128:])], axis=1)
-    assert difference(alone, function(picture)) > 20
+    image, (function, _) = noise(128, 256), functions
+    alone = np.concatenate([function(image[:, :128]), function(image[:, 128:])], axis=1)
+    assert difference(alone, function(image)) > 20
 
 
-def test_pictures_one_after_the_other_do_not_mix(functions):
+def test_images_one_after_the_other_do_not_mix(functions):
     untiled, tiled = functions
-    for picture in (noise(131, 40, seed=1), noise(131, 40, channels=1), noise(131, 40) // 4):
-        assert difference(tiled(picture), untiled(picture)) <= 1
+    for image in (noise(131, 40, seed=1), noise(131, 40, channels=1), noise(131, 40) // 4):
+        assert difference(tiled(image), untiled(image)) <= 1
 
 
 def test_half_precision_is_tiled_as_exactly_as_it_computes(tmp_path, functions):
     half = make(NETWORKS["transpose"], "mixed_bfloat16")
-    picture = noise(131, 140)
-    exact, tiled = functions[0](picture), tiled_translator(half, TILE, tmp_path)(picture)
-    of_untiled = np.abs(translator(half)(picture).astype(int) - exact).mean()
+    image = noise(131, 140)
+    exact, tiled = functions[0](image), tiled_translator(half, TILE, tmp_path)(image)
+    of_untiled = np.abs(translator(half)(image).astype(int) - exact).mean()
     assert np.abs(tiled.astype(int) - exact).mean() < 1.2 * of_untiled
 
 
@@ -119,7 +119,7 @@ def test_a_disk_that_is_too_small_is_found_before_any_work(tmp_path, network, mo
     usage = tiles.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(tiles.shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     monkeypatch.setattr(tiles.tempfile, "TemporaryFile", None)
-    with pytest.raises(PictureError, match=f"^{needed} bytes .*No space left.*set TMPDIR") as error:
+    with pytest.raises(ImageError, match=f"^{needed} bytes .*No space left.*set TMPDIR") as error:
         tiled_translator(network, TILE, tmp_path)(noise(130, 149))
     assert "\n" not in str(error.value)
 
@@ -129,7 +129,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, network):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
     try:
-        with pytest.raises(PictureError, match=r"do not fit into .* \(File too large\)") as error:
+        with pytest.raises(ImageError, match=r"do not fit into .* \(File too large\)") as error:
             tiled_translator(network, TILE, tmp_path)(noise(130, 149))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -198,7 +198,7 @@ def translate(run_dir, photo, output, tile):
 @pytest.fixture
 def photo(tmp_path):
     path = tmp_path / "photo.png"
-    write_picture(path, noise(130, 171))
+    write_image(path, noise(130, 171))
     return path
 
 
@@ -206,13 +206,13 @@ def test_the_command_gives_the_same_with_and_without_tiles(tmp_path, photo, monk
     save_generator(make(case(blocks=0)), tmp_path / "a2b.keras")
     for name, tile in (("untiled", None), ("tiled", TILE)):
         assert translate(tmp_path, photo, tmp_path / name, tile) == 0
-    fakes = [read_picture(tmp_path / name / "photo.png") for name in ("untiled", "tiled")]
+    fakes = [read_image(tmp_path / name / "photo.png") for name in ("untiled", "tiled")]
     assert difference(*fakes) <= 1
     names = sorted(p.name for p in (tmp_path / "tiled").iterdir())
     assert names == ["index.html", "index_files", "photo.png"]
 
-    # Tiles are for pictures above the usual limit, up to one of their own.
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 130 * 171 - 1)
+    # Tiles are for images above the usual limit, up to one of their own.
+    monkeypatch.setattr(images, "MAX_PIXELS", 130 * 171 - 1)
     for limit, code in ((130 * 171, 0), (130 * 171 - 1, 1)):
         monkeypatch.setattr(tiles, "MAX_TILED_PIXELS", limit)
         assert translate(tmp_path, photo, tmp_path / "limited", TILE) == code
@@ -238,4 +238,4 @@ def test_the_benchmark_compares_and_shows(tmp_path):
     result = benchmark.check(options, tmp_path)
     assert result["tiled to untiled"]["max"] <= 1 and result["tiled to float64"]["max"] <= 1
     assert result["tiles alone to float64"]["max"] > 20
-    assert read_picture(tmp_path / "check.png").shape[1] > 7 * 170
+    assert read_image(tmp_path / "check.png").shape[1] > 7 * 170

@@ -1,4 +1,4 @@
-"""scripts/train.py as a user runs it: from pictures to a run folder, stopped, killed, continued."""
+"""scripts/train.py as a user runs it: from images to a run folder, stopped, killed, continued."""
 
 import dataclasses
 import importlib.util
@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 from tf_cyclegan.cyclegan import CycleGAN
-from tf_cyclegan.data.image_files import write_picture
+from tf_cyclegan.data.image_files import write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.interop import load_generator
 from tf_cyclegan.training.callbacks import read_losses
@@ -42,7 +42,7 @@ SETTINGS = dict(
     keep_checkpoints=2,
     strategy="one",
 )
-STEPS = 24  # four epochs of the larger domain's six pictures
+STEPS = 24  # four epochs of the larger domain's six images
 
 
 def load_script():
@@ -69,7 +69,7 @@ def photos(tmp_path_factory):
     for folder, season, count in (("trainA", "summer", 5), ("trainB", "winter", 6)):
         (root / folder).mkdir()
         for i in range(count):
-            write_picture(root / folder / f"{i}.png", landscape(i, season, 24, 30))
+            write_image(root / folder / f"{i}.png", landscape(i, season, 24, 30))
     return root
 
 
@@ -248,15 +248,15 @@ def huge(path):
     ("name", "write", "message"),
     [
         ("cut.jpg", lambda path: path.write_bytes(jpeg()[:-200]), "cut.jpg: cannot be decoded"),
-        ("text.jpg", lambda path: path.write_text("not a picture"), "text.jpg: no JPEG"),
+        ("text.jpg", lambda path: path.write_text("not an image"), "text.jpg: no JPEG"),
         ("empty.png", lambda path: path.write_bytes(b""), "empty.png: the file is empty"),
         ("huge.png", huge, "huge.png: 10000 x 6000 is more than 50000000 pixels"),
     ],
 )
-def test_a_bad_picture_is_named_before_anything_is_written(tmp_path, name, write, message):
+def test_a_bad_image_is_named_before_anything_is_written(tmp_path, name, write, message):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        write_picture(tmp_path / folder / "good.png", landscape(0, "summer", 24, 24))
+        write_image(tmp_path / folder / "good.png", landscape(0, "summer", 24, 24))
     write(tmp_path / "b" / name)
     folders = {"data_a": str(tmp_path / "a"), "data_b": str(tmp_path / "b")}
     with pytest.raises(ValueError, match=message):
@@ -277,14 +277,14 @@ def jpeg():
 def test_empty_folder_is_named(tmp_path):
     for folder in ("trainA", "trainB"):
         (tmp_path / folder).mkdir()
-    with pytest.raises(ValueError, match="trainA holds no pictures"):
+    with pytest.raises(ValueError, match="trainA holds no images"):
         main(settings(tmp_path, tmp_path / "run"))
 
 
-def test_one_pixel_pictures_train_on_two_replicas(tmp_path):
+def test_one_pixel_images_train_on_two_replicas(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        write_picture(tmp_path / folder / "dot.png", np.full((1, 1, 3), 200, np.uint8))
+        write_image(tmp_path / folder / "dot.png", np.full((1, 1, 3), 200, np.uint8))
     folders = {"data_a": str(tmp_path / "a"), "data_b": str(tmp_path / "b")}
     two = settings(None, tmp_path / "run", data_dir=None, strategy="mirrored", **folders)
     assert main(dataclasses.replace(two, max_steps=1)) == 0

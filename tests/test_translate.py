@@ -13,21 +13,21 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.data.folders import list_pictures
+from tf_cyclegan.data.folders import list_images
 from tf_cyclegan.data.image_files import (
     SUFFIXES,
     DatasetError,
-    PictureError,
-    read_picture,
+    ImageError,
+    read_image,
     to_channels,
     to_float,
     to_uint8,
-    write_picture,
+    write_image,
 )
 from tf_cyclegan.discriminators import PatchDiscriminator
 from tf_cyclegan.files import write_text
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
-from tf_cyclegan.inference.translator import find_pictures, load_translator, padded, translator
+from tf_cyclegan.inference.translator import find_images, load_translator, padded, translator
 from tf_cyclegan.training.config import Config
 from tf_cyclegan.training.run_folder import save_generator
 
@@ -39,7 +39,7 @@ def generator(channels_in=3, channels_out=3, seed=0):
     keras.utils.set_random_seed(seed)
     network = ResNetGenerator(filters=4, blocks=1, channels=channels_out)
     network.build((None, None, None, channels_in))
-    # The initial weights of 0.02 would give nearly gray pictures.
+    # The initial weights of 0.02 would give nearly gray images.
     network.set_weights([10 * weight for weight in network.get_weights()])
     return network
 
@@ -74,7 +74,7 @@ def script():
 def fill(folder, names, height=12, width=16):
     folder.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate(names):
-        write_picture(folder / name, noise(height, width, seed=seed))
+        write_image(folder / name, noise(height, width, seed=seed))
     return folder
 
 
@@ -95,27 +95,27 @@ def names_in(folder):
     "height, width", [(1, 1), (2, 3), (7, 5), (1, 40), (9, 8), (64, 64), (65, 33)]
 )
 def test_any_size_is_kept(a2b, height, width):
-    picture = noise(height, width)
-    fake = translator(a2b)(picture)
+    image = noise(height, width)
+    fake = translator(a2b)(image)
     assert fake.shape == (height, width, 3)
     assert fake.dtype == np.uint8
 
 
-def test_a_picture_that_fits_is_what_the_generator_makes_of_it(a2b):
-    picture = noise(64, 48)
-    direct = a2b(to_float(picture)[np.newaxis], training=False).numpy()[0]
-    fake = translator(a2b)(picture).astype(int)
+def test_an_image_that_fits_is_what_the_generator_makes_of_it(a2b):
+    image = noise(64, 48)
+    direct = a2b(to_float(image)[np.newaxis], training=False).numpy()[0]
+    fake = translator(a2b)(image).astype(int)
     assert np.abs(fake - to_uint8(direct)).max() <= 1  # a graph may round otherwise
     assert fake.std() > 10
 
 
 def test_other_sizes_are_mirrored_outwards_and_cropped_back(a2b):
-    picture = noise(9, 10)
-    outwards = np.concatenate([picture, picture[:-4:-1]])  # rows 8, 7, 6 again
+    image = noise(9, 10)
+    outwards = np.concatenate([image, image[:-4:-1]])  # rows 8, 7, 6 again
     outwards = np.concatenate([outwards, outwards[:, :-3:-1]], axis=1)
     assert outwards.shape == (12, 12, 3)
     function = translator(a2b)
-    np.testing.assert_array_equal(function(picture), function(outwards)[:9, :10])
+    np.testing.assert_array_equal(function(image), function(outwards)[:9, :10])
 
 
 def test_padded_sizes():
@@ -133,10 +133,10 @@ def test_unet_takes_any_size_too():
 def test_gray_and_rgb_are_exchanged(channels_in, channels_out):
     function = translator(generator(channels_in, channels_out))
     for channels in (1, 3):
-        picture = noise(9, 7, channels)
-        fake = function(picture)
+        image = noise(9, 7, channels)
+        fake = function(image)
         assert fake.shape == (9, 7, channels_out)
-        np.testing.assert_array_equal(fake, function(to_channels(picture, channels_in)))
+        np.testing.assert_array_equal(fake, function(to_channels(image, channels_in)))
 
 
 def test_every_usual_form_of_an_image_is_taken(a2b):
@@ -151,9 +151,9 @@ def test_every_usual_form_of_an_image_is_taken(a2b):
         (as_rgb, [gray, gray[..., 0], Image.fromarray(gray[..., 0])]),
         (rgb * 0 + 255, [transparent, Image.fromarray(transparent)]),
     ]
-    for picture, same in forms:
+    for image, same in forms:
         for form in same:
-            np.testing.assert_array_equal(function(form), function(picture))
+            np.testing.assert_array_equal(function(form), function(image))
     paletted = Image.fromarray(rgb).quantize(4)
     np.testing.assert_array_equal(function(paletted), function(np.asarray(paletted.convert("RGB"))))
 
@@ -187,12 +187,12 @@ def test_dropout_is_off():
     np.testing.assert_array_equal(function(noise()), function(noise()))
 
 
-def test_memory_that_runs_out_is_the_pictures_error():
+def test_memory_that_runs_out_is_the_images_error():
     def hungry(image, training):
         raise tf.errors.ResourceExhaustedError(None, None, "no memory")
 
     hungry.multiple, hungry.input_channels = 4, 3
-    with pytest.raises(PictureError, match="^16 x 12 pixels need more memory .*use --resize$"):
+    with pytest.raises(ImageError, match="^16 x 12 pixels need more memory .*use --resize$"):
         translator(hungry)(noise())
 
 
@@ -200,12 +200,12 @@ def test_memory_that_runs_out_is_the_pictures_error():
 
 
 def test_folder_and_file_load_the_same(run):
-    picture = noise()
-    fakes = {d: load_translator(run, d)(picture) for d in ("a2b", "b2a")}
+    image = noise()
+    fakes = {d: load_translator(run, d)(image) for d in ("a2b", "b2a")}
     assert not np.array_equal(fakes["a2b"], fakes["b2a"])
     for direction, fake in fakes.items():
         function = load_translator(str(run / f"{direction}.keras"), "a2b")
-        np.testing.assert_array_equal(function(picture), fake)
+        np.testing.assert_array_equal(function(image), fake)
 
 
 def one_line(error):
@@ -244,31 +244,31 @@ def test_a_run_with_one_direction_translates_that_one(tmp_path, a2b):
         load_translator(tmp_path, "b2a")
 
 
-# === find_pictures ===
+# === find_images ===
 
 
 def test_files_and_folders_are_gathered_in_order(tmp_path):
     fill(tmp_path / "x", ["2.png", "1.png"])
     fill(tmp_path / "y", ["0.png"])
     inputs = [tmp_path / "y" / "0.png", tmp_path / "x"]
-    pictures = find_pictures(inputs, None, "a2b", tmp_path / "out")
-    assert pictures.names == ("0.png", "1.png", "2.png")
-    np.testing.assert_array_equal(pictures.read(1), read_picture(tmp_path / "x" / "1.png"))
-    assert pictures.read(2).shape[:2] == (12, 16)
+    images = find_images(inputs, None, "a2b", tmp_path / "out")
+    assert images.names == ("0.png", "1.png", "2.png")
+    np.testing.assert_array_equal(images.read(1), read_image(tmp_path / "x" / "1.png"))
+    assert images.read(2).shape[:2] == (12, 16)
 
 
-def test_of_a_data_set_the_directions_own_test_pictures_are_taken(tmp_path):
+def test_of_a_data_set_the_directions_own_test_images_are_taken(tmp_path):
     for split in ("trainA", "trainB", "testA", "testB"):
         fill(tmp_path / split, [f"{split}.png"])
     for direction, name in (("a2b", "testA.png"), ("b2a", "testB.png")):
-        assert find_pictures([tmp_path], None, direction, "out").names == (name,)
-    assert find_pictures([tmp_path / "testB"], None, "a2b", "out").names == ("testB.png",)
+        assert find_images([tmp_path], None, direction, "out").names == (name,)
+    assert find_images([tmp_path / "testB"], None, "a2b", "out").names == ("testB.png",)
 
 
 def test_one_name_twice_is_refused(tmp_path):
     inputs = [fill(tmp_path / folder, ["same.png"]) for folder in "xy"]
     with pytest.raises(ValueError, match=r"x.same\.png and .*y.same\.png .*different") as error:
-        find_pictures(inputs, None, "a2b", tmp_path / "out")
+        find_images(inputs, None, "a2b", tmp_path / "out")
     assert one_line(error)
 
 
@@ -276,15 +276,15 @@ def test_originals_are_never_replaced(tmp_path):
     folder = fill(tmp_path / "x", ["1.png"])
     for inputs in ([folder], [folder / "1.png"], [tmp_path / "x" / ".." / "x"]):
         with pytest.raises(ValueError, match=r"1\.png would be replaced .*another --output"):
-            find_pictures(inputs, None, "a2b", tmp_path / "y" / ".." / "x")
-    find_pictures([folder], None, "a2b", folder / "out")
+            find_images(inputs, None, "a2b", tmp_path / "y" / ".." / "x")
+    find_images([folder], None, "a2b", folder / "out")
 
 
-def test_pictures_that_are_not_there(tmp_path):
+def test_images_that_are_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
-    for name, cause in {"missing": "does not exist", "empty": "holds no pictures"}.items():
+    for name, cause in {"missing": "does not exist", "empty": "holds no images"}.items():
         with pytest.raises(DatasetError, match=f"{name} {cause}"):
-            find_pictures([tmp_path / name], None, "a2b", tmp_path / "out")
+            find_images([tmp_path / name], None, "a2b", tmp_path / "out")
 
 
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
@@ -293,21 +293,21 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(DatasetError, match=r"cannot be read \(Permission denied\): check"):
-        list_pictures(tmp_path)
+        list_images(tmp_path)
 
 
-def test_without_input_the_runs_own_test_pictures(tmp_path):
+def test_without_input_the_runs_own_test_images(tmp_path):
     data = tmp_path / "data"
     for split in ("trainA", "trainB", "testA"):
         fill(data / split, [f"{split}.png"])
     run = tmp_path / "run"
     run.mkdir()
     write_text(run / "config.json", Config(data_dir=str(data)).to_json())
-    assert find_pictures([], run, "a2b", "out").names == ("testA.png",)
-    with pytest.raises(ValueError, match="without testB: name pictures by --input"):
-        find_pictures([], run, "b2a", "out")
+    assert find_images([], run, "a2b", "out").names == ("testA.png",)
+    with pytest.raises(ValueError, match="without testB: name images by --input"):
+        find_images([], run, "b2a", "out")
     with pytest.raises(ValueError, match="testA holds the originals: use another --output"):
-        find_pictures([], run, "a2b", data / "testA")
+        find_images([], run, "a2b", data / "testA")
 
 
 @pytest.mark.parametrize("contents", [None, "", "[]", '{"colour": 1}'])
@@ -315,29 +315,29 @@ def test_without_input_and_settings_the_message_says_so(tmp_path, contents):
     if contents is not None:
         (tmp_path / "config.json").write_text(contents)
     with pytest.raises(ValueError, match=r"(is no run folder|cannot be read).*--input") as error:
-        find_pictures([], tmp_path, "a2b", "out")
+        find_images([], tmp_path, "a2b", "out")
     assert one_line(error)
 
 
-def test_a_generators_file_has_no_pictures_of_its_own(run):
+def test_a_generators_file_has_no_images_of_its_own(run):
     with pytest.raises(ValueError, match=r"a2b\.keras is no run folder.*by --input"):
-        find_pictures([], run / "a2b.keras", "a2b", "out")
+        find_images([], run / "a2b.keras", "a2b", "out")
 
 
 # === The script ===
 
 
-def test_a_bad_picture_is_named_and_the_others_translated(script, run, tmp_path, capsys):
+def test_a_bad_image_is_named_and_the_others_translated(script, run, tmp_path, capsys):
     photos = fill(tmp_path / "photos", ["a.png", "c.png"])
-    (photos / "b.jpg").write_text("no picture")
+    (photos / "b.jpg").write_text("no image")
     assert translate(script, run, tmp_path / "out", photos) == 1
     assert names_in(tmp_path / "out") == ["a.png", "c.png", "index.html", "index_files"]
     printed = capsys.readouterr()
     assert re.search(r"left out b\.jpg: .*no JPEG", printed.err)
-    assert "1 pictures could not be translated" in printed.err
-    assert "a2b: 2 pictures" in printed.out
-    expected = load_translator(run, "a2b")(read_picture(photos / "c.png"))
-    np.testing.assert_array_equal(read_picture(tmp_path / "out" / "c.png"), expected)
+    assert "1 images could not be translated" in printed.err
+    assert "a2b: 2 images" in printed.out
+    expected = load_translator(run, "a2b")(read_image(photos / "c.png"))
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "c.png"), expected)
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert page.count("<figure>") == 2
 
@@ -373,8 +373,8 @@ def test_both_directions_of_a_data_set(script, run, tmp_path):
     assert names_in(tmp_path / "out" / "a2b") == ["1.png", "2.png", "index.html", "index_files"]
     assert names_in(tmp_path / "out" / "b2a") == ["1.png", "index.html", "index_files"]
     for direction, split in (("a2b", "testA"), ("b2a", "testB")):
-        expected = load_translator(run, direction)(read_picture(data / split / "1.png"))
-        fake = read_picture(tmp_path / "out" / direction / "1.png")
+        expected = load_translator(run, direction)(read_image(data / split / "1.png"))
+        fake = read_image(tmp_path / "out" / direction / "1.png")
         np.testing.assert_array_equal(fake, expected)
 
 
@@ -388,10 +388,10 @@ def test_sub_folders_keep_their_places(script, run, tmp_path, capsys):
         assert names_in(photos / "out" / "tue") == ["1.png"]
     assert "left out what is not an image, 1 in all (out/)" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"1\.png would be replaced"):
-        find_pictures([photos], None, "a2b", photos, recursive=True)
+        find_images([photos], None, "a2b", photos, recursive=True)
     fill(tmp_path / "more" / "tue", ["1.png"])
     with pytest.raises(ValueError, match=r"photos.tue.1\.png and .*both become tue/1\.png"):
-        find_pictures([photos, tmp_path / "more"], None, "a2b", "out", recursive=True)
+        find_images([photos, tmp_path / "more"], None, "a2b", "out", recursive=True)
 
 
 def test_originals_side_by_side_are_never_replaced(tmp_path):
@@ -401,26 +401,26 @@ def test_originals_side_by_side_are_never_replaced(tmp_path):
         fill(tmp_path / "data" / split, ["1.png"])
     config = Config(data_dir=str(tmp_path / "data"), side_by_side=True)
     write_text(run / "config.json", config.to_json())
-    assert find_pictures([], run, "b2a", "out").read(0).shape == (12, 8, 3)
+    assert find_images([], run, "b2a", "out").read(0).shape == (12, 8, 3)
     with pytest.raises(ValueError, match="val holds the originals: use another --output"):
-        find_pictures([], run, "a2b", tmp_path / "data" / "val")
+        find_images([], run, "a2b", tmp_path / "data" / "val")
 
 
 def test_resize_scales_the_longer_side(script, run, tmp_path):
     photos = fill(tmp_path / "photos", ["low.png"], 10, 40)
     fill(photos, ["high.png"], 40, 20)
     assert translate(script, run, tmp_path / "out", photos, resize=16) == 0
-    assert read_picture(tmp_path / "out" / "low.png").shape == (4, 16, 3)
-    assert read_picture(tmp_path / "out" / "high.png").shape == (16, 8, 3)
+    assert read_image(tmp_path / "out" / "low.png").shape == (4, 16, 3)
+    assert read_image(tmp_path / "out" / "high.png").shape == (16, 8, 3)
 
 
-def test_a_size_beyond_all_bounds_is_the_pictures_error(script, run, tmp_path, capsys):
+def test_a_size_beyond_all_bounds_is_the_images_error(script, run, tmp_path, capsys):
     photos = fill(tmp_path / "photos", ["a.png"])
     assert translate(script, run, tmp_path / "out", photos, resize=100_000) == 1
     assert "100000 x 75000 would be more than 50000000 pixels" in capsys.readouterr().err
 
 
-def test_embedded_test_pictures_get_a_suffix_and_a_page(script, run, tmp_path):
+def test_embedded_test_images_get_a_suffix_and_a_page(script, run, tmp_path):
     mine = tmp_path / "run"
     mine.mkdir()
     (mine / "b2a.keras").write_bytes((run / "b2a.keras").read_bytes())

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_cyclegan.data import image_files as pictures
-from tf_cyclegan.data.image_files import PictureError, read_picture, write_picture
+from tf_cyclegan.data import image_files as images
+from tf_cyclegan.data.image_files import ImageError, read_image, write_image
 from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.inference.translator import load_translator
 from tf_cyclegan.training.run_folder import save_generator
@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     keras.utils.set_random_seed(0)
     network = ResNetGenerator(filters=4, blocks=1)
     network.build((None, None, None, 3))
-    # The initial weights of 0.02 would give nearly gray pictures.
+    # The initial weights of 0.02 would give nearly gray images.
     network.set_weights([10 * weight for weight in network.get_weights()])
     save_generator(network, path / "a2b.keras")
     return path
@@ -69,7 +69,7 @@ def noise(height, width, channels=3, seed=0):
 def fill(folder, *names):
     for seed, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_picture(folder / name, noise(9, 12, seed=seed))
+        write_image(folder / name, noise(9, 12, seed=seed))
     return folder
 
 
@@ -87,9 +87,9 @@ def records(folder):
 
 def test_the_bytes_are_those_of_translate(run, tmp_path, capsys):
     photos = fill(tmp_path / "photos", "a.jpg", "B.JPEG", "c.png", "d.webp", "e.tif", "été.png")
-    write_picture(photos / "odd.jpg", noise(37, 22))
-    write_picture(photos / "tiny.png", noise(1, 3))
-    write_picture(photos / "gray.jpg", noise(10, 14, 1))
+    write_image(photos / "odd.jpg", noise(37, 22))
+    write_image(photos / "tiny.png", noise(1, 3))
+    write_image(photos / "gray.jpg", noise(10, 14, 1))
     exif = Image.Exif()
     exif[0x0112] = 6  # stored on its side
     Image.fromarray(noise(10, 20)).save(photos / "turned.jpg", exif=exif)
@@ -114,16 +114,14 @@ def test_the_bytes_are_those_of_translate(run, tmp_path, capsys):
 def test_subfolders_are_kept_and_nothing_is_made_twice(run, tmp_path, capsys):
     photos = fill(tmp_path / "photos", "1.png", "x/1.png", "x/y/1.png", "x/.thumbs/1.png")
     (photos / "notes.txt").touch()
-    out = photos / "out"  # among the originals: its pictures are none
+    out = photos / "out"  # among the originals: its images are none
     threads = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
     assert many(run, photos / "**" / "*.png", out, *threads) == 0
     first = files(out)
     assert sorted(first) == ["1.png", "x/1.png", "x/y/1.png"]
     translate = load_translator(run, "a2b")
     for name in first:
-        np.testing.assert_array_equal(
-            read_picture(out / name), translate(read_picture(photos / name))
-        )
+        np.testing.assert_array_equal(read_image(out / name), translate(read_image(photos / name)))
     stamps = {name: (out / name).stat().st_mtime_ns for name in first}
     fill(photos, "new.png")
     capsys.readouterr()
@@ -193,12 +191,12 @@ def test_paths_of_any_name_mean_themselves(run, tmp_path, monkeypatch, capsys):
 # === What goes wrong ===
 
 
-def test_pictures_that_fail_are_listed_and_tried_again(run, tmp_path, monkeypatch, capsys):
+def test_images_that_fail_are_listed_and_tried_again(run, tmp_path, monkeypatch, capsys):
     photos = fill(tmp_path / "photos", "good.png", "x/blocked.png", "hungry.png")
-    (photos / "text.jpg").write_text("no picture")
-    write_picture(photos / "hungry.png", noise(99, 99))
-    write_picture(photos / "large.bmp", noise(200, 200))
-    monkeypatch.setattr(pictures, "MAX_BYTES", 100_000)
+    (photos / "text.jpg").write_text("no image")
+    write_image(photos / "hungry.png", noise(99, 99))
+    write_image(photos / "large.bmp", noise(200, 200))
+    monkeypatch.setattr(images, "MAX_BYTES", 100_000)
     out = tmp_path / "out"
     out.mkdir()
     (out / "x").touch()  # where a folder should be made
@@ -207,10 +205,10 @@ def test_pictures_that_fail_are_listed_and_tried_again(run, tmp_path, monkeypatc
     def load_hungry(*arguments):
         translate = load(*arguments)
 
-        def hungry(picture):
-            if len(picture) == 99:
-                raise PictureError("needs more\nmemory: use --resize")
-            return translate(picture)
+        def hungry(image):
+            if len(image) == 99:
+                raise ImageError("needs more\nmemory: use --resize")
+            return translate(image)
 
         return hungry
 
@@ -243,8 +241,8 @@ def test_wrong_flags_are_found_before_any_work(run, tmp_path):
         ("nowhere is not there: name a run", tmp_path / "nowhere", photos, out, (), {}),
         ("a2b.keras is not there: name a run", photos, photos, out, (), {}),
         ("1.png is neither a .keras nor a .pth", photos / "1.png", photos, out, (), {}),
-        ("gif matches no pictures .*name a folder", run, photos / "*.gif", out, (), {}),
-        ("missing matches no pictures", run, tmp_path / "missing", out, (), {}),
+        ("gif matches no images .*name a folder", run, photos / "*.gif", out, (), {}),
+        ("missing matches no images", run, tmp_path / "missing", out, (), {}),
         ("file cannot be written .*another --output", run, photos, tmp_path / "file", (), {}),
         ("photos holds the originals: use another", run, photos, photos, (), {}),
         ("holds the originals: use another", run, photos, tmp_path, (), {}),
@@ -278,7 +276,7 @@ def test_without_beam_the_message_names_the_extra(run, tmp_path, monkeypatch):
 def test_killed_it_does_the_rest(run, tmp_path, capsys):
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
-    write_picture(photos / "0.jpg", noise(240, 320))
+    write_image(photos / "0.jpg", noise(240, 320))
     for number in range(1, 100):
         shutil.copy(photos / "0.jpg", photos / f"{number}.jpg")
     command = [sys.executable, SCRIPTS / "translate_many.py", f"--run_dir={run}"]
@@ -290,8 +288,8 @@ def test_killed_it_does_the_rest(run, tmp_path, capsys):
         time.sleep(0.005)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    expected = pictures.encode_picture(
-        load_translator(run, "a2b")(read_picture(photos / "0.jpg")), "0.jpg"
+    expected = images.encode_image(
+        load_translator(run, "a2b")(read_image(photos / "0.jpg")), "0.jpg"
     )
     before = {path.name: path.stat() for path in out.glob("*.jpg")}
     assert 5 <= len(before) < 100
@@ -310,7 +308,7 @@ def test_other_processes_do_the_work(run, tmp_path, monkeypatch, capsys):
     photos = fill(tmp_path / "photos", "0.png", "1.jpg", "x/2.png")
     one, all_ = tmp_path / "one", tmp_path / "all"
     assert many(run, photos / "**", one) == 0
-    monkeypatch.setattr(translate_many, "encode_picture", None)  # in this process nothing can write
+    monkeypatch.setattr(translate_many, "encode_image", None)  # in this process nothing can write
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     capsys.readouterr()
     flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
@@ -340,11 +338,11 @@ def on_dask(address):
 def test_a_dask_cluster_does_the_work_and_a_worker_may_be_killed(run, tmp_path, cluster, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
-    write_picture(photos / "0.jpg", noise(240, 320))
+    write_image(photos / "0.jpg", noise(240, 320))
     for number in range(1, 60):
         shutil.copy(photos / "0.jpg", photos / f"{number}.jpg")
     fill(photos, "x/1.png")
-    (photos / "bad.jpg").write_text("no picture")
+    (photos / "bad.jpg").write_text("no image")
     one, all_ = tmp_path / "one", tmp_path / "all"
     assert many(run, photos / "**", one) == 1
 
@@ -389,7 +387,7 @@ def test_images_that_a_runner_loses_are_missed(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         translate_many, "_write_whole", lambda *args: args[1] == "2.png" or write(*args)
     )
-    with pytest.raises(ValueError, match="^1 pictures, 2.png among them, are neither"):
+    with pytest.raises(ValueError, match="^1 images, 2.png among them, are neither"):
         many(run, photos, tmp_path / "out")
 
 
@@ -463,7 +461,7 @@ class Bucket(FileSystem):
 
 def test_all_may_be_in_an_object_store(run, tmp_path, monkeypatch):
     local = fill(tmp_path / "photos", "1.png", "x/2.jpg")
-    (local / "x" / "bad.png").write_text("no picture")
+    (local / "x" / "bad.png").write_text("no image")
     assert many(run, local / "**", tmp_path / "out") == 1
 
     monkeypatch.setattr(Bucket, "objects", {})

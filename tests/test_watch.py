@@ -39,9 +39,9 @@ def test_a_collapse_is_named(name, capsys):
     assert "collapse" in printed
 
 
-@pytest.mark.parametrize("pictures", [PICTURES[0][:5], [PICTURES[0][0]] * 8])
-def test_pictures_that_tell_nothing_end_no_training(pictures):
-    callback = Watch(pictures, pictures)
+@pytest.mark.parametrize("images", [PICTURES[0][:5], [PICTURES[0][0]] * 8])
+def test_images_that_tell_nothing_end_no_training(images):
+    callback = Watch(images, images)
     callback.set_model(SimpleNamespace(a2b=collapsed, b2a=collapsed, adversarial="lsgan"))
     assert callback.warnings({}) == []
 

@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.data.image_files import read_picture, to_channels, to_float, to_uint8
+from tf_cyclegan.data.image_files import read_image, to_channels, to_float, to_uint8
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.model_file import seal
 from tf_cyclegan.export.tflite import convert, describe
@@ -62,7 +62,7 @@ def generator(channels_in, channels_out):
     keras.utils.set_random_seed(0)
     network = ResNetGenerator(filters=4, blocks=1, channels=channels_out)
     network.build((None, None, None, channels_in))
-    # The initial weights of 0.02 would give nearly gray pictures.
+    # The initial weights of 0.02 would give nearly gray images.
     network.set_weights([10 * weight for weight in network.get_weights()])
     return network
 
@@ -163,7 +163,7 @@ class Visit:
         self.page.select_option("#model", label=model)
 
     def give(self, *files, to="photo"):
-        """Files as (name, bytes), a picture as uint8 [h, w, c], or paths."""
+        """Files as (name, bytes), an image as uint8 [h, w, c], or paths."""
         files = [("photo.png", png(f)) if isinstance(f, np.ndarray) else f for f in files]
         self.page.set_input_files(
             f"#{to}",
@@ -197,9 +197,9 @@ class Visit:
         return self.page.text_content("#error")
 
 
-def png(picture):
+def png(image):
     file = io.BytesIO()
-    Image.fromarray(picture.squeeze()).save(file, "PNG")
+    Image.fromarray(image.squeeze()).save(file, "PNG")
     return file.getvalue()
 
 
@@ -232,9 +232,9 @@ def photo():
     return landscape(0, "summer", 32, 32, seed=1)
 
 
-def run_keras(network, picture):
-    picture = to_channels(picture, network.input_channels)
-    return np.asarray(network(to_float(picture)[np.newaxis], training=False))
+def run_keras(network, image):
+    image = to_channels(image, network.input_channels)
+    return np.asarray(network(to_float(image)[np.newaxis], training=False))
 
 
 def assert_near(output, expected):
@@ -251,7 +251,7 @@ def test_it_computes_what_keras_computes(visit, networks, photo):
     visitor.give(photo)
     output = visitor.result()
     expected = run_keras(networks["rgb"], photo)
-    assert expected.std() > 0.1  # no nearly gray picture, which anything would fit
+    assert expected.std() > 0.1  # no nearly gray image, which anything would fit
     assert_near(output, expected)
     np.testing.assert_array_equal(visitor.seen(), photo)
 
@@ -259,7 +259,7 @@ def test_it_computes_what_keras_computes(visit, networks, photo):
     with page.expect_download() as waiting:
         page.click("#download")
     assert waiting.value.suggested_filename == "photo-a2b.png"
-    levels = read_picture(waiting.value.path()).astype(int) - to_uint8(expected)[0]
+    levels = read_image(waiting.value.path()).astype(int) - to_uint8(expected)[0]
     assert abs(levels).max() <= 1
     assert page.text_content("#details") == "a2b · 32 × 32 · float32 · 0.1 MB"
     assert page.text_content("#caption").startswith("The photo scaled to 32 × 32 pixels: this")
@@ -411,13 +411,13 @@ def test_wrong_files_are_refused_and_the_page_goes_on(visit, networks, models, p
         ("own", [("short.tflite", good[:200])], "short.tflite is damaged or incomplete"),
         ("own", [("tail.tflite", bare[:-100])], "tail.tflite is damaged or incomplete"),
         *(
-            ("own", [(f"{name}.tflite", content)], f"{name}.tflite does not turn one picture into")
+            ("own", [(f"{name}.tflite", content)], f"{name}.tflite does not turn one image into")
             for name, content in others.items()
         ),
         ("own", [("alone.json", b"{}")], "alone.json only describes a model"),
         ("own", [("m.tflite", good), ("other.json", b"{}")], "other.json does not describe"),
-        ("photo", [("text.png", b"no picture")], "text.png is no picture"),
-        ("photo", [("cut.png", png(photo)[:300])], "cut.png is no picture"),
+        ("photo", [("text.png", b"no image")], "text.png is not an image"),
+        ("photo", [("cut.png", png(photo)[:300])], "cut.png is not an image"),
         ("photo", [heavy], "heavy.png has 68.2 MB: 64 MB are the most"),
         ("photo", [("large.png", bitmap.getvalue())], "large.png has 10000 × 6000 pixels"),
     ]
@@ -588,14 +588,14 @@ def test_the_policy_lets_nothing_out(visit):
     visitor.requests.clear()  # which name the blocked ones, too
 
 
-# === pictures.js: the same numbers as pictures.py ===
+# === images.js: the same numbers as images.py ===
 
 
 def evaluate(visitor, expression, *arguments):
-    """An expression of pictures.js with the arguments a, b and so on."""
+    """An expression of images.js with the arguments a, b and so on."""
     names = ", ".join("abcd"[: len(arguments)])
     return visitor.page.evaluate(
-        f"async ([{names}]) => {{ const pictures = await import('/pictures.js'); "
+        f"async ([{names}]) => {{ const images = await import('/images.js'); "
         f"return ({expression}); }}",
         list(arguments),
     )
@@ -606,11 +606,11 @@ def test_to_float_and_to_pixels(visit):
     levels = np.arange(256, dtype=np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (1000, 1, 3), np.uint8)
     ramp = np.stack([levels, levels, levels[::-1]], axis=-1)[:, np.newaxis]
-    picture = np.concatenate([ramp, noise])
-    rgba = np.concatenate([picture, np.full((len(picture), 1, 1), 255, np.uint8)], axis=2)
+    image = np.concatenate([ramp, noise])
+    rgba = np.concatenate([image, np.full((len(image), 1, 1), 255, np.uint8)], axis=2)
     for channels in (1, 3):
-        floats = evaluate(visitor, "[...pictures.toFloat(a, b)]", rgba.ravel().tolist(), channels)
-        expected = to_float(to_channels(picture, channels))
+        floats = evaluate(visitor, "[...images.toFloat(a, b)]", rgba.ravel().tolist(), channels)
+        expected = to_float(to_channels(image, channels))
         np.testing.assert_array_equal(np.array(floats, np.float32), expected.ravel())
 
     halves = (np.arange(-2, 258) + 0.5) / 127.5 - 1  # between two levels, and beyond both ends
@@ -620,7 +620,7 @@ def test_to_float_and_to_pixels(visit):
         floats = values[: len(values) // 3 * 3].reshape(-1, 1, channels)
         found = evaluate(
             visitor,
-            "[...pictures.toPixels(new Float32Array(a), b)]",
+            "[...images.toPixels(new Float32Array(a), b)]",
             floats.ravel().tolist(),
             channels,
         )
@@ -641,14 +641,14 @@ def test_fit_and_crop(visit):
         (1000, 700, 512, 1024): (1024, 1024),
         (1000, 999, 510, 4): (508, 508),
     }.items():
-        size = evaluate(visitor, "pictures.fit(a, b, c, d)", width, height, limit, multiple)
+        size = evaluate(visitor, "images.fit(a, b, c, d)", width, height, limit, multiple)
         assert (size["width"], size["height"]) == expected
     for (width, height, w, h), expected in {
         (64, 64, 64, 64): (0, 0, 64, 64),
         (300, 100, 50, 50): (100, 0, 100, 100),
         (100, 300, 200, 100): (0, 125, 100, 50),
     }.items():
-        part = evaluate(visitor, "pictures.crop(a, b, c, d)", width, height, w, h)
+        part = evaluate(visitor, "images.crop(a, b, c, d)", width, height, w, h)
         assert tuple(part[key] for key in ("x", "y", "width", "height")) == expected
 
 

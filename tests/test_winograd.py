@@ -126,7 +126,7 @@ def test_files_of_weights_know_the_layer_by_the_name_of_keras_layer():
 def test_a_step_is_the_same_without_all_that_is_faster_on_a_cpu(monkeypatch, strategy, changes):
     """One of plain gradient descent: Adam makes much of a rounding, and so do more steps.
 
-    Larger pictures would too: a rounding turns some ReLUs and signs of the L1 losses over.
+    Larger images would too: a rounding turns some ReLUs and signs of the L1 losses over.
     """
     monkeypatch.setattr("tf_cyclegan.layers.kernels_are_faster", lambda x: True)
     config = Config(

@@ -76,7 +76,7 @@ def test_a_killed_worker_does_not_change_what_comes_of_the_job(undisturbed, tmp_
     assert rows[0] == rows[1] and len(rows[0]) == STEPS
 
 
-def test_workers_see_other_pictures_and_the_first_saves_what_they_share(undisturbed):
+def test_workers_see_other_images_and_the_first_saves_what_they_share(undisturbed):
     first, second = trained(undisturbed, 0), trained(undisturbed, 1)
     assert second.keys() == {
         f"pool_{d}/number_0/{v}/.ATTRIBUTES/VARIABLE_VALUE"

@@ -141,7 +141,7 @@ def test_the_runner_says_how_fast(worked):
     assert "ms a step" in second.stdout and "% of 1 TFLOP/s" in second.stdout
 
 
-def test_pictures_are_those_of_the_pipeline_to_the_last_bit(worked):
+def test_images_are_those_of_the_pipeline_to_the_last_bit(worked):
     levels = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(to_uint8(to_float(levels)), levels)
     data = TrainingData(load_dataset(TINY), TINY)

@@ -101,7 +101,7 @@ class CycleGAN(keras.Model):
             lambda_identity: weight of the identity terms, as a share of the cycle weight of the
                 same domain (the authors' code; 0.5 in section 5.2).
             lambda_l1: weight of the distance to the true counterpart, for batches of pairs. Above
-                0 the discriminators judge a picture beside its input, `[n, h, w, c + c']`: with no
+                0 the discriminators judge an image beside its input, `[n, h, w, c + c']`: with no
                 cycles and no pools that is pix2pix (Isola et al. 2017), both directions at once.
             run_eagerly: as in `keras.Model.compile`.
             jit_compile: whether to compile training steps with XLA. With several replicas that is
@@ -261,7 +261,7 @@ class CycleGAN(keras.Model):
         return [*(name for name, weight in weights.items() if weight), "learning_rate"]
 
     def translate_both(self, real_a, real_b, training=False):
-        """Every picture that a term of the objective needs, by name.
+        """Every image that a term of the objective needs, by name.
 
         Args:
             real_a, real_b: `[n, h, w, c]` in [-1, 1].
@@ -281,44 +281,40 @@ class CycleGAN(keras.Model):
             of_a2b["same_b"] = real_b
         if self.lambda_identity_a:
             of_b2a["same_a"] = real_a
-        pictures = together(self.a2b, of_a2b, training) | together(self.b2a, of_b2a, training)
+        images = together(self.a2b, of_a2b, training) | together(self.b2a, of_b2a, training)
         if self.lambda_cycle_a:
-            pictures["cycle_a"] = self.b2a(pictures["fake_b"], training=training)
+            images["cycle_a"] = self.b2a(images["fake_b"], training=training)
         if self.lambda_cycle_b:
-            pictures["cycle_b"] = self.a2b(pictures["fake_a"], training=training)
-        return pictures
+            images["cycle_b"] = self.a2b(images["fake_a"], training=training)
+        return images
 
-    def generator_losses(self, real_a, real_b, pictures, training=False):
+    def generator_losses(self, real_a, real_b, images, training=False):
         """The generators' terms, weighted, by name: each `[n]`."""
         losses = {}
         if self.lambda_adversarial:
             for name, judge, real, fake in (
-                ("g_adv_a2b", self.d_b, real_a, pictures["fake_b"]),
-                ("g_adv_b2a", self.d_a, real_b, pictures["fake_a"]),
+                ("g_adv_a2b", self.d_b, real_a, images["fake_b"]),
+                ("g_adv_b2a", self.d_a, real_b, images["fake_a"]),
             ):
                 logits = judge(self.shown(fake, real), training=training)
                 loss = generator_loss(self.adversarial, logits)
                 losses[name] = self.lambda_adversarial * loss
         if self.lambda_cycle_a:
-            losses["cycle_a"] = self.lambda_cycle_a * cycle_loss(real_a, pictures["cycle_a"])
+            losses["cycle_a"] = self.lambda_cycle_a * cycle_loss(real_a, images["cycle_a"])
         if self.lambda_cycle_b:
-            losses["cycle_b"] = self.lambda_cycle_b * cycle_loss(real_b, pictures["cycle_b"])
+            losses["cycle_b"] = self.lambda_cycle_b * cycle_loss(real_b, images["cycle_b"])
         if self.lambda_identity_a:
-            losses["identity_a"] = self.lambda_identity_a * identity_loss(
-                real_a, pictures["same_a"]
-            )
+            losses["identity_a"] = self.lambda_identity_a * identity_loss(real_a, images["same_a"])
         if self.lambda_identity_b:
-            losses["identity_b"] = self.lambda_identity_b * identity_loss(
-                real_b, pictures["same_b"]
-            )
+            losses["identity_b"] = self.lambda_identity_b * identity_loss(real_b, images["same_b"])
         if self.lambda_l1:
-            losses["l1_a2b"] = self.lambda_l1 * paired_loss(real_b, pictures["fake_b"])
-            losses["l1_b2a"] = self.lambda_l1 * paired_loss(real_a, pictures["fake_a"])
+            losses["l1_a2b"] = self.lambda_l1 * paired_loss(real_b, images["fake_b"])
+            losses["l1_b2a"] = self.lambda_l1 * paired_loss(real_a, images["fake_a"])
         return losses
 
-    def shown(self, picture, source):
-        """What a discriminator is shown: the picture, and for pairs its input before it."""
-        return tf.concat([source, picture], axis=-1) if self.lambda_l1 else picture
+    def shown(self, image, source):
+        """What a discriminator is shown: the image, and for pairs its input before it."""
+        return tf.concat([source, image], axis=-1) if self.lambda_l1 else image
 
     def discriminator_losses(self, real_a, real_b, fake_a, fake_b, training=False):
         """The discriminators' terms, `d_b` and `d_a`: each `[n]`."""
@@ -366,13 +362,13 @@ class CycleGAN(keras.Model):
 
     def _generator_gradients(self, real_a, real_b):
         with tf.GradientTape() as tape:
-            pictures = self.translate_both(real_a, real_b, training=True)
-            losses = self.generator_losses(real_a, real_b, pictures, training=True)
+            images = self.translate_both(real_a, real_b, training=True)
+            losses = self.generator_losses(real_a, real_b, images, training=True)
             objective = global_mean(sum(losses.values()))
             scaled = self.generator_optimizer.scale_loss(objective)
         # Only the generators' gradients are asked for: that freezes the discriminators.
         gradients = tape.gradient(scaled, self._generator_variables())
-        return gradients, losses, pictures.get("fake_a"), pictures.get("fake_b")
+        return gradients, losses, images.get("fake_a"), images.get("fake_b")
 
     def _discriminator_gradients(self, real_a, real_b, fake_a, fake_b):
         with tf.GradientTape() as tape:
@@ -384,10 +380,10 @@ class CycleGAN(keras.Model):
     def test_step(self, data):
         """The same losses without an update and without the pools."""
         real_a, real_b = check_images(data)
-        pictures = self.translate_both(real_a, real_b)
-        losses = self.generator_losses(real_a, real_b, pictures)
+        images = self.translate_both(real_a, real_b)
+        losses = self.generator_losses(real_a, real_b, images)
         if self.lambda_adversarial:
-            fake_a, fake_b = pictures["fake_a"], pictures["fake_b"]
+            fake_a, fake_b = images["fake_a"], images["fake_b"]
             losses |= self.discriminator_losses(real_a, real_b, fake_a, fake_b)
         rate = self.generator_optimizer.learning_rate
         self._report(losses | {"learning_rate": tf.cast(rate, tf.float32)})
@@ -424,8 +420,8 @@ class CycleGAN(keras.Model):
 def together(network, batches, training):
     """What a network makes of several batches: in one call where that is the same, and faster.
 
-    It is not the same with batch norm, which would mix them, nor for pictures of different sizes.
-    Large pictures are as fast one after the other, and take less memory.
+    It is not the same with batch norm, which would mix them, nor for images of different sizes.
+    Large images are as fast one after the other, and take less memory.
 
     Args:
         network: a generator or a discriminator; one without a `norm`, which may mix what it likes,
@@ -557,7 +553,7 @@ def image_pools(strategy, size, shape_a, shape_b, seed):
     Args:
         strategy: a `tf.distribute` strategy; that of `tf.distribute.get_strategy()` if you use
             none.
-        size: pictures kept by each; 0 for none.
+        size: images kept by each; 0 for none.
         shape_a, shape_b: (h, w, c) of `fake_a` and `fake_b`.
         seed: an integer.
 

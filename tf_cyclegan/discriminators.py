@@ -1,4 +1,4 @@
-"""Discriminators: a picture in, raw logits out, high where it looks real."""
+"""Discriminators: an image in, raw logits out, high where it looks real."""
 
 import keras
 
@@ -27,8 +27,8 @@ class PatchDiscriminator(keras.Model):
         `[n, h', w', 1]` logits, float32 also under mixed precision.
 
     Raises:
-        ValueError: an argument that cannot work, or a picture too small for a logit.
-        tf.errors.InvalidArgumentError: such a picture, in a graph that was traced without sizes.
+        ValueError: an argument that cannot work, or an image too small for a logit.
+        tf.errors.InvalidArgumentError: such an image, in a graph that was traced without sizes.
     """
 
     def __init__(self, filters=64, layers=3, norm="instance", **kwargs):
@@ -62,7 +62,7 @@ class PatchDiscriminator(keras.Model):
         for size in inputs.shape[1:3]:
             if size is not None and size < smallest:  # TensorFlow would return another layer's map
                 raise ValueError(
-                    f"A picture of {inputs.shape[1]}x{inputs.shape[2]} leaves no logit: with "
+                    f"An image of {inputs.shape[1]}x{inputs.shape[2]} leaves no logit: with "
                     f"layers={self.strided_layers} use {smallest}x{smallest} or more."
                 )
         complaint = f"Every side must be {smallest} or more, else no logit is left."

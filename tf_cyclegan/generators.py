@@ -1,6 +1,6 @@
-"""Generators: a picture of one domain in, a picture of the other domain and of the same size out.
+"""Generators: an image of one domain in, an image of the other domain and of the same size out.
 
-Pictures are float32 NHWC in [-1, 1]. Height and width are free within each model's multiple.
+Images are float32 NHWC in [-1, 1]. Height and width are free within each model's multiple.
 """
 
 import keras
@@ -151,7 +151,7 @@ class UNetGenerator(keras.Model):
 
     Args:
         filters: channels of the first layer; at most 8 times as many further down.
-        depth: halvings, at least 2; the picture's sides are multiples of `2 ** depth`.
+        depth: halvings, at least 2; the image's sides are multiples of `2 ** depth`.
         channels: channels of the output.
         norm: "instance", "batch" or "none". The innermost and the outermost layer have none.
         dropout: rate in the layers of `8 * filters` between the fourth and the innermost.
@@ -319,7 +319,7 @@ def check_multiple(images, multiple):
         ValueError: a known side does not fit. A graph that learns the size as it runs raises a
             `tf.errors.InvalidArgumentError` instead.
     """
-    advice = "pad the picture, or use translate.py, which pads for you."
+    advice = "pad the image, or use translate.py, which pads for you."
     for name, size in zip(("height", "width"), images.shape[1:3], strict=True):
         if size is not None and (size % multiple or size == 0):
             raise ValueError(f"{name} {size} is no multiple of {multiple}: {advice}")

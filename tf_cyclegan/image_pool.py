@@ -8,23 +8,23 @@ from tf_cyclegan.random_numbers import stream, to_unit, whole_numbers
 class ImagePool(tf.Module):
     """A buffer of earlier fakes, as variables, so that it runs in a graph and is checkpointed.
 
-    Shrivastava et al. 2017; the authors' `ImagePool`. The pictures of a batch are taken in order.
+    Shrivastava et al. 2017; the authors' `ImagePool`. The images of a batch are taken in order.
     While the pool is not full, each is stored and returned. Once it is full, half of them (by
-    chance) are swapped for a random stored picture, which is returned and replaced; the other half
+    chance) are swapped for a random stored image, which is returned and replaced; the other half
     are returned without being stored.
 
-    Draws are a pure function of `seed` and of the pictures seen so far: no random generator has to
+    Draws are a pure function of `seed` and of the images seen so far: no random generator has to
     be saved, and XLA can compile them.
 
     Args:
-        size: pictures kept; 50 in the paper. Use no pool at all rather than 0.
-        shape: (h, w, c) of a picture, all known.
+        size: images kept; 50 in the paper. Use no pool at all rather than 0.
+        shape: (h, w, c) of an image, all known.
         seed: an integer; pools of different directions and replicas take different ones.
-        dtype: of the pictures.
+        dtype: of the images.
 
     Attributes:
         images: `[size, h, w, c]`.
-        seen: pictures queried so far.
+        seen: images queried so far.
 
     Raises:
         ValueError: a size under 1, or a shape that is not known.
@@ -36,7 +36,7 @@ class ImagePool(tf.Module):
             raise ValueError(f"ImagePool(size={size}): use 1 or more, or no pool.")
         if None in tuple(shape):
             raise ValueError(
-                f"An image pool needs pictures of one size, got {tuple(shape)}: crop them, or use "
+                f"An image pool needs images of one size, got {tuple(shape)}: crop them, or use "
                 "pool_size 0."
             )
         self.size = size
@@ -45,7 +45,7 @@ class ImagePool(tf.Module):
         self.seen = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def draw(self):
-        """One draw: p in [0, 1) and the index of a stored picture."""
+        """One draw: p in [0, 1) and the index of a stored image."""
         first, second = tf.unstack(whole_numbers(2, self.seed, self.seen))
         return to_unit(first), second % self.size
 
@@ -56,7 +56,7 @@ class ImagePool(tf.Module):
             images: `[n, h, w, c]`.
 
         Returns:
-            `[n, h, w, c]`, each the fresh picture or an older one.
+            `[n, h, w, c]`, each the fresh image or an older one.
         """
         if images.shape[0] is None:
             # One at a time: each looks at what the one before it left.

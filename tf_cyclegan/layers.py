@@ -7,7 +7,7 @@ import tensorflow as tf
 from tf_cyclegan.cpu.fused_norm import (
     kernels_are_faster,
     standardized,
-    standardized_pictures,
+    standardized_images,
     widened,
 )
 from tf_cyclegan.cpu.winograd import convolution_3x3
@@ -15,7 +15,7 @@ from tf_cyclegan.cpu.winograd import convolution_3x3
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class InstanceNormalization(keras.layers.Layer):
-    """Normalises every channel of every picture over its own height and width.
+    """Normalises every channel of every image over its own height and width.
 
     `y = (x - mean) / sqrt(var + epsilon) * gamma + beta`, with the mean and the biased variance
     of one channel of one example (Ulyanov et al. 2016, arXiv:1607.08022). Training and inference
@@ -113,7 +113,7 @@ class InstanceNormalization(keras.layers.Layer):
         rank = len(inputs.shape)
         spatial_axes = [i for i in range(1, rank) if i != self.axis % rank]
         if training and on_cpu() and spatial_axes == [1, 2] and kernels_are_faster(inputs):
-            y = standardized_pictures(inputs, self.epsilon)
+            y = standardized_images(inputs, self.epsilon)
         elif training:
             y = standardized(inputs, spatial_axes, self.epsilon)
         else:
@@ -199,7 +199,7 @@ class ReflectionPadding2D(keras.layers.Layer):
             if size is not None and size <= p:
                 raise ValueError(
                     f"A feature map of {inputs.shape[1]}x{inputs.shape[2]} cannot be mirrored by "
-                    f"{p}: use larger pictures, or translate.py, which pads them for you."
+                    f"{p}: use larger images, or translate.py, which pads them for you."
                 )
         if training and None not in inputs.shape[1:] and on_cpu():
             return reflected(inputs, p)

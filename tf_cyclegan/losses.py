@@ -1,6 +1,6 @@
 """The losses of CycleGAN: pure functions, float tensors in, one value per example out.
 
-Logits are `[n, h, w, 1]` or any other shape that begins with n; pictures are `[n, h, w, c]` in
+Logits are `[n, h, w, 1]` or any other shape that begins with n; images are `[n, h, w, c]` in
 [-1, 1]. Every function returns `[n]`: the mean over batch and replicas is taken in one place,
 `CycleGAN.train_step`.
 """
@@ -49,7 +49,7 @@ def generator_loss(adversarial, fake_logits):
 def discriminator_loss(adversarial, real_logits, fake_logits):
     """What a discriminator pays for taking real for fake and fake for real.
 
-    With r and d the logits of real pictures and of fakes:
+    With r and d the logits of real images and of fakes:
 
     - "lsgan": `(m((r - 1)^2) + m(d^2)) / 2`.
     - "bce": `(m(softplus(-r)) + m(softplus(d))) / 2`. Both are halved as the authors halve them,
@@ -90,7 +90,7 @@ def gradient_penalty(discriminator, real, fake, mix, scale=1.0):
     norm or none.
 
     Args:
-        discriminator: a model of pictures to logits.
+        discriminator: a model of images to logits.
         real, fake: `[n, h, w, c]`.
         mix: `[n]` in [0, 1].
         scale: the gradient is taken of `scale * D(x)` and divided by it: in a discriminator that
@@ -114,8 +114,8 @@ def cycle_loss(real, cycled):
     """`|cycled - real|_1` as a mean over pixels and channels: section 3.2, equation 2.
 
     Args:
-        real: pictures of one domain, `[n, h, w, c]`.
-        cycled: the same pictures after both generators.
+        real: images of one domain, `[n, h, w, c]`.
+        cycled: the same images after both generators.
 
     Returns:
         `[n]`.
@@ -124,10 +124,10 @@ def cycle_loss(real, cycled):
 
 
 def identity_loss(real, same):
-    """`|G(real) - real|_1` for pictures that already are of G's output domain: section 5.2.
+    """`|G(real) - real|_1` for images that already are of G's output domain: section 5.2.
 
     Args:
-        real: pictures of one domain, `[n, h, w, c]`.
+        real: images of one domain, `[n, h, w, c]`.
         same: what the generator into that domain makes of them.
 
     Returns:

@@ -1,9 +1,9 @@
-"""Translate one picture with a model that TensorFlow Serving serves.
+"""Translate one image with a model that TensorFlow Serving serves.
 
     python export/serving/client.py --server=127.0.0.1:8500 --protocol=grpc \\
         --model=summer2winter --input=photo.jpg --output=winter.png
 
-The picture is set upright, its alpha put on white, and sent as PNG (signature image_bytes), or as
+The image is set upright, its alpha put on white, and sent as PNG (signature image_bytes), or as
 floats (serving_default), which are many times as many bytes. TensorFlow Serving listens for gRPC on
 port 8500 and for REST on 8501. gRPC needs tensorflow-serving-api: pip install "tf_cyclegan[export]"
 """
@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-MAX_BYTES = 256 * 2**20  # of a message; gRPC's own limit of 4 MiB is a small picture
+MAX_BYTES = 256 * 2**20  # of a message; gRPC's own limit of 4 MiB is a small image
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Options:
     model: str
     """The model's name."""
     input: str
-    """A picture file."""
+    """An image file."""
     output: str
     """File for the translation; its suffix says which format."""
     protocol: Literal["grpc", "rest"] = "grpc"
@@ -49,26 +49,26 @@ class Options:
 
 def main(options: Options) -> int:
     """Writes the translation, and returns the exit code."""
-    from tf_cyclegan.data import image_files as pictures  # after --help, which needs none of it
+    from tf_cyclegan.data import image_files as images  # after --help, which needs none of it
 
-    picture = pictures.read_picture(options.input, options.channels)
+    image = images.read_image(options.input, options.channels)
     ask = {"grpc": ask_grpc, "rest": ask_rest}[options.protocol]
     if options.signature == "image_bytes":
-        answer = ask(options, "image_bytes", np.array([to_png(picture)], object))[0]
+        answer = ask(options, "image_bytes", np.array([to_png(image)], object))[0]
         gray = answer[25:26] == b"\0"  # the colour type in a PNG's header
-        fake = pictures.decode_picture(answer, "the answer", channels=1 if gray else 3)
+        fake = images.decode_image(answer, "the answer", channels=1 if gray else 3)
     else:
-        fake = pictures.to_uint8(ask(options, "image", pictures.to_float(picture)[np.newaxis])[0])
-    pictures.write_picture(options.output, fake)
+        fake = images.to_uint8(ask(options, "image", images.to_float(image)[np.newaxis])[0])
+    images.write_image(options.output, fake)
     height, width = fake.shape[:2]
     print(f"{options.output}: {width} x {height} pixels from {options.model}")
     return 0
 
 
-def to_png(picture: np.ndarray) -> bytes:
+def to_png(image: np.ndarray) -> bytes:
     """uint8 `[h, w, 1 or 3]` -> the bytes of a PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, "PNG")
+    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -143,7 +143,7 @@ def failure(options: Options, reason: str) -> ValueError:
     """The one line for whatever went wrong on the way or on the server."""
     return ValueError(
         f"{options.server} gave no translation by {options.model} ({' '.join(reason.split())}): "
-        "check --server, --model, --signature and the picture."
+        "check --server, --model, --signature and the image."
     )
 
 

@@ -37,7 +37,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-MAX_BYTES = 64 * 2**20  # of a request; a float32 picture of 2048 x 2048 pixels has 48 MiB
+MAX_BYTES = 64 * 2**20  # of a request; a float32 image of 2048 x 2048 pixels has 48 MiB
 NOT_FOUND, INVALID_ARGUMENT = 5, 3  # of google.rpc.Code, which gRPC and TensorFlow share
 
 
@@ -113,7 +113,7 @@ class SavedModel:
 
     def __init__(self, folder: Path):
         self.c = load_library()
-        self.turns = threading.Semaphore(2)  # pictures at a time: each takes much memory
+        self.turns = threading.Semaphore(2)  # images at a time: each takes much memory
         self.graph, meta_graph = self.c.TF_NewGraph(), self.c.TF_NewBuffer()
         self.session = self._checked(
             self.c.TF_LoadSessionFromSavedModel,

@@ -7,7 +7,7 @@
 
 import { readModel, resized } from "./model.js";
 import { draw, megabytes, readPhoto } from "./photo.js";
-import { crop, fit, toFloat, toPixels } from "./pictures.js";
+import { crop, fit, toFloat, toPixels } from "./images.js";
 import { Refusal } from "./refusal.js";
 import { Runner } from "./runner.js";
 
@@ -27,14 +27,14 @@ let compiled; // {key, runner, engine}: the model that ran last, kept for the ne
 async function takeFiles(files) {
   const model = files.find((file) => /\.tflite$/i.test(file.name));
   const description = files.find((file) => /\.json$/i.test(file.name));
-  const picture = files.find((file) => file !== model && file !== description);
+  const image = files.find((file) => file !== model && file !== description);
   if (description && !model) {
     throw new Refusal(`${description.name} only describes a model: give its .tflite with it.`);
   }
   const ownModel = model && (await readOwnModel(model, description));
-  const bitmap = picture && (await readPhoto(picture));
+  const bitmap = image && (await readPhoto(image));
   if (ownModel) $("model").value = addModel(ownModel);
-  if (bitmap) photo = { name: picture.name, bitmap };
+  if (bitmap) photo = { name: image.name, bitmap };
   if (ownModel || bitmap) await translate();
 }
 
@@ -82,7 +82,7 @@ async function shoot() {
 
 function closeCamera() {
   for (const track of $("video").srcObject.getTracks()) track.stop();
-  $("shoot").disabled = true; // until there is a picture again
+  $("shoot").disabled = true; // until there is an image again
 }
 
 // === The translation ===

@@ -81,8 +81,8 @@ function open(buffer) {
   return { model, inputs: pick(SUBGRAPH.inputs), outputs: pick(SUBGRAPH.outputs) };
 }
 
-/** The one tensor's shape, -1 for a free side, if it is a float32 picture; else undefined. */
-function pictureShape(tensors) {
+/** The one tensor's shape, -1 for a free side, if it is a float32 image; else undefined. */
+function imageShape(tensors) {
   const [tensor] = tensors;
   const signature = tensor.ints(TENSOR.signature);
   const shape = signature.length ? signature : tensor.ints(TENSOR.shape);
@@ -112,7 +112,7 @@ export function readModel(buffer, name, beside) {
   let input, output, contract;
   try {
     const { model, inputs, outputs } = open(buffer);
-    [input, output] = [pictureShape(inputs), pictureShape(outputs)];
+    [input, output] = [imageShape(inputs), imageShape(outputs)];
     const buffers = model.tables(MODEL.buffers);
     for (const weights of buffers) weights.vector(BUFFER.data); // they end within the file
     const entries = model.tables(MODEL.metadata);
@@ -124,7 +124,7 @@ export function readModel(buffer, name, beside) {
   }
   if (!input || !output || input[1] !== output[1] || input[2] !== output[2]) {
     throw new Refusal(
-      `${name} does not turn one picture into another: its input and output must each be one ` +
+      `${name} does not turn one image into another: its input and output must each be one ` +
         "float32 tensor [1, height, width, 1 or 3] of the same size.",
     );
   }

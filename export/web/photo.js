@@ -10,7 +10,7 @@ const MAX_PIXELS = 50_000_000; // as in tf_cyclegan/data/image_files.py
  *
  * @param {File} file
  * @returns {Promise<ImageBitmap>}
- * @throws {Refusal} if it is too large, or no picture that this browser knows
+ * @throws {Refusal} if it is too large, or not an image that this browser knows
  */
 export async function readPhoto(file) {
   if (file.size > MAX_BYTES) {
@@ -33,7 +33,7 @@ export async function readPhoto(file) {
   } catch (error) {
     if (error instanceof Refusal) throw error;
     throw new Refusal(
-      `${file.name} is no picture that this browser can read: choose a JPEG, PNG or WebP file.`,
+      `${file.name} is not an image that this browser can read: choose a JPEG, PNG or WebP file.`,
     );
   } finally {
     URL.revokeObjectURL(image.src);
@@ -47,7 +47,7 @@ export const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
  *
  * @param {ImageBitmap} bitmap
  * @param {{x: number, y: number, width: number, height: number}} part of the photo
- * @param {HTMLCanvasElement} canvas gets the size and the picture
+ * @param {HTMLCanvasElement} canvas gets the size and the image
  * @returns {Uint8ClampedArray} its RGBA bytes
  */
 export function draw(bitmap, part, canvas, { width, height }) {

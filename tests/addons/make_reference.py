@@ -20,7 +20,7 @@ CASES = {
     "no_center": ({"center": False}, (2, 7, 5, 3), 0, 1),
     "no_scale": ({"scale": False}, (2, 7, 5, 3), 0, 1),
     "no_affine": ({"center": False, "scale": False}, (2, 7, 5, 3), 0, 1),
-    "one_picture": ({}, (1, 33, 31, 8), 0, 1),
+    "one_image": ({}, (1, 33, 31, 8), 0, 1),
     "axis_1": ({"axis": 1}, (2, 4, 5, 7), 0, 1),
     "axis_2": ({"axis": 2}, (2, 5, 4, 7), 0, 1),
     "rank_3": ({}, (2, 9, 3), 0, 1),

@@ -104,7 +104,7 @@ EXPORTERS = (
             "--output={output}",
             f"--size={SIZE}",
             f"--modes={','.join(MODES)}",
-            "--pictures={base}/images",
+            "--images={base}/images",
         ),
         (
             *(f"a2b_{SIZE}_{mode}.{suffix}" for mode in MODES for suffix in ("tflite", "json")),
@@ -214,7 +214,7 @@ def make_inputs(base: Path) -> None:
     import keras  # after --help, which needs none of it
     import numpy as np
 
-    from tf_cyclegan.data.image_files import write_picture
+    from tf_cyclegan.data.image_files import write_image
     from tf_cyclegan.generators import ResNetGenerator
     from tf_cyclegan.training.run_folder import save_generator
 
@@ -225,7 +225,7 @@ def make_inputs(base: Path) -> None:
     (base / "images").mkdir()
     for number in range(4):
         image = np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)
-        write_picture(base / "images" / f"{number}.png", image)
+        write_image(base / "images" / f"{number}.png", image)
 
 
 def start(exporter: Exporter, base: Path, output: Path) -> subprocess.Popen:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from training import ROOT, differences, make_images, start
 
-from tf_cyclegan.data.image_files import PictureError, read_picture, write_picture
+from tf_cyclegan.data.image_files import ImageError, read_image, write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.training.checkpoint_files import find_damage, saved_steps
 
@@ -63,10 +63,10 @@ def translate(disk: Path, generator: Path, photos: Path) -> list[str]:
     for path in disk.rglob("*.*"):
         try:
             if path.suffix == ".png":
-                read_picture(path)
+                read_image(path)
             elif "part" in path.name or path.suffix == ".tmp":
                 wrong.append(f"{path.name} is left over")
-        except PictureError as error:
+        except ImageError as error:
             wrong.append(str(error))
     return wrong
 
@@ -89,7 +89,7 @@ def main(sizes: list[int], folder: Path) -> int:
             ]
         (folder / "photos").mkdir()
         for i in range(8):
-            write_picture(folder / "photos" / f"{i}.png", landscape(i, "summer", 64, 64))
+            write_image(folder / "photos" / f"{i}.png", landscape(i, "summer", 64, 64))
         for kilobytes in (8, 40):
             mounted.append(disk := folder / f"translated_{kilobytes}")
             mount(disk, kilobytes)

@@ -4,7 +4,7 @@
 
 Every file is decoded in a child process with a memory limit, so that a crash of a C library is
 counted instead of ending the run. Prints the counts; the exit code is 1 if any file crashed its
-process, was slow, took too much memory, or raised anything but a PictureError.
+process, was slow, took too much memory, or raised anything but an ImageError.
 """
 
 import argparse
@@ -165,7 +165,7 @@ def child(count: int, seed: int, start: int, max_seconds: float) -> None:
     for name in ("tf_cyclegan", "tf_cyclegan.data"):
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(ROOT / name.replace(".", "/"))]
-    from tf_cyclegan.data.image_files import PictureError, decode_picture
+    from tf_cyclegan.data.image_files import ImageError, decode_image
 
     held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     limit = held + (3 * MEGABYTES << 20)
@@ -174,9 +174,9 @@ def child(count: int, seed: int, start: int, max_seconds: float) -> None:
         print(f"begin {name}", flush=True)
         peak, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
         try:
-            decode_picture(data)
+            decode_image(data)
             outcome, detail = "decoded", ""
-        except PictureError as error:
+        except ImageError as error:
             outcome, detail = "refused", str(error)
             if "MemoryError" in detail:
                 outcome = "large"

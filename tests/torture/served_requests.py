@@ -58,7 +58,7 @@ class Options:
 
 def main(options: Options) -> int:
     """Serves, sends and counts; returns the exit code."""
-    from tf_cyclegan.data.image_files import decode_picture  # after --help
+    from tf_cyclegan.data.image_files import decode_image  # after --help
     from tf_cyclegan.export.saved_model import export_saved_model
     from tf_cyclegan.generators import ResNetGenerator
     from tf_cyclegan.inference.translator import translator
@@ -90,8 +90,8 @@ def main(options: Options) -> int:
                 server.terminate()
     difference = 255
     if alive:
-        expected = translator(generator)(decode_picture(good))
-        difference = np.abs(decode_picture(answer).astype(int) - expected).max()
+        expected = translator(generator)(decode_image(good))
+        difference = np.abs(decode_image(answer).astype(int) - expected).max()
     print(
         f"{options.count} requests: {counts['answered']} answered, {counts['refused']} refused, "
         f"{counts['no answer']} without an answer; server {'alive' if alive else 'lost'}, "

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.data.image_files import write_picture
+from tf_cyclegan.data.image_files import write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.training.checkpoint_files import saved_steps
 
@@ -39,7 +39,7 @@ def make_images(folder: Path) -> Path:
     for split, season, count in (("trainA", "summer", 5), ("trainB", "winter", 7)):
         (folder / split).mkdir(parents=True)
         for i in range(count):
-            write_picture(folder / split / f"{i}.png", landscape(i, season, 24, 30))
+            write_image(folder / split / f"{i}.png", landscape(i, season, 24, 30))
     return folder
 
 

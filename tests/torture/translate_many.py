@@ -94,7 +94,7 @@ def make_inputs(base: Path, images: int) -> None:
     import keras  # after --help, which needs none of it
     import numpy as np
 
-    from tf_cyclegan.data.image_files import write_picture
+    from tf_cyclegan.data.image_files import write_image
     from tf_cyclegan.generators import ResNetGenerator
     from tf_cyclegan.training.run_folder import save_generator
 
@@ -107,7 +107,7 @@ def make_inputs(base: Path, images: int) -> None:
     (base / "images").mkdir()
     for number in range(images):
         image = np.random.default_rng(number).integers(0, 256, (40, 48, 3), np.uint8)
-        write_picture(base / "images" / f"{number}.png", image)
+        write_image(base / "images" / f"{number}.png", image)
     for name in ("empty.png", "text.jpg"):
         (base / "images" / name).write_text("no image" if name == "text.jpg" else "")
 

@@ -38,25 +38,25 @@ def gradient(dy, y, factor, axes):
 
 
 def kernels_are_faster(x):
-    """Whether `standardized_pictures` is, on a CPU: of few and large maps (docs/performance.md)."""
+    """Whether `standardized_images` is, on a CPU: of few and large maps (docs/performance.md)."""
     known = x.shape.is_fully_defined() and x.dtype != tf.float64
     return known and x.shape[0] <= 2 and x.shape.num_elements() >= 1 << 17
 
 
-def standardized_pictures(x, epsilon):
+def standardized_images(x, epsilon):
     """`standardized` over height and width by batch norm's kernels, faster on a CPU.
 
-    A picture is a batch of one for them, since a batch shares its moments.
+    An image is a batch of one for them, since a batch shares its moments.
 
     Args:
         x: `[n, h, w, c]`, of which `kernels_are_faster`.
     """
-    pictures = [standardized_picture(picture, epsilon) for picture in tf.split(x, x.shape[0])]
-    return tf.concat(pictures, axis=0)
+    images = [standardized_image(image, epsilon) for image in tf.split(x, x.shape[0])]
+    return tf.concat(images, axis=0)
 
 
-def standardized_picture(x, epsilon):
-    """`standardized_pictures` of one."""
+def standardized_image(x, epsilon):
+    """`standardized_images` of one."""
     _, height, width, channels = x.shape
     pixels, axes = height * width, [1, 2]
     zeros, ones, none = tf.zeros([channels]), tf.ones([channels]), tf.zeros([0])

@@ -52,7 +52,7 @@ def forward(inputs, kernel):
     n, height, width, _ = inputs.shape
     x = transformed_inputs(inputs, after=inputs)
     y = linear(A, tf.matmul(x, transformed_kernel(kernel, after=x)))
-    return picture(tf.reshape(y, [4, 4, n, (height - 2) // 4, (width - 2) // 4, kernel.shape[3]]))
+    return image(tf.reshape(y, [4, 4, n, (height - 2) // 4, (width - 2) // 4, kernel.shape[3]]))
 
 
 @tf.function
@@ -93,7 +93,7 @@ def tiles(x):
     return tf.transpose(tf.reshape(x, [n, height // 4, 4, width // 4, 4, c]), [2, 4, 0, 1, 3, 5])
 
 
-def picture(x):
+def image(x):
     """`[4, 4, n, i, j, c]` -> `[n, 4i, 4j, c]`."""
     _, _, n, rows, columns, c = x.shape
     return tf.reshape(tf.transpose(x, [2, 3, 0, 4, 1, 5]), [n, 4 * rows, 4 * columns, c])
@@ -116,4 +116,4 @@ def sum_of_overlapping_tiles(x):
     x = tf.pad(x[:, :4], [none, none, none, none, after, none]) + tf.pad(
         x[:, 4:], [none, [0, 2], none, none, before, none]
     )
-    return picture(x)[:, :-2, :-2]
+    return image(x)[:, :-2, :-2]

@@ -1,6 +1,6 @@
 """From a data set's name or folder to batches `(real_a, real_b)`: float32 NHWC in [-1, 1].
 
-A picture is chosen, cropped and flipped by a pure function of the seed and of its place in the
+An image is chosen, cropped and flipped by a pure function of the seed and of its place in the
 training, so a training that resumes at any step sees exactly what it would have seen.
 """
 
@@ -12,22 +12,22 @@ import psutil
 import tensorflow as tf
 
 from tf_cyclegan.data.folders import load_folders
-from tf_cyclegan.data.image_files import DatasetError, PictureSet, to_channels
-from tf_cyclegan.data.resizing import ResizedPictures, augment, resize, resized_bytes
+from tf_cyclegan.data.image_files import DatasetError, ImageSet, to_channels
+from tf_cyclegan.data.resizing import ResizedImages, augment, resize, resized_bytes
 from tf_cyclegan.data.synthetic import SEASONS, landscape
 from tf_cyclegan.data.tfds import load_tfds
 from tf_cyclegan.training.config import Config
 
-SYNTHETIC_TRAIN = 400  # pictures of each season
+SYNTHETIC_TRAIN = 400  # images of each season
 SYNTHETIC_TEST = 24
 
 
-def load_dataset(config: Config) -> dict[str, PictureSet]:
-    """Finds the pictures that the config names; they are read later, one by one.
+def load_dataset(config: Config) -> dict[str, ImageSet]:
+    """Finds the images that the config names; they are read later, one by one.
 
     Returns:
         "trainA" and "trainB", in pairs where training needs them; "testA" and "testB" where the
-        data has them; and "truthA" and "truthB", the true counterparts of the test pictures of that
+        data has them; and "truthA" and "truthB", the true counterparts of the test images of that
         letter, where they are known (the embedded data set, and others with `config.paired` or
         `config.side_by_side`).
 
@@ -60,36 +60,36 @@ def load_dataset(config: Config) -> dict[str, PictureSet]:
     return {name: in_gray(s) if gray[name] else s for name, s in sets.items()}
 
 
-def in_gray(pictures: PictureSet) -> PictureSet:
-    """The same pictures with one channel, uint8 `[h, w, 1]`."""
-    return dataclasses.replace(pictures, read=lambda i: to_channels(pictures.read(i), 1))
+def in_gray(images: ImageSet) -> ImageSet:
+    """The same images with one channel, uint8 `[h, w, 1]`."""
+    return dataclasses.replace(images, read=lambda i: to_channels(images.read(i), 1))
 
 
 def _synthetic(side, paired):
     """The embedded data set at `side` pixels; its training seasons show other scenes, or pairs."""
 
-    def pictures(first, count, season):
-        return PictureSet(
+    def images(first, count, season):
+        return ImageSet(
             names=tuple(f"landscape_{first + i:04d}.png" for i in range(count)),
             read=lambda i: landscape(first + i, season, side, side),
         )
 
     test = 2 * SYNTHETIC_TRAIN
     return {
-        "trainA": pictures(0, SYNTHETIC_TRAIN, SEASONS["a"]),
-        "trainB": pictures(0 if paired else SYNTHETIC_TRAIN, SYNTHETIC_TRAIN, SEASONS["b"]),
-        "testA": pictures(test, SYNTHETIC_TEST, SEASONS["a"]),
-        "truthA": pictures(test, SYNTHETIC_TEST, SEASONS["b"]),
-        "testB": pictures(test + SYNTHETIC_TEST, SYNTHETIC_TEST, SEASONS["b"]),
-        "truthB": pictures(test + SYNTHETIC_TEST, SYNTHETIC_TEST, SEASONS["a"]),
+        "trainA": images(0, SYNTHETIC_TRAIN, SEASONS["a"]),
+        "trainB": images(0 if paired else SYNTHETIC_TRAIN, SYNTHETIC_TRAIN, SEASONS["b"]),
+        "testA": images(test, SYNTHETIC_TEST, SEASONS["a"]),
+        "truthA": images(test, SYNTHETIC_TEST, SEASONS["b"]),
+        "testB": images(test + SYNTHETIC_TEST, SYNTHETIC_TEST, SEASONS["b"]),
+        "truthB": images(test + SYNTHETIC_TEST, SYNTHETIC_TEST, SEASONS["a"]),
     }
 
 
 class TrainingData:
     """The two training domains, ready to be drawn from at any step.
 
-    An epoch has as many pictures as the larger domain, in each domain's own random order. (The
-    authors draw b with replacement; here each domain runs through all its pictures before any
+    An epoch has as many images as the larger domain, in each domain's own random order. (The
+    authors draw b with replacement; here each domain runs through all its images before any
     comes again.) The last batch of an epoch is filled up from the next round. Where training needs
     pairs, those of one name come together, cropped and flipped alike.
 
@@ -103,11 +103,11 @@ class TrainingData:
         shape_a, shape_b: (h, w, c) of what is trained on; h and w None where they vary.
 
     Raises:
-        DatasetError: a domain's pictures cannot be cropped, vary in size where they must not, or do
+        DatasetError: a domain's images cannot be cropped, vary in size where they must not, or do
             not fit where `config.cache` wants them kept.
     """
 
-    def __init__(self, sets: dict[str, PictureSet], config: Config, replicas: int = 1):
+    def __init__(self, sets: dict[str, ImageSet], config: Config, replicas: int = 1):
         a, b = (
             (sets["trainA"], config, config.channels_a),
             (sets["trainB"], config, config.channels_b),
@@ -116,10 +116,10 @@ class TrainingData:
             needed, free = resized_bytes(*a) + resized_bytes(*b), psutil.virtual_memory().available
             if needed > free:
                 raise DatasetError(
-                    f"the resized pictures take {needed / 1e9:.1f} GB of memory, and "
+                    f"the resized images take {needed / 1e9:.1f} GB of memory, and "
                     f"{free / 1e9:.1f} GB are free: use --cache=disk or --cache=none"
                 )
-        self.a, self.b = ResizedPictures(*a), ResizedPictures(*b)
+        self.a, self.b = ResizedImages(*a), ResizedImages(*b)
         self.config = config
         self.pairs = config.lambda_l1 > 0
         if self.pairs and not np.array_equal(self.a.sizes, self.b.sizes):
@@ -130,14 +130,14 @@ class TrainingData:
         self.shape_b = (*(self.b.shape or (None, None)), config.channels_b)
         if (config.batch_size > 1 or config.pool_size) and None in (self.a.shape, self.b.shape):
             raise DatasetError(
-                f"--preprocess={config.preprocess} leaves these pictures in different sizes, which "
+                f"--preprocess={config.preprocess} leaves these images in different sizes, which "
                 "cannot share a batch or a pool: use a preprocess with crop, or --batch_size=1 "
                 "--pool_size=0"
             )
 
     @property
     def error(self) -> Exception | None:
-        """Why a picture could not be read, if one could not: in one line, where the
+        """Why an image could not be read, if one could not: in one line, where the
         `tf.errors.OpError` that `batches` or `distributed` end with has dozens."""
         return self.a.error or self.b.error
 
@@ -154,15 +154,15 @@ class TrainingData:
         """
         batch = self.config.batch_size
 
-        def places(step):  # of this step's pictures in the whole training
+        def places(step):  # of this step's images in the whole training
             first = step * self.global_batch + replica * batch
             return tf.data.Dataset.range(first, first + replicas * batch)
 
         def pair(place):
             return (
-                self._picture(self.a, self.shape_a, place, stream=0),
+                self._image(self.a, self.shape_a, place, stream=0),
                 # In one stream of draws a pair stays one, and is cropped and flipped alike.
-                self._picture(self.b, self.shape_b, place, stream=0 if self.pairs else 1),
+                self._image(self.b, self.shape_b, place, stream=0 if self.pairs else 1),
             )
 
         dataset = tf.data.Dataset.range(start, stop).flat_map(places)
@@ -188,29 +188,29 @@ class TrainingData:
         return strategy.distribute_datasets_from_function(worker)
 
     def examples(self, sets, count: int = 4):
-        """A few pictures of each domain for sample sheets, of one size, uint8 `[h, w, c]`.
+        """A few images of each domain for sample sheets, of one size, uint8 `[h, w, c]`.
 
         Args:
-            sets: from `load_dataset`; test pictures are taken where there are any.
+            sets: from `load_dataset`; test images are taken where there are any.
             count: at most so many.
 
         Returns:
-            `(pictures_a, pictures_b)`, two lists of one length.
+            `(images_a, images_b)`, two lists of one length.
         """
         shown = [sets.get(f"test{d}", sets[f"train{d}"]) for d in "AB"]
-        count = min(count, *(len(pictures) for pictures in shown))
+        count = min(count, *(len(images) for images in shown))
         height, width = self.shape_a[:2] if None not in self.shape_a else (256, 256)
         return [[resize(s.read(i), (height, width)) for i in range(count)] for s in shown]
 
-    def _picture(self, pictures, shape, place, stream):
-        """The picture of one domain at a place in the training, augmented."""
-        seed, count = 2 * self.config.seed + stream, len(pictures)
+    def _image(self, images, shape, place, stream):
+        """The image of one domain at a place in the training, augmented."""
+        seed, count = 2 * self.config.seed + stream, len(images)
         index = tf.random.experimental.index_shuffle(
             place % count, seed=tf.stack([seed, place // count]), max_index=count - 1
         )
-        picture = tf.numpy_function(pictures.__getitem__, [index], tf.uint8, stateful=False)
-        picture = tf.ensure_shape(picture, (None, None, shape[-1]))
-        # Another key than the order's, else one picture would always be cropped in one place.
+        image = tf.numpy_function(images.__getitem__, [index], tf.uint8, stateful=False)
+        image = tf.ensure_shape(image, (None, None, shape[-1]))
+        # Another key than the order's, else one image would always be cropped in one place.
         key = tf.stack([tf.constant(seed + (1 << 32), tf.int64), place])
-        picture = augment(picture, pictures.crop, self.config.flip, key)
-        return tf.ensure_shape(picture, shape)
+        image = augment(image, images.crop, self.config.flip, key)
+        return tf.ensure_shape(image, shape)

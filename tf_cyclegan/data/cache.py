@@ -1,4 +1,4 @@
-"""Resized pictures in a file on disk: made once, and shared by all later starts and processes."""
+"""Resized images in a file on disk: made once, and shared by all later starts and processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from tf_cyclegan.data.image_files import DatasetError, PictureError
+from tf_cyclegan.data.image_files import DatasetError, ImageError
 
-FORMAT = 1  # of the files below; to be raised where pictures are decoded or resized differently
+FORMAT = 1  # of the files below; to be raised where images are decoded or resized differently
 REMEDY = "use --cache=none, or another folder by the environment variable XDG_CACHE_HOME"
 
 
@@ -31,32 +31,32 @@ def data_key(paths: Sequence[Path], settings: tuple) -> str:
     It is another one once a file is added, removed, renamed, or has another size or time of change.
 
     Raises:
-        PictureError: a file is gone or cannot be looked at.
+        ImageError: a file is gone or cannot be looked at.
     """
     digest = hashlib.sha256(repr((FORMAT, Image.__version__, settings)).encode())
     for path in paths:
         try:
             state = os.stat(path)
         except OSError as error:
-            raise PictureError(f"{path}: cannot be read ({error.strerror}): check it") from None
+            raise ImageError(f"{path}: cannot be read ({error.strerror}): check it") from None
         digest.update(os.fsencode(os.path.abspath(path)))
         digest.update(f"\0{state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
 
 
-class CachedPictures:
-    """Pictures in a file that `write_cache` has made, mapped into memory and read on access.
+class CachedImages:
+    """Images in a file that `write_cache` has made, mapped into memory and read on access.
 
-    The file holds the pixels of all pictures, one after the other, and then their sizes, int32
+    The file holds the pixels of all images, one after the other, and then their sizes, int32
     `[n, 2]`. What is read of it is page cache, which the system takes back when it needs memory.
 
     Args:
         path: the file.
-        channels: of every picture.
-        count: of pictures.
+        channels: of every image.
+        count: of images.
 
     Attributes:
-        sizes: (h, w) of each picture, `[n, 2]`.
+        sizes: (h, w) of each image, `[n, 2]`.
 
     Raises:
         OSError: it is not there.
@@ -70,7 +70,7 @@ class CachedPictures:
         self.sizes = sizes.view(np.int32).reshape(count, 2).astype(np.int64)
         self.ends = np.cumsum(self.sizes.prod(axis=1) * channels)
         if self.ends[-1] + sizes.size != self.pixels.size:
-            raise ValueError(f"{path} holds other pictures.")
+            raise ValueError(f"{path} holds other images.")
 
     def __getitem__(self, index: int) -> np.ndarray:
         height, width = self.sizes[index]
@@ -79,9 +79,9 @@ class CachedPictures:
         return pixels.reshape(height, width, self.channels)
 
 
-def cached_pictures(
-    key: str, count: int, channels: int, expected_bytes: int, pictures: Iterable[np.ndarray]
-) -> CachedPictures:
+def cached_images(
+    key: str, count: int, channels: int, expected_bytes: int, images: Iterable[np.ndarray]
+) -> CachedImages:
     """The cache of this key, made now if it is not there yet.
 
     Processes that start together make it once: the others wait. One that is killed meanwhile leaves
@@ -89,9 +89,9 @@ def cached_pictures(
 
     Args:
         key: from `data_key`.
-        count, channels: of the pictures.
-        expected_bytes: about what the pictures take, uncompressed.
-        pictures: uint8 `[h, w, channels]`, decoded as they are asked for.
+        count, channels: of the images.
+        expected_bytes: about what the images take, uncompressed.
+        images: uint8 `[h, w, channels]`, decoded as they are asked for.
 
     Raises:
         DatasetError: the folder cannot be written, or the disk has too little room.
@@ -102,32 +102,32 @@ def cached_pictures(
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / f"{key}.lock"):
             with contextlib.suppress(OSError, ValueError):
-                return CachedPictures(path, count, channels)
+                return CachedImages(path, count, channels)
             free = shutil.disk_usage(folder).free
             if expected_bytes > free:
                 raise DatasetError(
-                    f"the resized pictures take {expected_bytes / 1e9:.1f} GB, and {folder} has "
+                    f"the resized images take {expected_bytes / 1e9:.1f} GB, and {folder} has "
                     f"{free / 1e9:.1f} GB free: {REMEDY}"
                 )
             try:
-                _write(part, pictures)
+                _write(part, images)
                 os.replace(part, path)
             finally:
                 part.unlink(missing_ok=True)
-            return CachedPictures(path, count, channels)
+            return CachedImages(path, count, channels)
     except OSError as error:
         raise DatasetError(
-            f"pictures cannot be kept in {folder} ({error.strerror or error}): {REMEDY}"
+            f"images cannot be kept in {folder} ({error.strerror or error}): {REMEDY}"
         ) from None
 
 
-def _write(path: Path, pictures: Iterable[np.ndarray]) -> None:
+def _write(path: Path, images: Iterable[np.ndarray]) -> None:
     # Not through a memory map, where a full disk would kill the process.
     sizes = []
     with open(path, "wb") as file:
-        for picture in pictures:
-            file.write(np.ascontiguousarray(picture).data)
-            sizes.append(picture.shape[:2])
+        for image in images:
+            file.write(np.ascontiguousarray(image).data)
+            sizes.append(image.shape[:2])
         file.write(np.array(sizes, np.int32).data)
         file.flush()
         os.fsync(file.fileno())
@@ -139,7 +139,7 @@ def _lock(path: Path):
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print("Another process is reading these pictures into the cache: waiting ...", flush=True)
+        print("Another process is reading these images into the cache: waiting ...", flush=True)
         lock.acquire()
     try:
         yield
@@ -148,11 +148,11 @@ def _lock(path: Path):
 
 
 def cached_sizes(key: str, count: int, sizes: Iterable[tuple[int, int]]) -> np.ndarray:
-    """(h, w) of each picture, `[n, 2]`, kept under this key if the cache folder can be written.
+    """(h, w) of each image, `[n, 2]`, kept under this key if the cache folder can be written.
 
     Args:
         key: from `data_key`.
-        count: of the pictures.
+        count: of the images.
         sizes: read from the files as they are asked for.
     """
     path = cache_folder() / f"{key}.sizes.npy"

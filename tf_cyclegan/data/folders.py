@@ -1,4 +1,4 @@
-"""Folders of picture files as training domains."""
+"""Folders of image files as training domains."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import numpy as np
 from tf_cyclegan.data.image_files import (
     SUFFIXES,
     DatasetError,
-    PictureError,
-    PictureSet,
-    read_picture,
+    ImageError,
+    ImageSet,
+    read_image,
 )
 
 Folder = str | os.PathLike[str]
 
 
-def list_pictures(
+def list_images(
     folder: Folder, recursive: bool = False, without: Folder | None = None
 ) -> list[Path]:
     """The image files in a folder, sorted by their path in it.
@@ -37,12 +37,12 @@ def list_pictures(
         without: a folder in it that is left out, such as one for translations.
 
     Raises:
-        DatasetError: if the folder is missing, is no folder, or holds no picture.
+        DatasetError: if the folder is missing, is no folder, or holds no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
         cause = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DatasetError(f"{printable(folder)} {cause}: name a folder that holds pictures")
+        raise DatasetError(f"{printable(folder)} {cause}: name a folder that holds images")
     found: list[Path] = []
     others: list[str] = []
     seen = {Path(without).resolve()} if without else set()
@@ -72,7 +72,7 @@ def list_pictures(
     remedy = "use --recursive for sub-folders" if folders else "check that none is missed"
     if not found:
         raise DatasetError(
-            f"{printable(folder)} holds no pictures ({' '.join(SUFFIXES)}): put some into it, "
+            f"{printable(folder)} holds no images ({' '.join(SUFFIXES)}): put some into it, "
             f"name another folder{', or ' + remedy if folders else ''}"
         )
     if others:
@@ -96,18 +96,18 @@ def _some(names: Sequence[str]) -> str:
     return shown + (", ..." if len(names) > 3 else "")
 
 
-def folder_pictures(folder: Folder, recursive: bool = False) -> PictureSet:
-    """The pictures of one folder in RGB, read from disk at each access.
+def folder_images(folder: Folder, recursive: bool = False) -> ImageSet:
+    """The images of one folder in RGB, read from disk at each access.
 
     Their names are paths in the folder, such as "a.jpg" or, with `recursive`, "day/a.jpg".
 
     Raises:
-        DatasetError: as `list_pictures`.
+        DatasetError: as `list_images`.
     """
-    paths = list_pictures(folder, recursive)
-    return PictureSet(
+    paths = list_images(folder, recursive)
+    return ImageSet(
         names=tuple(path.relative_to(folder).as_posix() for path in paths),
-        read=lambda index: read_picture(paths[index]),
+        read=lambda index: read_image(paths[index]),
         paths=tuple(paths),
     )
 
@@ -119,21 +119,21 @@ def load_folders(
     paired: bool = False,
     recursive: bool = False,
     side_by_side: bool = False,
-) -> dict[str, PictureSet]:
+) -> dict[str, ImageSet]:
     """Two domains from disk, either way of naming them.
 
     Args:
         data_dir: holds the folders trainA and trainB, perhaps testA and testB.
-        data_a: the training pictures of domain a, given instead of `data_dir` and with `data_b`.
+        data_a: the training images of domain a, given instead of `data_dir` and with `data_b`.
         data_b: the same of domain b.
-        paired: whether pictures of one name are pairs; see `pair_up`.
+        paired: whether images of one name are pairs; see `pair_up`.
         recursive: whether sub-folders are searched too.
         side_by_side: whether each image holds a pair, a left and b right, as in pix2pix's data
             sets: `data_dir` then holds train, and perhaps test or val.
 
     Returns:
-        "trainA", "trainB" and, where there, "testA", "testB" -> pictures; of pairs also "truthA"
-        and "truthB", the counterparts of the test pictures of that letter.
+        "trainA", "trainB" and, where there, "testA", "testB" -> images; of pairs also "truthA"
+        and "truthB", the counterparts of the test images of that letter.
 
     Raises:
         DatasetError: if the arguments do not fit together, or a folder is missing or empty.
@@ -145,11 +145,11 @@ def load_folders(
     if data_dir is None:
         if data_a is None or data_b is None:
             raise DatasetError(
-                "no pictures named: give data_a and data_b, or data_dir with trainA and trainB"
+                "no images named: give data_a and data_b, or data_dir with trainA and trainB"
             )
         sets = {
-            "trainA": folder_pictures(data_a, recursive),
-            "trainB": folder_pictures(data_b, recursive),
+            "trainA": folder_images(data_a, recursive),
+            "trainB": folder_images(data_b, recursive),
         }
         return pair_up(sets) if paired else sets
     if data_a is not None or data_b is not None:
@@ -158,7 +158,7 @@ def load_folders(
     root = Path(data_dir)
     found = _folders(root, ("trainA", "trainB"), ", or give data_a and data_b")
     splits = [split for split in ("trainA", "trainB", "testA", "testB") if split in found]
-    sets = {split: folder_pictures(root / split, recursive) for split in splits}
+    sets = {split: folder_images(root / split, recursive) for split in splits}
     return pair_up(sets) if paired else sets
 
 
@@ -178,39 +178,39 @@ def _folders(root: Path, needed: Sequence[str], other_way: str) -> list[str]:
     return found
 
 
-def _load_side_by_side(root: Path, recursive: bool) -> dict[str, PictureSet]:
+def _load_side_by_side(root: Path, recursive: bool) -> dict[str, ImageSet]:
     found = _folders(root, ("train",), ", or leave --side_by_side out")
     test = next((split for split in ("test", "val") if split in found), None)
     sets = {}
     for split, folder in {"train": "train", "test": test}.items():
         if folder:
-            both = folder_pictures(root / folder, recursive)
+            both = folder_images(root / folder, recursive)
             sets[f"{split}A"], sets[f"{split}B"] = _half(both, 0), _half(both, 1)
     if test:
         sets |= {"truthA": sets["testB"], "truthB": sets["testA"]}
     return sets
 
 
-def _half(pictures: PictureSet, side: int) -> PictureSet:
-    """The left (0) or right (1) halves of pictures that hold two."""
+def _half(images: ImageSet, side: int) -> ImageSet:
+    """The left (0) or right (1) halves of images that hold two."""
 
     def read(index: int) -> np.ndarray:
-        picture = pictures.read(index)
-        height, width = picture.shape[:2]
+        image = images.read(index)
+        height, width = image.shape[:2]
         if width % 2 or width < height:
-            raise PictureError(
-                f"{printable(pictures.names[index])}: {width} x {height} pixels are not two images "
+            raise ImageError(
+                f"{printable(images.names[index])}: {width} x {height} pixels are not two images "
                 "side by side, since "
                 f"{'its width is odd' if width % 2 else 'it is taller than wide'}: leave "
                 "--side_by_side out, or remove it"
             )
         # A copy: a view would keep the whole image in memory.
-        return picture[:, side * width // 2 : (side + 1) * width // 2].copy()
+        return image[:, side * width // 2 : (side + 1) * width // 2].copy()
 
-    return PictureSet(pictures.names, read)
+    return ImageSet(images.names, read)
 
 
-def pair_up(sets: dict[str, PictureSet]) -> dict[str, PictureSet]:
+def pair_up(sets: dict[str, ImageSet]) -> dict[str, ImageSet]:
     """The same sets, domain b in the order of domain a's counterparts, and the tests' truths.
 
     Names are compared without their suffix and without a last "_A" or "_B", as in the paper's
@@ -218,7 +218,7 @@ def pair_up(sets: dict[str, PictureSet]) -> dict[str, PictureSet]:
     forms of a letter are the same (macOS writes the latter); sub-folders count.
 
     Raises:
-        DatasetError: a picture has no counterpart, or two.
+        DatasetError: an image has no counterpart, or two.
     """
     result = dict(sets)
     for split in ("train", "test"):
@@ -227,7 +227,7 @@ def pair_up(sets: dict[str, PictureSet]) -> dict[str, PictureSet]:
             stems_a, stems_b = _stems(a, f"{split}A"), _stems(b, f"{split}B")
             if alone := sorted(stems_a.keys() ^ stems_b.keys()):
                 raise DatasetError(
-                    f"{len(alone)} pictures of {split}A and {split}B have no counterpart "
+                    f"{len(alone)} images of {split}A and {split}B have no counterpart "
                     f"({_some(alone)}): give pairs one name, or leave --paired out"
                 )
             result[f"{split}B"] = _reordered(b, [stems_b[stem] for stem in stems_a])
@@ -236,21 +236,21 @@ def pair_up(sets: dict[str, PictureSet]) -> dict[str, PictureSet]:
     return result
 
 
-def _stems(pictures: PictureSet, folder: str) -> dict[str, int]:
-    """The part of each name that its counterpart shares -> the picture's place."""
+def _stems(images: ImageSet, folder: str) -> dict[str, int]:
+    """The part of each name that its counterpart shares -> the image's place."""
     stems: dict[str, int] = {}
-    for place, name in enumerate(pictures.names):
+    for place, name in enumerate(images.names):
         stem = re.sub(r"_[AB]$", "", PurePath(name).with_suffix("").as_posix())
         first = stems.setdefault(unicodedata.normalize("NFC", stem), place)
         if first != place:
             raise DatasetError(
-                f"{folder} holds two pictures of one name ({printable(pictures.names[first])}, "
+                f"{folder} holds two images of one name ({printable(images.names[first])}, "
                 f"{printable(name)}): pairs need different ones"
             )
     return stems
 
 
-def _reordered(pictures: PictureSet, order: Sequence[int]) -> PictureSet:
-    names = tuple(pictures.names[i] for i in order)
-    paths = tuple(pictures.paths[i] for i in order) if pictures.paths else None
-    return PictureSet(names, lambda index: pictures.read(order[index]), paths)
+def _reordered(images: ImageSet, order: Sequence[int]) -> ImageSet:
+    names = tuple(images.names[i] for i in order)
+    paths = tuple(images.paths[i] for i in order) if images.paths else None
+    return ImageSet(names, lambda index: images.read(order[index]), paths)

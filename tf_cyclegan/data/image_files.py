@@ -1,4 +1,4 @@
-"""Pictures: encoded bytes or files to uint8 arrays and back, by Pillow."""
+"""Images: encoded bytes or files to uint8 arrays and back, by Pillow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tf_cyclegan.data.containers import read_container
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 8 * MAX_PIXELS  # MAX_PIXELS at 16-bit RGBA, uncompressed
 
-# Which files count as pictures, and the Pillow format that each suffix is written in.
+# Which files count as images, and the Pillow format that each suffix is written in.
 SUFFIXES = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -50,10 +50,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 90, "subsampling": "4:4:4"},
     "HEIF": {"quality": 95, "chroma": 420},  # phones show no other chroma
 }
-_STRIP = (
-    256  # rows that are converted at a time: the steps between would each hold the whole picture
-)
-# EXIF orientation -> the view of the upright array in which the stored picture lies as it is; 1 and
+_STRIP = 256  # rows that are converted at a time: the steps between would each hold the whole image
+# EXIF orientation -> the view of the upright array in which the stored image lies as it is; 1 and
 # unknown values: the array itself.
 _STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda upright: upright[:, ::-1],
@@ -68,8 +66,8 @@ _STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 _WARNINGS_LOCK = threading.Lock()
 
 
-class PictureError(ValueError):
-    """A picture that cannot be read or written: which one, why, and what to do, in one line."""
+class ImageError(ValueError):
+    """An image that cannot be read or written: which one, why, and what to do, in one line."""
 
 
 class DatasetError(ValueError):
@@ -77,12 +75,12 @@ class DatasetError(ValueError):
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """The pictures of one domain in one split, read on access.
+class ImageSet:
+    """The images of one domain in one split, read on access.
 
     Attributes:
-        names: one name per picture, in a fixed order.
-        read: index -> uint8 `[h, w, channels]`; raises `PictureError`.
+        names: one name per image, in a fixed order.
+        read: index -> uint8 `[h, w, channels]`; raises `ImageError`.
         paths: the files that they are read from, where each has one of its own.
     """
 
@@ -94,13 +92,13 @@ class PictureSet:
         return len(self.names)
 
 
-def decode_picture(
-    data: bytes, name: str = "picture", channels: int = 3, max_pixels: int = MAX_PIXELS
+def decode_image(
+    data: bytes, name: str = "image", channels: int = 3, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP, BMP, GIF, TIFF, HEIF, AVIF, JPEG 2000 or PPM image.
 
     The format is that of the contents, whatever the name says; of several frames the first counts.
-    The picture is set upright by its EXIF orientation, and an embedded ICC profile is converted to
+    The image is set upright by its EXIF orientation, and an embedded ICC profile is converted to
     sRGB; one that is damaged or does not fit the image is ignored. Alpha is composited on white,
     and 16-bit gray is divided by 257. Integer gray must lie in [0, 65535] and float gray in [0, 1]:
     other ranges have no agreed black and white, so they are refused rather than guessed.
@@ -108,29 +106,29 @@ def decode_picture(
     Strangers' files are safe to decode: `read_container` bounds the time and memory they take.
 
     Args:
-        data: the encoded picture.
+        data: the encoded image.
         name: what error messages call it.
         channels: 1 for gray, 3 for RGB.
-        max_pixels: larger pictures are refused by their header, before their pixels are decoded.
+        max_pixels: larger images are refused by their header, before their pixels are decoded.
             Pillow's own limit of about 179 million holds above it.
 
     Returns:
         uint8 `[height, width, channels]`.
 
     Raises:
-        PictureError: if the bytes are no whole picture of these kinds, it is too large, or its
+        ImageError: if the bytes are no whole image of these kinds, it is too large, or its
             format needs a package that is not installed.
         ValueError: if `channels` is neither 1 nor 3.
     """
     return _decode(io.BytesIO(data), name, channels, max_pixels)
 
 
-def read_picture(
+def read_image(
     path: str | os.PathLike[str], channels: int = 3, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Reads a picture file of at most 8 bytes per allowed pixel; see `decode_picture`.
+    """Reads an image file of at most 8 bytes per allowed pixel; see `decode_image`.
 
-    Besides the picture itself, memory holds what Pillow decodes: 4 bytes per pixel.
+    Besides the image itself, memory holds what Pillow decodes: 4 bytes per pixel.
     """
     with _open_file(path) as file:
         check_size(os.fstat(file.fileno()).st_size, str(path), max_pixels)
@@ -138,10 +136,10 @@ def read_picture(
 
 
 def read_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of what `read_picture` gives, from the file's header alone.
+    """(height, width) of what `read_image` gives, from the file's header alone.
 
     Raises:
-        PictureError: it is missing, empty, of another kind, or too large. Damage behind the header
+        ImageError: it is missing, empty, of another kind, or too large. Damage behind the header
             is not noticed.
     """
     with _open_file(path) as file:
@@ -149,7 +147,7 @@ def read_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tup
         with _open(file, str(path), max_pixels) as (image, orientation, _):
             width, height = image.size
             if width * height > max_pixels:
-                raise PictureError(
+                raise ImageError(
                     f"{path}: {width} x {height} is more than {max_pixels} pixels: scale it down "
                     "first"
                 )
@@ -160,57 +158,55 @@ def read_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tup
 
 
 def check_size(size: int, name: str, max_pixels: int | None = None) -> None:
-    """Refuses a file of more than `MAX_BYTES` before it is read, by a PictureError; where more
+    """Refuses a file of more than `MAX_BYTES` before it is read, by an ImageError; where more
     than MAX_PIXELS are allowed, of more than 8 bytes for each."""
     limit = max(MAX_BYTES, 8 * max_pixels) if max_pixels else MAX_BYTES
     if size > limit:
-        raise PictureError(
-            f"{name}: {size} bytes are more than {limit}: scale the picture down first"
-        )
+        raise ImageError(f"{name}: {size} bytes are more than {limit}: scale the image down first")
 
 
-def encode_picture(picture: np.ndarray, name: str | os.PathLike[str]) -> bytes:
-    """Encodes a picture in the format of a file name's suffix.
+def encode_image(image: np.ndarray, name: str | os.PathLike[str]) -> bytes:
+    """Encodes an image in the format of a file name's suffix.
 
     PNG, BMP, TIFF, WebP, JPEG 2000 and PPM are lossless. JPEG has quality 95, AVIF 90, both with
     full color resolution; HEIF has quality 95 with the halved color resolution that phones can
     show; GIF has at most 256 colours.
 
     Args:
-        picture: uint8 `[h, w, 1]` or `[h, w, 3]`.
-        name: a file name or path; also what error messages call the picture.
+        image: uint8 `[h, w, 1]` or `[h, w, 3]`.
+        name: a file name or path; also what error messages call the image.
 
     Raises:
-        PictureError: if the suffix is unknown, or the format has no room for such a picture.
-        ValueError: if `picture` is of another shape or dtype.
+        ImageError: if the suffix is unknown, or the format has no room for such an image.
+        ValueError: if `image` is of another shape or dtype.
     """
     buffer = io.BytesIO()
     try:
-        _encode(picture, Path(name), buffer)
+        _encode(image, Path(name), buffer)
     except OSError as error:
-        raise PictureError(f"{name}: cannot be encoded ({_one_line(error)})") from error
+        raise ImageError(f"{name}: cannot be encoded ({_one_line(error)})") from error
     return buffer.getvalue()
 
 
-def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
-    """Writes a picture in the format of the path's suffix, whole or not at all.
+def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
+    """Writes an image in the format of the path's suffix, whole or not at all.
 
     Args:
         path: a file in an existing folder; an old file of that name is replaced.
-        picture: uint8 `[h, w, 1]` or `[h, w, 3]`; see `encode_picture`.
+        image: uint8 `[h, w, 1]` or `[h, w, 3]`; see `encode_image`.
 
     Raises:
-        PictureError: if the suffix is unknown or the file cannot be written.
-        ValueError: if `picture` is of another shape or dtype.
+        ImageError: if the suffix is unknown or the file cannot be written.
+        ValueError: if `image` is of another shape or dtype.
     """
     path = Path(path)
     partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with open(partial, "w+b") as file:
-            _encode(picture, path, file)
+            _encode(image, path, file)
         os.replace(partial, path)
     except OSError as error:
-        raise PictureError(
+        raise ImageError(
             f"{path}: cannot be written ({_one_line(error)}): check folder, rights and disk space"
         ) from error
     finally:
@@ -218,31 +214,31 @@ def write_picture(path: str | os.PathLike[str], picture: np.ndarray) -> None:
             partial.unlink()
 
 
-def _encode(picture: np.ndarray, name: Path, file: BinaryIO) -> None:
-    shape = picture.shape
-    if picture.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
+def _encode(image: np.ndarray, name: Path, file: BinaryIO) -> None:
+    shape = image.shape
+    if image.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
         raise ValueError(
-            f"a picture to write must be uint8 [h, w, 1 or 3], not {picture.dtype} {list(shape)}: "
+            f"an image to write must be uint8 [h, w, 1 or 3], not {image.dtype} {list(shape)}: "
             "to_uint8 makes one from a float image"
         )
     if name.suffix.lower() not in SUFFIXES:
-        raise PictureError(f"{name}: unknown suffix: name it one of {' '.join(SUFFIXES)}")
+        raise ImageError(f"{name}: unknown suffix: name it one of {' '.join(SUFFIXES)}")
     kind = SUFFIXES[name.suffix.lower()]
     _need(kind, str(name))
-    image = Image.fromarray(picture[:, :, 0] if shape[2] == 1 else picture)
+    pil = Image.fromarray(image[:, :, 0] if shape[2] == 1 else image)
     try:
-        image.save(file, kind, **_SAVE_OPTIONS.get(kind, {}))
+        pil.save(file, kind, **_SAVE_OPTIONS.get(kind, {}))
     except ValueError as error:
-        raise PictureError(
+        raise ImageError(
             f"{name}: cannot be encoded as {kind} ({_one_line(error)}): use another format"
         ) from error
 
 
-def to_float(picture: np.ndarray) -> np.ndarray:
+def to_float(image: np.ndarray) -> np.ndarray:
     """uint8 [0, 255] of any shape -> float32 [-1, 1]."""
-    if picture.dtype != np.uint8:
-        raise ValueError(f"to_float takes uint8, not {picture.dtype}")
-    return picture.astype(np.float32) / 127.5 - 1
+    if image.dtype != np.uint8:
+        raise ValueError(f"to_float takes uint8, not {image.dtype}")
+    return image.astype(np.float32) / 127.5 - 1
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
@@ -254,58 +250,58 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 
-def to_channels(picture: np.ndarray, channels: int) -> np.ndarray:
+def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     """uint8 `[h, w, 1 or 3]` -> uint8 `[h, w, channels]`; RGB turns gray by ITU-R 601's luma."""
-    if channels == 1 and picture.shape[2] == 3:
-        return np.asarray(Image.fromarray(picture).convert("L"))[:, :, np.newaxis]
-    return np.broadcast_to(picture, (*picture.shape[:2], channels))
+    if channels == 1 and image.shape[2] == 3:
+        return np.asarray(Image.fromarray(image).convert("L"))[:, :, np.newaxis]
+    return np.broadcast_to(image, (*image.shape[:2], channels))
 
 
 def _decode(file: BinaryIO, name: str, channels: int, max_pixels: int) -> np.ndarray:
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (gray) or 3 (RGB), not {channels}")
-    with _open(file, name, max_pixels) as (image, orientation, profile):
-        width, height = image.size
+    with _open(file, name, max_pixels) as (pil, orientation, profile):
+        width, height = pil.size
         if width * height > max_pixels:
-            raise PictureError(
+            raise ImageError(
                 f"{name}: {width} x {height} is more than {max_pixels} pixels: scale it down first"
             )
-        image.load()
-        width, height = image.size
+        pil.load()
+        width, height = pil.size
         sides = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
-        picture = np.empty((*sides, channels), np.uint8)
-        stored = _STORED.get(orientation, np.asarray)(picture)
+        image = np.empty((*sides, channels), np.uint8)
+        stored = _STORED.get(orientation, np.asarray)(image)
         for top in range(0, height, _STRIP):
-            strip = image.crop((0, top, width, min(top + _STRIP, height)))
+            strip = pil.crop((0, top, width, min(top + _STRIP, height)))
             strip = _to_eight_bits(strip, name, profile).convert("L" if channels == 1 else "RGB")
             stored[top : top + _STRIP] = np.asarray(strip).reshape(-1, width, channels)
-        return picture
+        return image
 
 
 @contextlib.contextmanager
 def _open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A regular file, opened to read; its absence is a PictureError."""
+    """A regular file, opened to read; its absence is an ImageError."""
     try:
         if not Path(path).is_file():
-            raise PictureError(f"{path}: no such file: check the path")
+            raise ImageError(f"{path}: no such file: check the path")
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise PictureError(f"{path}: cannot be read ({_one_line(error)}): check it") from error
+        raise ImageError(f"{path}: cannot be read ({_one_line(error)}): check it") from error
 
 
 @contextlib.contextmanager
 def _open(
     file: BinaryIO, name: str, max_pixels: int
 ) -> Iterator[tuple[Image.Image, int, bytes | None]]:
-    """The picture with only its header read, its EXIF orientation, still to be applied, and its
+    """The image with only its header read, its EXIF orientation, still to be applied, and its
     color profile.
 
-    Whatever Pillow raises inside, now or on decoding the pixels, comes out as a PictureError.
+    Whatever Pillow raises inside, now or on decoding the pixels, comes out as an ImageError.
     """
     try:
         if not file.read(1):
-            raise PictureError(f"{name}: the file is empty: remove or replace it")
+            raise ImageError(f"{name}: the file is empty: remove or replace it")
         contents = read_container(file, max_pixels)
         if contents is None:
             raise UnidentifiedImageError
@@ -315,17 +311,17 @@ def _open(
             image = Image.open(contents.file, formats=(contents.kind,))
         info = image.info | contents.info
         yield image, _orientation(contents.kind, info), info.get("icc_profile")
-    except PictureError:
+    except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError(
-            f"{name}: no {', '.join(_FORMATS)} picture, or its header is damaged: "
+        raise ImageError(
+            f"{name}: no {', '.join(_FORMATS)} image, or its header is damaged: "
             "remove it or convert it to PNG"
         ) from error
     except Image.DecompressionBombError as error:
-        raise PictureError(f"{name}: too large ({error}): scale it down first") from error
+        raise ImageError(f"{name}: too large ({error}): scale it down first") from error
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged bytes
-        raise PictureError(
+        raise ImageError(
             f"{name}: cannot be decoded ({_one_line(error)}): remove it or save it anew as PNG"
         ) from error
 
@@ -336,7 +332,7 @@ def _need(kind: str, name: str) -> None:
         try:
             import pillow_heif
         except ImportError as error:
-            raise PictureError(
+            raise ImageError(
                 f'{name}: HEIF needs pillow-heif: pip install "tf_cyclegan[heif]", or convert it '
                 "to PNG"
             ) from error
@@ -344,7 +340,7 @@ def _need(kind: str, name: str) -> None:
             thumbnails=False, depth_images=False, aux_images=False, decode_threads=1
         )
     if kind == "AVIF" and not features.check("avif"):
-        raise PictureError(
+        raise ImageError(
             f'{name}: this Pillow was built without AVIF: pip install --upgrade "pillow>=11.3", or '
             "convert it to PNG"
         )
@@ -375,7 +371,7 @@ def _to_eight_bits(image: Image.Image, name: str, profile: bytes | None) -> Imag
         white = 1 if image.mode == "F" else 65535
         values = np.asarray(image).astype(np.float32)
         if not (values.min() >= 0 and values.max() <= white):  # NaN fails both
-            raise PictureError(
+            raise ImageError(
                 f"{name}: values from {values.min():g} to {values.max():g} are not within "
                 f"0 to {white}: save it anew as 8 or 16 bit"
             )

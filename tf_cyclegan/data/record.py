@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from tf_cyclegan.data.image_files import PictureSet
+from tf_cyclegan.data.image_files import ImageSet
 
 SAMPLES = 16  # images of which size and mean level are recorded
 MEAN_TOLERANCE = 3.0  # grey levels by which two decoders may read the same image differently
 
 
-def describe_images(images: PictureSet) -> dict[str, Any]:
+def describe_images(images: ImageSet) -> dict[str, Any]:
     """The number of images, their names as a hash, and the size and mean level of a few of them.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Pictures to what the networks train on: resized when read, cropped and flipped at each step."""
+"""Images to what the networks train on: resized when read, cropped and flipped at each step."""
 
 import math
 from collections import deque
@@ -11,30 +11,30 @@ import tensorflow as tf
 from PIL import Image
 from tqdm import tqdm
 
-from tf_cyclegan.data.cache import CachedPictures, cached_pictures, cached_sizes, data_key
+from tf_cyclegan.data.cache import CachedImages, cached_images, cached_sizes, data_key
 from tf_cyclegan.data.image_files import (
     MAX_PIXELS,
     DatasetError,
-    PictureError,
-    PictureSet,
+    ImageError,
+    ImageSet,
     read_size,
 )
 
 # On a terminal alone.
-_BAR: dict[str, Any] = dict(desc="reading", unit="picture", disable=None, leave=False)
-AHEAD = 16  # pictures that are decoded while others are taken in
+_BAR: dict[str, Any] = dict(desc="reading", unit="image", disable=None, leave=False)
+AHEAD = 16  # images that are decoded while others are taken in
 
 T = TypeVar("T")
 
 
 def resized_size(height, width, preprocess, load_size, crop_size, multiple):
-    """(height, width) of a picture once resized, before any crop.
+    """(height, width) of an image once resized, before any crop.
 
     The authors' `get_transform`; where nothing is cropped, both sides are rounded to the multiple
     that the generator needs (there only with "none").
 
     Args:
-        height, width: of the picture as it is.
+        height, width: of the image as it is.
         preprocess, load_size, crop_size, multiple: as in `Config`.
     """
     if preprocess == "resize_and_crop":
@@ -46,81 +46,81 @@ def resized_size(height, width, preprocess, load_size, crop_size, multiple):
     return tuple(max(round(side / multiple), 1) * multiple for side in (height, width))
 
 
-def resize(picture, size):
+def resize(image, size):
     """Resizes by Pillow's antialiased bicubic, which is what the authors' code uses.
 
     Args:
-        picture: uint8 `[h, w, 1 or 3]`.
+        image: uint8 `[h, w, 1 or 3]`.
         size: (height, width).
 
     Returns:
         uint8 `[*size, c]`.
     """
-    if picture.shape[:2] == tuple(size):
-        return picture
+    if image.shape[:2] == tuple(size):
+        return image
     height, width = size
-    image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image).reshape(height, width, picture.shape[2])
+    pil = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    pil = pil.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(pil).reshape(height, width, image.shape[2])
 
 
-def resize_longer_side(picture, pixels, max_pixels=MAX_PIXELS):
+def resize_longer_side(image, pixels, max_pixels=MAX_PIXELS):
     """Resizes so that the longer side has `pixels` pixels; the shorter one keeps at least 1.
 
     Raises:
-        PictureError: the result would have more than `max_pixels`.
+        ImageError: the result would have more than `max_pixels`.
     """
-    scale = pixels / max(picture.shape[:2])
-    height, width = (max(round(scale * side), 1) for side in picture.shape[:2])
+    scale = pixels / max(image.shape[:2])
+    height, width = (max(round(scale * side), 1) for side in image.shape[:2])
     if height * width > max_pixels:
-        raise PictureError(
+        raise ImageError(
             f"{width} x {height} would be more than {max_pixels} pixels: use a smaller --resize"
         )
-    return resize(picture, (height, width))
+    return resize(image, (height, width))
 
 
-class ResizedPictures:
-    """The pictures of one domain, resized, and kept as `config.cache` says.
+class ResizedImages:
+    """The images of one domain, resized, and kept as `config.cache` says.
 
-    With "memory" and "disk" every picture is decoded once, in parallel, before training
-    begins; later starts with "disk" find the pictures of the first, as long as no file has changed.
+    With "memory" and "disk" every image is decoded once, in parallel, before training
+    begins; later starts with "disk" find the images of the first, as long as no file has changed.
     With "none" each is decoded at every use; of files, only the headers are read at the start, and
     at later starts not even those. All three give the same pixels, from before any random draw, so
     every epoch still sees other crops.
 
     Args:
-        pictures: a `PictureSet`.
+        images: an `ImageSet`.
         config: preprocessing settings, a `Config`.
-        channels: of the pictures.
+        channels: of the images.
 
     Attributes:
         crop: the side of the random square crop, or None.
-        sizes: (h, w) of each picture once resized, `[n, 2]`.
-        shape: (h, w) of what is trained on; None where pictures differ.
-        error: what the last access to a picture failed with, if any did. `tf.data` hides it in an
+        sizes: (h, w) of each image once resized, `[n, 2]`.
+        shape: (h, w) of what is trained on; None where images differ.
+        error: what the last access to an image failed with, if any did. `tf.data` hides it in an
             error of its own, of many lines.
 
     Raises:
-        PictureError: a picture cannot be read.
-        DatasetError: a picture is too small for the crop, or the disk is for the cache.
+        ImageError: an image cannot be read.
+        DatasetError: an image is too small for the crop, or the disk is for the cache.
     """
 
-    def __init__(self, pictures: PictureSet, config, channels: int = 3):
-        self.pictures = pictures
+    def __init__(self, images: ImageSet, config, channels: int = 3):
+        self.images = images
         self.config = config
         self.crop = config.crop_size if "crop" in config.preprocess else None
         self.error: Exception | None = None
-        self._kept: Sequence[np.ndarray] | CachedPictures | None = None
-        count = len(pictures)
+        self._kept: Sequence[np.ndarray] | CachedImages | None = None
+        count = len(images)
         if config.cache == "memory":
             self._kept = list(self._each(self._first_look))
-            self.sizes = np.array([picture.shape[:2] for picture in self._kept])
+            self.sizes = np.array([image.shape[:2] for image in self._kept])
         elif config.cache == "disk":
-            expected = resized_bytes(pictures, config, channels)
+            expected = resized_bytes(images, config, channels)
             looks = self._each(self._first_look)
-            self._kept = cached_pictures(self._key(channels), count, channels, expected, looks)
+            self._kept = cached_images(self._key(channels), count, channels, expected, looks)
             self.sizes = self._kept.sizes
-        elif paths := pictures.paths:
+        elif paths := images.paths:
             # One after the other: threads would only wait for each other's turn in Python.
             headers = map(read_size, tqdm(paths, **_BAR))
             sizes = cached_sizes(self._key(channels), count, headers)
@@ -131,12 +131,12 @@ class ResizedPictures:
             self.sizes = np.full((count, 2), config.load_size)
         else:
             looks = self._each(self._first_look)
-            self.sizes = np.array([picture.shape[:2] for picture in looks])
+            self.sizes = np.array([image.shape[:2] for image in looks])
         shapes = {(self.crop, self.crop)} if self.crop else set(map(tuple, self.sizes.tolist()))
         self.shape = shapes.pop() if len(shapes) == 1 else None
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index):
         try:
@@ -146,8 +146,8 @@ class ResizedPictures:
             raise
 
     def _each(self, look: Callable[[int], T]) -> Iterator[T]:
-        """What `look` gives for every picture, in order; a few are computed ahead."""
-        count = len(self.pictures)
+        """What `look` gives for every image, in order; a few are computed ahead."""
+        count = len(self.images)
         with (
             ThreadPoolExecutor() as pool,  # Pillow decodes outside Python's lock
             tqdm(total=count, **_BAR) as bar,
@@ -161,46 +161,46 @@ class ResizedPictures:
                     bar.update()
 
     def _first_look(self, index):
-        picture = self._read(index)
-        self._check_crop(index, *picture.shape[:2])
-        return picture
+        image = self._read(index)
+        self._check_crop(index, *image.shape[:2])
+        return image
 
     def _check_crop(self, index, height, width):
         if self.crop and min(height, width) < self.crop:
             raise DatasetError(
-                f"{self.pictures.names[index]}: {width} x {height} pixels cannot be cropped to "
+                f"{self.images.names[index]}: {width} x {height} pixels cannot be cropped to "
                 f"{self.crop}: use --preprocess=resize_and_crop, or leave it out"
             )
 
     def _key(self, channels):
-        if not self.pictures.paths:
+        if not self.images.paths:
             raise DatasetError(
-                "--cache=disk is for pictures in folders: use --cache=memory or --cache=none"
+                "--cache=disk is for images in folders: use --cache=memory or --cache=none"
             )
         c = self.config
         settings = (c.preprocess, c.load_size, c.crop_size, c.multiple, channels)
-        return data_key(self.pictures.paths, settings)
+        return data_key(self.images.paths, settings)
 
     def _resized_size(self, height, width):
         c = self.config
         return resized_size(height, width, c.preprocess, c.load_size, c.crop_size, c.multiple)
 
     def _read(self, index):
-        picture = self.pictures.read(index)
-        return resize(picture, self._resized_size(*picture.shape[:2]))
+        image = self.images.read(index)
+        return resize(image, self._resized_size(*image.shape[:2]))
 
 
-def resized_bytes(pictures: PictureSet, config, channels: int) -> int:
-    """About how many bytes the resized pictures of a domain take.
+def resized_bytes(images: ImageSet, config, channels: int) -> int:
+    """About how many bytes the resized images of a domain take.
 
     By the headers of a hundred of them where sizes differ; 0 where those are not in files.
     """
-    c, count = config, len(pictures)
+    c, count = config, len(images)
     if c.preprocess == "resize_and_crop":
         return count * channels * c.load_size**2
-    if not pictures.paths:
+    if not images.paths:
         return 0
-    looked_at = [read_size(path) for path in pictures.paths[:: -(-count // 100)]]
+    looked_at = [read_size(path) for path in images.paths[:: -(-count // 100)]]
     areas = [
         math.prod(resized_size(*size, c.preprocess, c.load_size, c.crop_size, c.multiple))
         for size in looked_at
@@ -208,13 +208,13 @@ def resized_bytes(pictures: PictureSet, config, channels: int) -> int:
     return round(count * channels * sum(areas) / len(areas))
 
 
-def augment(picture, crop, flip, seed):
+def augment(image, crop, flip, seed):
     """A random crop, a random flip, and the networks' range.
 
     Args:
-        picture: uint8 `[h, w, c]`, a tensor.
+        image: uint8 `[h, w, c]`, a tensor.
         crop: side of the crop, or None.
-        flip: whether to mirror every second picture, left to right.
+        flip: whether to mirror every second image, left to right.
         seed: int64 `[2]`; the same seed gives the same draw.
 
     Returns:
@@ -222,9 +222,9 @@ def augment(picture, crop, flip, seed):
     """
     draw = tf.random.stateless_uniform([3], seed)
     if crop:
-        space = tf.shape(picture)[:2] - crop + 1
+        space = tf.shape(image)[:2] - crop + 1
         top, left = tf.unstack(tf.cast(draw[:2] * tf.cast(space, tf.float32), tf.int32))
-        picture = picture[top : top + crop, left : left + crop]
+        image = image[top : top + crop, left : left + crop]
     if flip:
-        picture = tf.where(draw[2] < 0.5, picture[:, ::-1], picture)
-    return tf.cast(picture, tf.float32) / 127.5 - 1.0
+        image = tf.where(draw[2] < 0.5, image[:, ::-1], image)
+    return tf.cast(image, tf.float32) / 127.5 - 1.0

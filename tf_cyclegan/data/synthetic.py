@@ -171,7 +171,7 @@ def _hill(rng: np.random.Generator, name: str, top: float) -> list[_Shape]:
 
 def _scene(rng: np.random.Generator, unit: np.ndarray) -> list[_Shape]:
     """Draws a scene, far to near. `unit` [2] is the short side as a fraction of (width, height):
-    it keeps houses and trees upright and in proportion in a picture that is not square."""
+    it keeps houses and trees upright and in proportion in an image that is not square."""
     shapes: list[_Shape] = []
 
     def put(things: list[_Shape], x: float, y: float, width: float, height: float) -> None:
@@ -249,12 +249,12 @@ def landscape(index: int, season: str, height: int, width: int, seed: int = 0) -
     Args:
         index: not negative.
         season: `"summer"` or `"winter"`.
-        height: of the picture in pixels.
-        width: of the picture in pixels.
+        height: of the image in pixels.
+        width: of the image in pixels.
         seed: not negative.
 
     Returns:
-        uint8 RGB picture [height, width, 3].
+        uint8 RGB image [height, width, 3].
 
     Raises:
         ValueError: for another season, a size below 1, or a negative index or seed.

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from tf_cyclegan.data.folders import load_folders
-from tf_cyclegan.data.image_files import DatasetError, PictureSet, decode_picture
+from tf_cyclegan.data.image_files import DatasetError, ImageSet, decode_image
 
 _SPLITS = ("trainA", "trainB", "testA", "testB")
 PAIRED = ("cycle_gan/facades", "cycle_gan/maps")  # their files are named in pairs
@@ -34,23 +34,23 @@ def config_of(name: str) -> str:
 
 def load_tfds(
     name: str, data_dir: str | os.PathLike[str] | None = None, paired: bool = False
-) -> dict[str, PictureSet]:
+) -> dict[str, ImageSet]:
     """A dataset of the CycleGAN paper, downloaded by TFDS on first use.
 
-    The encoded pictures stay in memory (35 MB for facades, 1.5 GB for maps) and are decoded at
+    The encoded images stay in memory (35 MB for facades, 1.5 GB for maps) and are decoded at
     each access. Their order is TFDS' own: fixed, and not that of the file names, which it drops.
 
     Args:
         name: "cycle_gan/<config>", such as "cycle_gan/summer2winter_yosemite".
         data_dir: where TFDS keeps its data; by default ~/tensorflow_datasets.
-        paired: whether pictures of one name are pairs, as in `PAIRED`. They are then read from the
+        paired: whether images of one name are pairs, as in `PAIRED`. They are then read from the
             files of the zip, since TFDS drops the names.
 
     Returns:
-        "trainA", "trainB", "testA" and "testB" -> pictures; of pairs also "truthA" and "truthB".
+        "trainA", "trainB", "testA" and "testB" -> images; of pairs also "truthA" and "truthB".
 
     Raises:
-        DatasetError: if the name is unknown or its pictures are no pairs, or the download or
+        DatasetError: if the name is unknown or its images are no pairs, or the download or
             preparation fails.
     """
     config = config_of(name)
@@ -84,10 +84,10 @@ def load_tfds(
         ) from error
     if paired:
         return load_folders(files / config, paired=True)
-    return {split: _pictures(builder, split) for split in _SPLITS}
+    return {split: _images(builder, split) for split in _SPLITS}
 
 
-def _pictures(builder: Any, split: str) -> PictureSet:
+def _images(builder: Any, split: str) -> ImageSet:
     import tensorflow_datasets as tfds
 
     examples = builder.as_dataset(
@@ -104,7 +104,7 @@ def _pictures(builder: Any, split: str) -> PictureSet:
             "delete that folder to have it prepared anew"
         )
     names = tuple(f"{split}_{index:05d}" for index in range(len(encoded)))
-    return PictureSet(
+    return ImageSet(
         names=names,
-        read=lambda index: decode_picture(encoded[index], names[index]),
+        read=lambda index: decode_image(encoded[index], names[index]),
     )

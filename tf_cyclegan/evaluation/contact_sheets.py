@@ -1,4 +1,4 @@
-"""Pictures beside each other: as one picture, and as a page for the browser."""
+"""Images beside each other: as one image, and as a page for the browser."""
 
 import hashlib
 import html
@@ -9,29 +9,29 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-GAP = 4  # pixels between pictures
+GAP = 4  # pixels between images
 COLUMNS = "real_a fake_b cycle_a same_a real_b fake_a cycle_b same_b".split()
 
 
-def picture_sheet(columns: dict[str, list[np.ndarray]], scale: int = 1) -> np.ndarray:
-    """Lays pictures out side by side, each column under its name.
+def contact_sheet(columns: dict[str, list[np.ndarray]], scale: int = 1) -> np.ndarray:
+    """Lays images out side by side, each column under its name.
 
     Args:
-        columns: name -> pictures, uint8 `[h, w, 1 or 3]`, all of one size; as many in each.
-        scale: whole number that small pictures are enlarged by.
+        columns: name -> images, uint8 `[h, w, 1 or 3]`, all of one size; as many in each.
+        scale: whole number that small images are enlarged by.
 
     Returns:
         uint8 `[height, width, 3]`, on white.
     """
-    pictures = list(columns.values())
-    height, width = (scale * side for side in pictures[0][0].shape[:2])
+    images = list(columns.values())
+    height, width = (scale * side for side in images[0][0].shape[:2])
     font = ImageFont.load_default(size=max(10, min(16, width // 6)))
     top = 24
     sheet = Image.new(
         "RGB",
         (
             len(columns) * (width + GAP) + GAP,
-            top + len(pictures[0]) * (height + GAP),
+            top + len(images[0]) * (height + GAP),
         ),
         "white",
     )
@@ -39,10 +39,10 @@ def picture_sheet(columns: dict[str, list[np.ndarray]], scale: int = 1) -> np.nd
     for x, (name, column) in enumerate(columns.items()):
         left = GAP + x * (width + GAP)
         draw.text((left + width / 2, top / 2), name, fill="black", font=font, anchor="mm")
-        for y, picture in enumerate(column):
-            rgb = np.broadcast_to(picture, (*picture.shape[:2], 3))
-            image = Image.fromarray(rgb).resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(image, (left, top + y * (height + GAP)))
+        for y, image in enumerate(column):
+            rgb = np.broadcast_to(image, (*image.shape[:2], 3))
+            pil = Image.fromarray(rgb).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(pil, (left, top + y * (height + GAP)))
     return np.asarray(sheet)
 
 
@@ -58,7 +58,7 @@ img {{ width: 100%; height: auto; image-rendering: pixelated }}
 figcaption {{ grid-column: 1 / 3; color: #555; overflow-wrap: anywhere }}
 </style>
 <h1>{title}</h1>
-<p>Left the real picture, right its translation.</p>
+<p>Left the real image, right its translation.</p>
 {figures}
 </html>
 """
@@ -68,10 +68,10 @@ IMAGE = """<img src="{source}" alt="{alt}" width="{width}" height="{height}" loa
 
 
 class Page:
-    """A page of real pictures beside their translations, which it links to.
+    """A page of real images beside their translations, which it links to.
 
     It refers to small copies of both, in the folder FILES beside it, which a browser fetches when
-    they are scrolled to: some hundred bytes of HTML for each picture.
+    they are scrolled to: some hundred bytes of HTML for each image.
 
     Args:
         title: its heading.
@@ -90,7 +90,7 @@ class Page:
 
         Args:
             name: of the translation's file in the folder.
-            real, fake: the pictures.
+            real, fake: the images.
         """
         # Not the name itself, which may be as long as a name can be, and hold any characters.
         stem = hashlib.sha256(os.fsencode(name)).hexdigest()[:20]
@@ -107,18 +107,18 @@ class Page:
         """The HTML."""
         return PAGE.format(title=html.escape(self.title), figures="\n".join(self.figures))
 
-    def _image(self, picture, file_name, alt):
-        picture = thumbnail(picture)
-        image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+    def _image(self, image, file_name, alt):
+        image = thumbnail(image)
+        pil = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
         files = self.folder / self.FILES
         files.mkdir(exist_ok=True)
-        image.save(files / file_name, "WEBP", quality=90)
+        pil.save(files / file_name, "WEBP", quality=90)
         source = f"{self.FILES}/{file_name}"
-        return IMAGE.format(source=source, alt=alt, width=image.width, height=image.height)
+        return IMAGE.format(source=source, alt=alt, width=pil.width, height=pil.height)
 
 
-def thumbnail(picture: np.ndarray) -> np.ndarray:
+def thumbnail(image: np.ndarray) -> np.ndarray:
     """uint8 `[h, w, 1 or 3]` -> the same, scaled down to THUMBNAIL pixels where it has more."""
-    image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    return np.asarray(image).reshape(image.height, image.width, -1)
+    pil = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    pil.thumbnail((THUMBNAIL, THUMBNAIL))
+    return np.asarray(pil).reshape(pil.height, pil.width, -1)

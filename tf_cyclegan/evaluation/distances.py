@@ -1,4 +1,4 @@
-"""How far sets of pictures are apart, and how varied one is, on feature vectors.
+"""How far sets of images are apart, and how varied one is, on feature vectors.
 
 The numbers depend on the network that made the features, and on its resizing: see `features.py`.
 """
@@ -19,7 +19,7 @@ def fid(real: np.ndarray, fake: np.ndarray) -> float:
     """Frechet distance of two Gaussians fitted to the sets (Heusel et al. 2017).
 
     Biased upwards where rows are few: compare only sets of the same sizes, and prefer `kid` below
-    some thousand pictures.
+    some thousand images.
 
     Args:
         real, fake: `[n, d]` and `[m, d]`, 2 or more rows each; computed in float64.
@@ -151,7 +151,7 @@ def collapse(inputs: np.ndarray, fakes: np.ndarray, targets: np.ndarray) -> Coll
     spread = [diversity(rows) for rows in sets]
     nearest = [float(np.median(_radii(rows, 1))) for rows in sets]
     if 0 in (spread[0], spread[2], nearest[0], nearest[2]):
-        raise ValueError("most inputs or targets are equal pictures: leave out the duplicates.")
+        raise ValueError("most inputs or targets are equal images: leave out the duplicates.")
     found, covered = recall(targets, fakes), coverage(targets, fakes)
     share, twins = (fakes / min(inputs, targets) for inputs, fakes, targets in (spread, nearest))
     collapsed = min(share, twins) < COLLAPSED_BELOW
@@ -177,7 +177,7 @@ def _checked(*sets: np.ndarray) -> list[np.ndarray]:
                 f"features of {arrays[0].shape} and {rows.shape}: take both by one network."
             )
         if not np.isfinite(rows).all():
-            raise ValueError("features hold NaN or infinity: check the network and its pictures.")
+            raise ValueError("features hold NaN or infinity: check the network and its images.")
     return arrays
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_cyclegan.evaluation.contact_sheets import picture_sheet
+from tf_cyclegan.evaluation.contact_sheets import contact_sheet
 from tf_cyclegan.evaluation.scores import resized
 from tf_cyclegan.inference.translator import load_translator
 from tf_cyclegan.training.callbacks import read_losses
@@ -55,7 +55,7 @@ def figure(runs: dict[str, Path], resize: int | None = None) -> np.ndarray:
     """
     sets = load_run_images(next(iter(runs.values())))
     if resize:
-        sets = {name: resized(pictures, resize) for name, pictures in sets.items()}
+        sets = {name: resized(images, resize) for name, images in sets.items()}
     sheets = []
     for direction, letter in (("a2b", "A"), ("b2a", "B")):
         real = sets.get(f"test{letter}", sets[f"train{letter}"])
@@ -66,8 +66,8 @@ def figure(runs: dict[str, Path], resize: int | None = None) -> np.ndarray:
             columns[variant] = list(map(load_translator(run, direction), columns["real"]))
         if f"truth{letter}" in sets:
             columns["truth"] = [sets[f"truth{letter}"].read(i) for i in shown]
-        sheets.append(picture_sheet(columns, scale=-(-NARROWEST // first[1])))
-    width = min(sheet.shape[1] for sheet in sheets)  # pictures of b may be narrower
+        sheets.append(contact_sheet(columns, scale=-(-NARROWEST // first[1])))
+    width = min(sheet.shape[1] for sheet in sheets)  # images of b may be narrower
     return np.concatenate([sheet[:, :width] for sheet in sheets])
 
 
@@ -84,12 +84,12 @@ def page(
     """
     runs = next(iter(results.values()))
     protocol, seeds = runs[0]["protocol"], [run["protocol"]["seed"] for run in runs]
-    counts = runs[0]["a2b"]["pictures"]
+    counts = runs[0]["a2b"]["images"]
     means = f"Means over {len(seeds)} seeds, ranges in brackets" if len(seeds) > 1 else "One seed"
     lines = [
         f"# {title}\n\n{question}\n\n```sh\n{command}\n```\n",
         f"{means}, on the {protocol['split']} split "
-        f"({counts['inputs']} and {counts['targets']} pictures; sizes: {protocol['sizes']}), "
+        f"({counts['inputs']} and {counts['targets']} images; sizes: {protocol['sizes']}), "
         f"{protocol['step']} steps. "
         f"Distances are on {protocol['features']}. `d spread` is how much the loss of the "
         "discriminator in the target domain wanders in the last quarter of the training.",

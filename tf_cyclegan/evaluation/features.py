@@ -1,4 +1,4 @@
-"""Pictures to feature vectors, by a network that was trained on other pictures.
+"""Images to feature vectors, by a network that was trained on other images.
 
 Two kinds: Inception, whose distances may stand beside published ones, and any Keras network, whose
 distances are relative: they say better or worse between two runs that used the same file.
@@ -31,15 +31,15 @@ INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e9
 
 @dataclass(frozen=True)
 class Features:
-    """A function of pictures to feature vectors, and what a report must say about it.
+    """A function of images to feature vectors, and what a report must say about it.
 
     Attributes:
         name: the network.
         sha256: of its weights file, in hexadecimal.
-        resizing: how pictures come to the size that the network takes, in words.
-        one_size: whether pictures must all be of one size, because none are resized.
-        prepare: uint8 `[h, w, 3]` -> one picture as the network takes it.
-        network: a batch of such pictures -> float32 `[n, d]`.
+        resizing: how images come to the size that the network takes, in words.
+        one_size: whether images must all be of one size, because none are resized.
+        prepare: uint8 `[h, w, 3]` -> one image as the network takes it.
+        network: a batch of such images -> float32 `[n, d]`.
     """
 
     name: str
@@ -49,31 +49,31 @@ class Features:
     prepare: Callable[[np.ndarray], np.ndarray] = field(repr=False)
     network: Callable[[np.ndarray], np.ndarray] = field(repr=False)
 
-    def __call__(self, pictures: Iterable[np.ndarray]) -> np.ndarray:
-        """Feature vectors, in the order of the pictures.
+    def __call__(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """Feature vectors, in the order of the images.
 
         Args:
-            pictures: uint8 `[h, w, 1 or 3]`, read one batch at a time; gray becomes RGB.
+            images: uint8 `[h, w, 1 or 3]`, read one batch at a time; gray becomes RGB.
 
         Returns:
             float32 `[n, d]`.
 
         Raises:
-            ValueError: no pictures, pictures of another kind, or of several sizes where the
+            ValueError: no images, images of another kind, or of several sizes where the
                 network takes them as they are.
         """
         rows: list[np.ndarray] = []
-        prepared = (self.prepare(_rgb(picture)) for picture in pictures)
+        prepared = (self.prepare(_rgb(image)) for image in images)
         for shape, group in groupby(prepared, np.shape):
             if self.one_size and rows:
                 raise ValueError(
-                    f"{self.name} takes pictures as they are, and one of {shape[:2]} follows "
+                    f"{self.name} takes images as they are, and one of {shape[:2]} follows "
                     "others: resize them all to one size first."
                 )
             while batch := list(islice(group, BATCH)):
                 rows.append(self.network(np.stack(batch)).astype(np.float32))
         if not rows:
-            raise ValueError("there are no pictures to take features of: name a folder with some.")
+            raise ValueError("there are no images to take features of: name a folder with some.")
         return np.concatenate(rows)
 
 
@@ -81,12 +81,12 @@ def load_features(spec: str) -> Features:
     """A feature network by name or file.
 
     "inception-clean", short "inception": Inception v3 of Heusel et al. 2017 by the library
-    clean-fid; pictures of any size are resized to 299 x 299 by Pillow's antialiased bicubic
+    clean-fid; images of any size are resized to 299 x 299 by Pillow's antialiased bicubic
     (Parmar et al. 2022). "inception-legacy": the same, but resized inside the network by bilinear
     interpolation without antialiasing, as in the first FID code and most published numbers.
     The two differ by several points: never compare one with the other. Weights are fetched once.
 
-    `FILE.keras` or `FILE.h5`: a whole Keras network (architecture and weights) of one RGB picture
+    `FILE.keras` or `FILE.h5`: a whole Keras network (architecture and weights) of one RGB image
     in, a map or a vector out; a map is averaged over its pixels. It gets Caffe preprocessing: blue,
     green, red, 0 to 255, minus `CAFFE_MEAN`. Files with code inside (Lambda layers) are refused.
     Weights without an architecture are too, but for those of SqueezeNet (`squeezenet.py`).
@@ -110,13 +110,13 @@ def load_features(spec: str) -> Features:
     return _keras(Path(spec))
 
 
-def _rgb(picture: np.ndarray) -> np.ndarray:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (1, 3):
+def _rgb(image: np.ndarray) -> np.ndarray:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ValueError(
-            f"features are of pictures, uint8 [h, w, 1 or 3], not of {picture.dtype} "
-            f"{list(picture.shape)}: read them by read_picture."
+            f"features are of images, uint8 [h, w, 1 or 3], not of {image.dtype} "
+            f"{list(image.shape)}: read them by read_image."
         )
-    return to_channels(picture, 3)
+    return to_channels(image, 3)
 
 
 # === Keras ===
@@ -144,8 +144,8 @@ def _keras(path: Path) -> Features:
         )
     size = None if shape[1] is None else shape[1:3]
 
-    def prepare(picture):
-        return (resize(picture, size) if size else picture)[:, :, ::-1] - CAFFE_MEAN
+    def prepare(image):
+        return (resize(image, size) if size else image)[:, :, ::-1] - CAFFE_MEAN
 
     def features(batch):
         maps = np.asarray(network.predict_on_batch(batch), np.float32)

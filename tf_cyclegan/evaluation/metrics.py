@@ -1,4 +1,4 @@
-"""How near pictures come to those they should equal: the truth, the cycle's start, a label map."""
+"""How near images come to those they should equal: the truth, the cycle's start, a label map."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.data.image_files import PictureSet, to_channels
+from tf_cyclegan.data.image_files import ImageSet, to_channels
 
 # Colours of label maps, RGB. Cityscapes: its 19 training classes, from road to bicycle, and what is
 # left out of them. Facades: the 12 classes of the CMP base.
@@ -24,20 +24,20 @@ PALETTES = {
 SSIM_SIDE = 11  # pixels: of the window that SSIM compares
 
 _MEASURES: dict[str, Callable] = {
-    "l1": lambda picture, true: np.abs(picture.astype(np.float64) - true).mean() / 127.5,
-    "psnr": lambda picture, true: tf.image.psnr(picture, true, max_val=255),
-    "ssim": lambda picture, true: (
-        tf.image.ssim(picture, true, max_val=255) if min(true.shape[:2]) >= SSIM_SIDE else np.nan
+    "l1": lambda image, true: np.abs(image.astype(np.float64) - true).mean() / 127.5,
+    "psnr": lambda image, true: tf.image.psnr(image, true, max_val=255),
+    "ssim": lambda image, true: (
+        tf.image.ssim(image, true, max_val=255) if min(true.shape[:2]) >= SSIM_SIDE else np.nan
     ),
 }
 
 
-def score_translations(translate: Callable, real: PictureSet, truth: PictureSet):
-    """`truth_scores` of a set's translations, and of the untranslated pictures for comparison.
+def score_translations(translate: Callable, real: ImageSet, truth: ImageSet):
+    """`truth_scores` of a set's translations, and of the untranslated images for comparison.
 
     Args:
-        translate: a function of picture to picture, from `translator`.
-        real: the pictures to translate.
+        translate: a function of image to image, from `translator`.
+        real: the images to translate.
         truth: their true counterparts, in the same order.
 
     Returns:
@@ -45,29 +45,29 @@ def score_translations(translate: Callable, real: PictureSet, truth: PictureSet)
     """
     after, before = [], []
     for i in range(len(real)):
-        picture, true = real.read(i), truth.read(i)
-        after.append(truth_scores([translate(picture)], [true]))
-        before.append(truth_scores([to_channels(picture, true.shape[2])], [true]))
+        image, true = real.read(i), truth.read(i)
+        after.append(truth_scores([translate(image)], [true]))
+        before.append(truth_scores([to_channels(image, true.shape[2])], [true]))
     return mean_scores(after), mean_scores(before)
 
 
-def truth_scores(pictures, truth) -> dict[str, float]:
-    """Mean distance of pictures to their true counterparts.
+def truth_scores(images, truth) -> dict[str, float]:
+    """Mean distance of images to their true counterparts.
 
     Args:
-        pictures, truth: sequences of uint8 `[h, w, c]`, pair by pair of one size.
+        images, truth: sequences of uint8 `[h, w, c]`, pair by pair of one size.
 
     Returns:
         "l1": mean absolute difference on the scale of [-1, 1] (0 is equal, 2 the most);
         "psnr": mean peak signal-to-noise ratio in dB;
-        "ssim": mean structural similarity (Wang et al. 2004), 1 is equal; NaN if a picture has a
+        "ssim": mean structural similarity (Wang et al. 2004), 1 is equal; NaN if an image has a
             side of fewer than SSIM_SIDE pixels.
     """
-    return _mean_over_pairs(pictures, truth, ("l1", "psnr", "ssim"))
+    return _mean_over_pairs(images, truth, ("l1", "psnr", "ssim"))
 
 
 def cycle_scores(real, again) -> dict[str, float]:
-    """How near pictures come back after there and back again; near is no proof of a translation.
+    """How near images come back after there and back again; near is no proof of a translation.
 
     Args:
         real, again: sequences of uint8 `[h, w, c]`, pair by pair of one size.
@@ -84,38 +84,38 @@ def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
     return dict(zip(rows[0], means.tolist(), strict=True))
 
 
-def _mean_over_pairs(pictures, truth, names) -> dict[str, float]:
+def _mean_over_pairs(images, truth, names) -> dict[str, float]:
     scores = []
-    for picture, true in zip(pictures, truth, strict=True):
-        if picture.shape != true.shape:
+    for image, true in zip(images, truth, strict=True):
+        if image.shape != true.shape:
             raise ValueError(
-                f"a picture of {picture.shape} cannot be compared with one of {true.shape}: "
+                f"an image of {image.shape} cannot be compared with one of {true.shape}: "
                 "resize pairs to one size."
             )
-        scores.append({name: float(_MEASURES[name](picture, true)) for name in names})
+        scores.append({name: float(_MEASURES[name](image, true)) for name in names})
     return mean_scores(scores)
 
 
-def color_shift(pictures: Iterable, others: Iterable) -> float:
-    """How far the mean colors of pictures are from those of their counterparts.
+def color_shift(images: Iterable, others: Iterable) -> float:
+    """How far the mean colors of images are from those of their counterparts.
 
     Args:
-        pictures, others: uint8 `[h, w, 1 or 3]` in sRGB, pair by pair.
+        images, others: uint8 `[h, w, 1 or 3]` in sRGB, pair by pair.
 
     Returns:
         The mean distance in CIE L*a*b* (D65): 1 is about the least that is seen, 100 is black
         against white.
     """
     distances = [
-        np.linalg.norm(_lab(picture).mean((0, 1)) - _lab(other).mean((0, 1)))
-        for picture, other in zip(pictures, others, strict=True)
+        np.linalg.norm(_lab(image).mean((0, 1)) - _lab(other).mean((0, 1)))
+        for image, other in zip(images, others, strict=True)
     ]
     return float(np.mean(distances))
 
 
-def _lab(picture: np.ndarray) -> np.ndarray:
+def _lab(image: np.ndarray) -> np.ndarray:
     """uint8 sRGB `[h, w, 1 or 3]` -> L*a*b* `[h, w, 3]` (IEC 61966-2-1, CIE 15)."""
-    rgb = to_channels(picture, 3) / 255.0
+    rgb = to_channels(image, 3) / 255.0
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = linear @ np.array(
         [[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]]
@@ -152,45 +152,45 @@ def read_palette(spec: str) -> np.ndarray:
     return np.array([list(bytes.fromhex(colour)) for colour in colours], np.uint8).reshape(-1, 3)
 
 
-def label_scores(pictures: Iterable, truth: Iterable, palette) -> dict[str, float]:
+def label_scores(images: Iterable, truth: Iterable, palette) -> dict[str, float]:
     """How many pixels of label maps are right (Long et al. 2015): for photo -> labels only.
 
     These are the columns of the paper's tables on photo -> labels. Its FCN-score of labels -> photo
     has the same columns, but runs a trained segmentation network on the generated photos first,
-    which is not done here. Counts are over all pixels of all pictures; none are left out, whereas
+    which is not done here. Counts are over all pixels of all images; none are left out, whereas
     Cityscapes' own protocol leaves out the unlabelled ones.
 
     Args:
-        pictures, truth: uint8 RGB label maps `[h, w, 3]`, pair by pair of one size.
+        images, truth: uint8 RGB label maps `[h, w, 3]`, pair by pair of one size.
         palette: uint8 `[classes, 3]`, each class' colour. A pixel is of the class whose colour is
             nearest; of equally near ones, the first.
 
     Returns:
         "pixel_accuracy": share of right pixels;
         "class_accuracy": that share in each class of the truth, mean over the classes there;
-        "iou": intersection over union, mean over the classes of the truth and the pictures.
+        "iou": intersection over union, mean over the classes of the truth and the images.
 
     Raises:
-        ValueError: no pictures, or the palette or a picture has another form.
+        ValueError: no images, or the palette or an image has another form.
     """
-    return scores_of_counts(label_counts(pictures, truth, palette))
+    return scores_of_counts(label_counts(images, truth, palette))
 
 
-def label_counts(pictures: Iterable, truth: Iterable, palette) -> np.ndarray:
+def label_counts(images: Iterable, truth: Iterable, palette) -> np.ndarray:
     """How many pixels of each class of the truth have each class, int64 `[classes, classes]`.
 
-    Arguments and errors are those of `label_scores`, but for no pictures, which give zeros.
+    Arguments and errors are those of `label_scores`, but for no images, which give zeros.
     """
     colours = np.asarray(palette)
     if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) < 2:
         raise ValueError(f"a palette of {colours.shape} is no list of 2 or more RGB colours.")
     classes, counts = len(colours), np.zeros((len(colours), len(colours)), np.int64)
-    for picture, true in zip(pictures, truth, strict=True):
-        if picture.shape != true.shape or true.shape[2] != 3:
+    for image, true in zip(images, truth, strict=True):
+        if image.shape != true.shape or true.shape[2] != 3:
             raise ValueError(
-                f"label maps of {picture.shape} and {true.shape}: use RGB pairs of one size."
+                f"label maps of {image.shape} and {true.shape}: use RGB pairs of one size."
             )
-        pairs = classes * _nearest_colour(true, colours) + _nearest_colour(picture, colours)
+        pairs = classes * _nearest_colour(true, colours) + _nearest_colour(image, colours)
         counts += np.bincount(pairs.ravel(), minlength=classes**2).reshape(counts.shape)
     return counts
 
@@ -208,7 +208,7 @@ def scores_of_counts(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def _nearest_colour(picture: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def _nearest_colour(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
     colours = colours.astype(np.int64)
     # |p - c|^2 less |p|^2, which is the same for every colour; exact in integers.
-    return (np.square(colours).sum(1) - 2 * picture.astype(np.int64) @ colours.T).argmin(-1)
+    return (np.square(colours).sum(1) - 2 * image.astype(np.int64) @ colours.T).argmin(-1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_cyclegan.data.image_files import PictureError, PictureSet, to_channels
+from tf_cyclegan.data.image_files import ImageError, ImageSet, to_channels
 from tf_cyclegan.data.resizing import resize, resize_longer_side
 from tf_cyclegan.evaluation.distances import collapse, coverage, diversity, fid, kid, recall
 from tf_cyclegan.evaluation.metrics import (
@@ -24,62 +24,62 @@ from tf_cyclegan.evaluation.metrics import (
 
 Translate = Callable[[np.ndarray], np.ndarray]  # uint8 [h, w, c] to uint8 [h, w, c']
 
-SHOWN = 8  # pictures of a direction on its sheet
-PIXELS = 8  # a side, of the small pictures that stand for features where no network is named
+SHOWN = 8  # images of a direction on its sheet
+PIXELS = 8  # a side, of the small images that stand for features where no network is named
 
 
-def pixel_features(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    """Pictures scaled to 8x8 pixels: float32 `[n, 192]` in [-1, 1].
+def pixel_features(images: Iterable[np.ndarray]) -> np.ndarray:
+    """Images scaled to 8x8 pixels: float32 `[n, 192]` in [-1, 1].
 
     They know color and layout but no content, cost nothing, and are always at hand: for a data
     set's own runs against each other, and to notice a collapse while training.
     """
-    small = [resize(to_channels(picture, 3), (PIXELS, PIXELS)) for picture in pictures]
+    small = [resize(to_channels(image, 3), (PIXELS, PIXELS)) for image in images]
     return np.stack(small).reshape(len(small), -1).astype(np.float32) / 127.5 - 1
 
 
-def resized(pictures: PictureSet, pixels: int) -> PictureSet:
-    """The same pictures with `pixels` pixels on the longer side."""
-    return PictureSet(pictures.names, lambda i: resize_longer_side(pictures.read(i), pixels))
+def resized(images: ImageSet, pixels: int) -> ImageSet:
+    """The same images with `pixels` pixels on the longer side."""
+    return ImageSet(images.names, lambda i: resize_longer_side(images.read(i), pixels))
 
 
 def evaluate_direction(
     forward: Translate,
     backward: Translate,
-    inputs: PictureSet,
-    targets: PictureSet,
-    truth: PictureSet | None,
+    inputs: ImageSet,
+    targets: ImageSet,
+    truth: ImageSet | None,
     features: Callable[[Iterable[np.ndarray]], np.ndarray],
     palette: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
-    """Measures one direction on a whole split, one picture at a time.
+    """Measures one direction on a whole split, one image at a time.
 
-    Memory holds the features and scores of all pictures, and the first SHOWN pictures themselves.
+    Memory holds the features and scores of all images, and the first SHOWN images themselves.
     Inputs are read twice, all others once.
 
     Args:
         forward, backward: this direction and the other, from
             `tf_cyclegan.inference.translator.translator`.
-        inputs: the pictures to translate, each in its own size.
-        targets: real pictures of the domain they should look like, no pairs.
+        inputs: the images to translate, each in its own size.
+        targets: real images of the domain they should look like, no pairs.
         truth: the inputs' true counterparts, where they are known.
-        features: pictures to `[n, d]`.
+        features: images to `[n, d]`.
         palette: colours of the classes, `[classes, 3]`, where the targets are label maps.
 
     Returns:
-        Scores by group: `pictures` (how many were measured and, if some could not be read or
+        Scores by group: `images` (how many were measured and, if some could not be read or
         translated, `left_out`: name -> why), `distance` (KID and FID to the targets, and those of
         the untranslated inputs), `cycle` (input -> fake -> back), `identity` (targets through the
         same generator; None where channels differ), `truth` (None where it is not known), `labels`
         (with a palette alone), `color` (shift of the identity's and of the translation's mean
-        color), `collapse`. A measure that the pictures are too few or too small for is None, and
-        `not_measured` then says why. And the first pictures that have the size of the first one, by
+        color), `collapse`. A measure that the images are too few or too small for is None, and
+        `not_measured` then says why. And the first images that have the size of the first one, by
         column name: real, fake, cycled, and truth where it is known.
 
     Raises:
-        ValueError: no picture at all can be read and translated.
+        ValueError: no image at all can be read and translated.
     """
-    rows: dict[str, list] = defaultdict(list)  # of each picture: its scores, by group
+    rows: dict[str, list] = defaultdict(list)  # of each image: its scores, by group
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
     measured: list[int] = []  # inputs
     left_out: dict[str, str] = {}
@@ -95,11 +95,11 @@ def evaluate_direction(
                 if truth is not None:
                     shown["truth"] = true = truth.read(i)
                     if true.shape[:2] != real.shape[:2]:
-                        raise PictureError(
+                        raise ImageError(
                             f"{name}: it has {real.shape[1]} x {real.shape[0]} pixels, its truth "
                             f"{true.shape[1]} x {true.shape[0]}: resize pairs to one size"
                         )
-            except PictureError as error:
+            except ImageError as error:
                 left_out[name] = str(error)
                 continue
             measured.append(i)
@@ -113,8 +113,8 @@ def evaluate_direction(
                     counts = counts + label_counts([fake], [true], palette)
             kept = columns["real"]
             if not kept or (len(kept) < SHOWN and real.shape[:2] == kept[0].shape[:2]):
-                for column, picture in shown.items():
-                    columns[column].append(picture)
+                for column, image in shown.items():
+                    columns[column].append(image)
             yield fake
         _check_some(measured, inputs, left_out)
 
@@ -126,7 +126,7 @@ def evaluate_direction(
                 if same_channels is None:
                     same_channels = aim.shape[2] == columns["real"][0].shape[2]
                 same = forward(aim) if same_channels else None
-            except PictureError as error:
+            except ImageError as error:
                 left_out[name] = str(error)
                 continue
             if same is not None:
@@ -178,7 +178,7 @@ def evaluate_direction(
         }
 
     scores: dict[str, Any] = {
-        "pictures": {
+        "images": {
             "inputs": len(real_features),
             "targets": len(aim_features),
             "kid_subset": subset_size,
@@ -195,20 +195,20 @@ def evaluate_direction(
         scores["truth"]["untranslated"] = mean_scores(rows["untranslated"])
         if math.isnan(scores["truth"]["ssim"]):
             scores["truth"]["ssim"] = scores["truth"]["untranslated"]["ssim"] = None
-            not_measured["ssim"] = f"some pictures have fewer than {SSIM_SIDE} pixels a side."
+            not_measured["ssim"] = f"some images have fewer than {SSIM_SIDE} pixels a side."
         if palette is not None:
             scores["labels"] = scores_of_counts(counts)
     if left_out:
-        scores["pictures"]["left_out"] = left_out
+        scores["images"]["left_out"] = left_out
     if not_measured:
         scores["not_measured"] = not_measured
     return scores, dict(columns)
 
 
-def _check_some(measured, pictures, left_out):
+def _check_some(measured, images, left_out):
     if not measured:
-        reason = next(left_out[name] for name in pictures.names)
-        raise ValueError(f"none of {len(pictures)} pictures can be measured ({reason}).")
+        reason = next(left_out[name] for name in images.names)
+        raise ValueError(f"none of {len(images)} images can be measured ({reason}).")
 
 
 def _mean(values: list[float]) -> float | None:
@@ -216,7 +216,7 @@ def _mean(values: list[float]) -> float | None:
 
 
 def table(results: dict) -> str:
-    """The scores in lines, a column for each direction, the untranslated pictures in brackets."""
+    """The scores in lines, a column for each direction, the untranslated images in brackets."""
     lines = [f"{'':<26}" + "".join(f"{direction:>30}" for direction in results)]
 
     def line(name, text):
@@ -261,7 +261,7 @@ def table(results: dict) -> str:
 
 
 def finite(scores: dict) -> dict:
-    """The scores as JSON can hold them: null for the PSNR of equal pictures, which is infinite."""
+    """The scores as JSON can hold them: null for the PSNR of equal images, which is infinite."""
     result = {}
     for name, value in scores.items():
         if isinstance(value, dict):

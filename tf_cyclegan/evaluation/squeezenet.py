@@ -8,7 +8,7 @@ FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: 
 FIRES |= {8: (64, 256), 9: (64, 256)}
 POOLED_AFTER = (3, 5)
 NHWC = {"data_format": "channels_last", "dtype": "float32"}  # whatever keras.json says
-SIDE = 227  # of the pictures it was trained on: on smaller ones borders would make up the features
+SIDE = 227  # of the images it was trained on: on smaller ones borders would make up the features
 
 
 def load_squeezenet(file: h5py.File) -> keras.Model:

@@ -1,4 +1,4 @@
-"""The same generator in several runtimes: how far apart the pictures are, how long each takes."""
+"""The same generator in several runtimes: how far apart the images are, how long each takes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from statistics import median
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.data.image_files import PictureSet, to_channels, to_float, to_uint8
+from tf_cyclegan.data.image_files import ImageSet, to_channels, to_float, to_uint8
 from tf_cyclegan.data.resizing import resize
-from tf_cyclegan.evaluation.contact_sheets import picture_sheet
+from tf_cyclegan.evaluation.contact_sheets import contact_sheet
 from tf_cyclegan.export.description import Size, sides
-from tf_cyclegan.inference.translator import find_pictures
+from tf_cyclegan.inference.translator import find_images
 from tf_cyclegan.training.run_folder import load_run_images
 
 Runner = Callable[[np.ndarray], np.ndarray]  # float32 [1, h, w, c] in [-1, 1], in and out
 
 EQUAL = 200.0  # dB, for the infinity that JSON does not know
-SHOWN = 3  # pictures on the sheet
+SHOWN = 3  # images on the sheet
 MAGNIFIED = 8  # times, of their differences
 
 
@@ -32,11 +32,11 @@ def keras_runner(generator) -> Runner:
     return lambda image: run(image).numpy()
 
 
-def example_images(pictures: PictureSet, size: Size, channels: int, count: int) -> list[np.ndarray]:
-    """Pictures, evenly taken from a set, as the exported files' users feed them.
+def example_images(image_set: ImageSet, size: Size, channels: int, count: int) -> list[np.ndarray]:
+    """Images, evenly taken from a set, as the exported files' users feed them.
 
     Args:
-        pictures: the set.
+        image_set: the images.
         size: a side, or height and width.
         channels: 1 or 3.
         count: how many; fewer where the set is smaller.
@@ -45,26 +45,26 @@ def example_images(pictures: PictureSet, size: Size, channels: int, count: int) 
         float32 `[1, h, w, channels]` in [-1, 1]: of each the largest part in the middle that has
         the shape of h x w, resized.
     """
-    chosen = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).astype(int)
+    chosen = np.linspace(0, len(image_set) - 1, min(count, len(image_set))).astype(int)
     size = sides(size)
-    images = (_middle(to_channels(pictures.read(i), channels), *size) for i in chosen)
+    images = (_middle(to_channels(image_set.read(i), channels), *size) for i in chosen)
     return [to_float(resize(image, size))[np.newaxis] for image in images]
 
 
-def _middle(picture, target_height, target_width):
-    height, width = picture.shape[:2]
+def _middle(image, target_height, target_width):
+    height, width = image.shape[:2]
     h = max(1, min(height, width * target_height // target_width))
     w = max(1, min(width, height * target_width // target_height))
     top, left = (height - h) // 2, (width - w) // 2
-    return picture[top : top + h, left : left + w]
+    return image[top : top + h, left : left + w]
 
 
-def find_sets(inputs, run_dir, direction: str) -> tuple[PictureSet, PictureSet]:
-    """The pictures to calibrate on, and those to compare on.
+def find_sets(inputs, run_dir, direction: str) -> tuple[ImageSet, ImageSet]:
+    """The images to calibrate on, and those to compare on.
 
     Args:
-        inputs: pictures or folders that serve for both; empty for the run's own: its training
-            pictures, and its test pictures where it has any.
+        inputs: images or folders that serve for both; empty for the run's own: its training
+            images, and its test images where it has any.
         run_dir: the run folder, for the latter.
         direction: "a2b" or "b2a".
 
@@ -72,29 +72,29 @@ def find_sets(inputs, run_dir, direction: str) -> tuple[PictureSet, PictureSet]:
         ValueError: there are none.
     """
     if inputs:
-        pictures = find_pictures(inputs, run_dir, direction)
-        return pictures, pictures
+        images = find_images(inputs, run_dir, direction)
+        return images, images
     try:
         sets = load_run_images(run_dir)
     except ValueError as error:
-        raise ValueError(f"{error} Name pictures by --pictures.") from None
+        raise ValueError(f"{error} Name images by --images.") from None
     letter = "A" if direction == "a2b" else "B"
     return sets[f"train{letter}"], sets.get(f"test{letter}", sets[f"train{letter}"])
 
 
 def difference(fakes: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> dict[str, float]:
-    """How far pictures in [-1, 1] are from those they should be.
+    """How far images in [-1, 1] are from those they should be.
 
     Returns:
-        `max` and `mean`, of the absolute difference over all pictures; `psnr`, the mean over the
-        pictures in dB over the range of 2: NaN where a picture is, EQUAL where two are equal.
+        `max` and `mean`, of the absolute difference over all images; `psnr`, the mean over the
+        images in dB over the range of 2: NaN where an image is, EQUAL where two are equal.
 
     Raises:
-        ValueError: two pictures differ in shape.
+        ValueError: two images differ in shape.
     """
     for fake, reference in zip(fakes, references, strict=True):
         if fake.shape != reference.shape:  # NumPy would broadcast some
-            raise ValueError(f"a picture of shape {fake.shape} should be of {reference.shape}.")
+            raise ValueError(f"an image of shape {fake.shape} should be of {reference.shape}.")
     errors = [np.abs(f - r).astype(np.float64) for f, r in zip(fakes, references, strict=True)]
     with np.errstate(divide="ignore"):
         psnr = [
@@ -131,7 +131,7 @@ def comparison_sheet(
 
     Args:
         images, references: float32 `[1, h, w, c]` in [-1, 1], of one size. SHOWN are drawn.
-        fakes: name -> the same pictures from another runtime.
+        fakes: name -> the same images from another runtime.
 
     Returns:
         uint8 `[height, width, 3]`.
@@ -147,8 +147,8 @@ def comparison_sheet(
     blank = np.full_like(rgb(images[0]), 255)
     columns = {"real": [p for image in images for p in (rgb(image), blank)]}
     columns["Keras"] = [p for reference in references for p in (rgb(reference), blank)]
-    for name, pictures in fakes.items():
-        pairs = zip(pictures[:SHOWN], references, strict=True)
+    for name, others in fakes.items():
+        pairs = zip(others[:SHOWN], references, strict=True)
         columns[name] = [p for fake, ref in pairs for p in (rgb(fake), error(fake, ref))]
     side = images[0].shape[2]
-    return picture_sheet(columns, scale=max(1, 128 // side))
+    return contact_sheet(columns, scale=max(1, 128 // side))

@@ -24,10 +24,10 @@ def standard_metadata(description: dict[str, Any]) -> bytes:
     d = description
     size = "of any size" if d["resizable"] else f"of {d['width']}x{d['height']} pixels"
     b = flatbuffers.Builder()
-    image = _tensor(b, d, "image", f"A picture {size}.", d["input_channels"])
+    image = _tensor(b, d, "image", f"An image {size}.", d["input_channels"])
     fake = _tensor(b, d, "fake", "Its translation.", d["output_channels"])
     graph = _table(b, {0: b.CreateString(d["direction"]), 2: _list(b, image), 3: _list(b, fake)})
-    sentence = f"CycleGAN generator {d['direction']}, {d['mode']}, for pictures {size}."
+    sentence = f"CycleGAN generator {d['direction']}, {d['mode']}, for images {size}."
     name, about, oldest = (
         b.CreateString(d["name"]),
         b.CreateString(sentence),

@@ -24,7 +24,7 @@ MOST_JOINED = 4  # tensors that a GPU concatenates at once
 def seal(content: bytes, description: dict[str, Any]) -> bytes:
     """Writes the description into a converted file, and makes it keep to its size.
 
-    Set to another size by its user, a fixed-size file would run and give a wrong picture without
+    Set to another size by its user, a fixed-size file would run and give a wrong image without
     a word: its slices hold the size they were made for. So its input goes through a reshape to
     its own shape and the minimum of both, which is the input itself; at any other size one of the
     two fails as tensors are allocated. A resizable file gets its size as the one it starts with.

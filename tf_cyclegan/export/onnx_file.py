@@ -37,7 +37,7 @@ def export_onnx(
         The `difference` to Keras on the image.
 
     Raises:
-        ValueError: that is larger than LARGEST, the file's pictures have another shape, or it
+        ValueError: that is larger than LARGEST, the file's images have another shape, or it
             cannot be written.
     """
     image_in = keras.Input((None, None, generator.input_channels), name="image")
@@ -47,7 +47,7 @@ def export_onnx(
         named({"image": image})  # the exporter wants a model that was called
         expected = keras_runner(generator)(image)
         # tf2onnx' optimizer, whose order varies, leaves a dimension too many in some percent of
-        # the exports of a generator of gray pictures.
+        # the exports of a generator of gray images.
         for _ in range(TRIES):
             named.export(part, format="onnx", verbose=False)
             _describe(part, describe_generator(generator, name or path.stem, direction))

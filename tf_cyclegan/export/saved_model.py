@@ -1,13 +1,13 @@
-"""A generator as a TensorFlow SavedModel: pictures of any size in and out, for TensorFlow Serving.
+"""A generator as a TensorFlow SavedModel: images of any size in and out, for TensorFlow Serving.
 
 Two signatures, both of any batch size:
 
 - `serving_default`: `image` float32 `[n, h, w, c]` in [-1, 1] -> `image` float32 `[n, h, w, c']`.
   NaN, infinity and values further out than rounding explains (`TOLERANCE`) are refused.
-- `image_bytes`: `image_bytes` string `[n]`, pictures in any sizes as `graph_pictures.decode` takes
-  them -> `image_bytes` string `[n]`, each a PNG of its picture's own size. (Over REST, TensorFlow
+- `image_bytes`: `image_bytes` string `[n]`, images in any sizes as `graph_images.decode` takes
+  them -> `image_bytes` string `[n]`, each a PNG of its image's own size. (Over REST, TensorFlow
   Serving codes strings in base64 where their name ends in `_bytes`.) EXIF orientation is not
-  applied: clients send pictures upright.
+  applied: clients send images upright.
 
 Height and width are free in both: what is no multiple of the generator's is mirrored outwards to
 one, and the translation is cropped back.
@@ -23,13 +23,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.data.image_files import decode_picture, to_float
-from tf_cyclegan.export.graph_pictures import decode, require, require_size, to_gray
+from tf_cyclegan.data.image_files import decode_image, to_float
+from tf_cyclegan.export.graph_images import decode, require, require_size, to_gray
 from tf_cyclegan.files import check_output
 from tf_cyclegan.inference.translator import SMALLEST, translator
 
 MAX_PIXELS = 2048 * 2048
-TOLERANCE = 1e-3  # beyond [-1, 1]: as a half float or a resized picture may be off
+TOLERANCE = 1e-3  # beyond [-1, 1]: as a half float or a resized image may be off
 
 
 def export_saved_model(generator, folder, version: int = 1, max_pixels: int = MAX_PIXELS) -> Path:
@@ -40,7 +40,7 @@ def export_saved_model(generator, folder, version: int = 1, max_pixels: int = MA
         folder: the model's folder, which TensorFlow Serving calls its base path. Its name is the
             model's name.
         version: 1 or more; a server takes the highest.
-        max_pixels: height x width of one picture, above which it is refused.
+        max_pixels: height x width of one image, above which it is refused.
 
     Returns:
         The version's folder.
@@ -91,7 +91,7 @@ def check_version(folder, version: int, max_pixels: int) -> None:
 
 def _archive(generator, max_pixels):
     multiple, channels = generator.multiple, generator.input_channels
-    # A table, since a graph may divide otherwise than to_float, and where a picture has one color
+    # A table, since a graph may divide otherwise than to_float, and where an image has one color
     # only, the norms turn the last bit into visible levels.
     floats = to_float(np.arange(256, dtype=np.uint8))
 
@@ -102,7 +102,7 @@ def _archive(generator, max_pixels):
         count, height, width = tf.unstack(tf.shape(image)[:3])  # anew: they too await the check
         image = tf.gather(image, _mirrored(height, multiple), axis=1)
         image = tf.gather(image, _mirrored(width, multiple), axis=2)
-        # Mirroring layers refuse an empty batch: it gets one picture, which is dropped again.
+        # Mirroring layers refuse an empty batch: it gets one image, which is dropped again.
         extra = tf.cast(count == 0, tf.int32)
         image = tf.pad(image, [[0, extra], [0, 0], [0, 0], [0, 0]])
         return generator(image, training=False)[:count, :height, :width]
@@ -115,14 +115,14 @@ def _archive(generator, max_pixels):
         return {"image": translate(require(within, message, image))}
 
     def translate_bytes(data):
-        picture = decode(data, max_pixels)
-        picture = to_gray(picture) if channels == 1 else picture
-        fake = translate(tf.gather(floats, tf.cast(picture, tf.int32))[tf.newaxis])[0]
+        pixels = decode(data, max_pixels)
+        pixels = to_gray(pixels) if channels == 1 else pixels
+        fake = translate(tf.gather(floats, tf.cast(pixels, tf.int32))[tf.newaxis])[0]
         levels = tf.clip_by_value(tf.round((fake + 1) * 127.5), 0, 255)
         return tf.io.encode_png(tf.cast(levels, tf.uint8))
 
     def image_bytes(data):
-        # One after the other: a picture keeps all cores busy, and memory is that of the largest.
+        # One after the other: an image keeps all cores busy, and memory is that of the largest.
         return {"image_bytes": tf.map_fn(translate_bytes, data, parallel_iterations=1)}
 
     # Other ways to save a Keras 3 model in TensorFlow's format lose its weights in silence.
@@ -185,13 +185,13 @@ def warmup_requests(generator, name: str) -> list[bytes]:
 def compare(generator, version: Path):
     """Raises a ValueError unless both signatures translate noise as the generator does."""
     signatures = tf.saved_model.load(version).signatures
-    picture = np.random.default_rng(0).integers(0, 256, [7, 9, generator.input_channels], np.uint8)
-    expected = translator(generator)(picture)
-    image = signatures["serving_default"](image=to_float(picture)[np.newaxis])["image"]
-    png = tf.io.encode_png(picture)[tf.newaxis]
+    pixels = np.random.default_rng(0).integers(0, 256, [7, 9, generator.input_channels], np.uint8)
+    expected = translator(generator)(pixels)
+    image = signatures["serving_default"](image=to_float(pixels)[np.newaxis])["image"]
+    png = tf.io.encode_png(pixels)[tf.newaxis]
     fake = signatures["image_bytes"](image_bytes=png)["image_bytes"].numpy()[0]
     difference = np.abs((image.numpy()[0] + 1) * 127.5 - expected).max()
-    levels = np.abs(decode_picture(fake, channels=expected.shape[2]).astype(int) - expected).max()
+    levels = np.abs(decode_image(fake, channels=expected.shape[2]).astype(int) - expected).max()
     if not (difference <= 0.51 and levels <= 1):  # NaN fails too
         raise ValueError(
             f"{version} differs from the generator by {difference:.2f} grey levels in its floats "

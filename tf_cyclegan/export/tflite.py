@@ -27,7 +27,7 @@ from tf_cyclegan.export.description import Size, describe_generator, sides, size
 from tf_cyclegan.export.lite_form import lite_form
 from tf_cyclegan.export.model_file import check_operators, operators, seal
 
-# Mode -> least PSNR against Keras, mean over the pictures, in dB over [-1, 1]: below what trained
+# Mode -> least PSNR against Keras, mean over the images, in dB over [-1, 1]: below what trained
 # generators reach, above what a wrong conversion gives.
 MODES = {
     "float32": 60.0,
@@ -37,7 +37,7 @@ MODES = {
     "int16x8": 25.0,
     "int8_convolutions": 20.0,
 }
-CALIBRATED = {"int8", "int16x8", "int8_convolutions"}  # need pictures to measure ranges on
+CALIBRATED = {"int8", "int16x8", "int8_convolutions"}  # need images to measure ranges on
 
 
 def parse_modes(text: str, resizable: bool = False) -> list[str]:
@@ -85,7 +85,7 @@ def convert(
     """
     check_mode(mode, resizable=size is None)
     if mode in CALIBRATED and not calibration:
-        raise ValueError(f"{mode} is calibrated on pictures: name a folder by --pictures.")
+        raise ValueError(f"{mode} is calibrated on images: name a folder by --images.")
     form = lite_form(generator, size)
     with tempfile.TemporaryDirectory() as folder:
         # The converter's other ways in lose a Keras 3 model's weights, and give a file of NaN.
@@ -144,7 +144,7 @@ def export_files(
     Returns:
         File name -> content: a .tflite and a .json for each mode. The report: differences to
         Keras, bytes, operators, partitions of XNNPACK, and latencies, all measured here. The
-        sheet: a picture of both, uint8 `[h, w, 3]`.
+        sheet: an image of both, uint8 `[h, w, 3]`.
 
     Raises:
         ValueError: a mode cannot be converted, gives NaN or is too far from Keras, or a
@@ -170,7 +170,7 @@ def export_files(
         if not apart["psnr"] >= MODES[mode]:  # NaN is not
             raise ValueError(
                 f"{mode}: {apart['psnr']:.1f} dB against Keras, {MODES[mode]:.0f} is the least: "
-                "nothing was written; leave this mode out, or calibrate on other --pictures."
+                "nothing was written; leave this mode out, or calibrate on other --images."
             )
         file = f"{stem}_{mode}.tflite"
         digest = hashlib.sha256(content).hexdigest()

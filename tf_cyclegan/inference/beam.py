@@ -34,10 +34,10 @@ from apache_beam.utils.shared import Shared
 
 from tf_cyclegan.data.image_files import (
     SUFFIXES,
-    PictureError,
+    ImageError,
     check_size,
-    decode_picture,
-    encode_picture,
+    decode_image,
+    encode_image,
 )
 from tf_cyclegan.data.resizing import resize_longer_side
 from tf_cyclegan.inference.translator import load_translator
@@ -89,7 +89,7 @@ def translate_many(
     entries = collection.entries()
     if not entries:
         raise ValueError(
-            f"{input} matches no pictures ({' '.join(SUFFIXES)}): name a folder that holds some, "
+            f"{input} matches no images ({' '.join(SUFFIXES)}): name a folder that holds some, "
             "or a glob such as 'photos/**/*.jpg'."
         )
     try:
@@ -125,7 +125,7 @@ def translate_many(
         _discard_unfinished(output)
     if lost:
         raise ValueError(
-            f"{len(lost)} pictures, {lost[0]} among them, are neither translated nor in "
+            f"{len(lost)} images, {lost[0]} among them, are neither translated nor in "
             f"{FAILED}: the runner lost them. The same command translates the rest."
         )
     return {
@@ -183,12 +183,12 @@ def _run(pipeline: beam.Pipeline) -> None:
         ) from error
 
 
-# === Which pictures ===
+# === Which images ===
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture of a collection.
+    """An image of a collection.
 
     Attributes:
         name: its path within the collection, and that of its translation within the output.
@@ -223,8 +223,8 @@ class Collection:
         for path, size in files.items():
             name = path.removeprefix(self.base).lstrip("/")
             hidden = any(part.startswith(".") for part in name.split("/"))
-            is_picture = PurePosixPath(name).suffix.lower() in SUFFIXES
-            if is_picture and not hidden and not path.startswith(self.without):
+            is_image = PurePosixPath(name).suffix.lower() in SUFFIXES
+            if is_image and not hidden and not path.startswith(self.without):
                 entries.append(Entry(name, path, size))
         return entries
 
@@ -319,18 +319,18 @@ class Translate(beam.DoFn):
             if not FileSystems.exists(FileSystems.join(self.output, entry.name)):
                 self._translate(entry)
         except Exception as error:
-            kind = "" if isinstance(error, PictureError) else f"{type(error).__name__}: "
+            kind = "" if isinstance(error, ImageError) else f"{type(error).__name__}: "
             # The key is a number, since the hashes of others differ between processes.
             yield 0, {"name": entry.name, "reason": kind + " ".join(str(error).split())}
 
     def _translate(self, entry):
         check_size(entry.size, entry.path)
         with FileSystems.open(entry.path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            picture = decode_picture(file.read(), entry.path)
+            image = decode_image(file.read(), entry.path)
         if self.resize:
-            picture = resize_longer_side(picture, self.resize)
-        fake = self.translate(picture)
-        _write_whole(self.output, entry.name, encode_picture(fake, entry.name))
+            image = resize_longer_side(image, self.resize)
+        fake = self.translate(image)
+        _write_whole(self.output, entry.name, encode_image(fake, entry.name))
 
 
 # === The output folder ===

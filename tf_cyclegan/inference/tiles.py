@@ -1,17 +1,17 @@
-"""A picture too large for memory in, its translation out: computed tile by tile, without seams.
+"""An image too large for memory in, its translation out: computed tile by tile, without seams.
 
-Instance norm takes its statistics over the whole picture. Tiles that are translated each alone take
+Instance norm takes its statistics over the whole image. Tiles that are translated each alone take
 their own, and differ in colour where they meet. Here every norm waits for the statistics of all
 tiles of the layer before it:
 
-    picture --encoder, once for each of its norms, then into--> x   [h/4, w/4, 4 filters], on disk
+    image --encoder, once for each of its norms, then into--> x   [h/4, w/4, 4 filters], on disk
     x --convolution--> y --norm, ReLU, convolution--> z             of each residual block, on disk
     x + norm(z) --> x
     x --decoder, once for each of its norms, then into--> translation
 
 The larger maps of encoder and decoder are never kept, only computed again for each norm. A tile is
-computed with as many pixels around it as its layers look at, and padded at the picture's border
-only: it is what the whole picture would give.
+computed with as many pixels around it as its layers look at, and padded at the image's border
+only: it is what the whole image would give.
 """
 
 import errno
@@ -27,12 +27,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.data.image_files import MAX_PIXELS, PictureError, to_channels, to_float, to_uint8
+from tf_cyclegan.data.image_files import MAX_PIXELS, ImageError, to_channels, to_float, to_uint8
 from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.inference.translator import padded
 from tf_cyclegan.layers import CropTopLeft, InstanceNormalization, ReflectionPadding2D
 
-MAX_TILED_PIXELS = 3 * MAX_PIXELS  # of a picture that is tiled; Pillow's own limit lies above it
+MAX_TILED_PIXELS = 3 * MAX_PIXELS  # of an image that is tiled; Pillow's own limit lies above it
 SMALLEST_TILE = 128  # pixels a side, below which more is computed around a tile than in it
 
 Span = tuple[int, int]  # rows or columns: the first, and the one behind the last
@@ -43,20 +43,20 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
     """`tf_cyclegan.inference.translator.translator` in bounded memory.
 
     The translation is the same up to rounding: within two grey levels in float32, where it is the
-    more exact one (docs/large_pictures.md). Memory holds the picture, its translation and a tile.
-    Scratch files hold 3 * filters bytes for each pixel of the picture (filters bytes without
+    more exact one (docs/large_images.md). Memory holds the image, its translation and a tile.
+    Scratch files hold 3 * filters bytes for each pixel of the image (filters bytes without
     residual blocks), and its translation; they have no name, and are gone when the process ends,
     however it ends.
 
     Args:
         generator: a `ResNetGenerator`, built.
-        tile: pixels a side of a picture that memory would do for, a multiple of 16, at least
+        tile: pixels a side of an image that memory would do for, a multiple of 16, at least
             SMALLEST_TILE. Of that, half the side is computed at a time in the residual blocks, a
             quarter in encoder and decoder, which need the most memory for each pixel.
         folder: for the scratch files; on a disk, as some systems keep /tmp in memory.
 
     Returns:
-        A function of uint8 `[h, w, 1 or 3]` to uint8 `[h, w, c']`. It raises a `PictureError`
+        A function of uint8 `[h, w, 1 or 3]` to uint8 `[h, w, c']`. It raises an `ImageError`
         where disk or memory run out.
 
     Raises:
@@ -64,24 +64,24 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
     """
     if not isinstance(generator, ResNetGenerator):
         raise ValueError(
-            f"A {type(generator).__name__} sees the whole picture at once and cannot be tiled: "
+            f"A {type(generator).__name__} sees the whole image at once and cannot be tiled: "
             "leave out --tile, or use a ResNet generator."
         )
     check_tile(tile)
     network = _TiledResNet(generator, tile)
 
-    def translate(picture):
+    def translate(image):
         try:
-            if shutil.disk_usage(folder).free < scratch_bytes(generator, *picture.shape[:2]):
+            if shutil.disk_usage(folder).free < scratch_bytes(generator, *image.shape[:2]):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return network.translate(picture, folder)
+            return network.translate(image, folder)
         except tf.errors.ResourceExhaustedError:
-            raise PictureError(
+            raise ImageError(
                 f"tiles of {tile} pixels need more memory than there is: use a smaller --tile"
             ) from None
         except OSError as error:
-            raise PictureError(
-                f"{scratch_bytes(generator, *picture.shape[:2])} bytes of scratch files do not "
+            raise ImageError(
+                f"{scratch_bytes(generator, *image.shape[:2])} bytes of scratch files do not "
                 f"fit into {folder} ({error.strerror}): set TMPDIR to a folder on a larger disk"
             ) from None
 
@@ -89,13 +89,13 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
 
 
 def check_tile(tile: int) -> None:
-    """Raises a ValueError where pictures cannot be computed by tiles of that side."""
+    """Raises a ValueError where images cannot be computed by tiles of that side."""
     if tile < SMALLEST_TILE or tile % 16:
         raise ValueError(f"tile is {tile}: use a multiple of 16, {SMALLEST_TILE} or more.")
 
 
 def scratch_bytes(generator, height: int, width: int) -> int:
-    """What the scratch files for a picture of that size hold."""
+    """What the scratch files for an image of that size hold."""
     pixels = padded(height, generator.multiple) * padded(width, generator.multiple)
     maps = 3 if generator.blocks else 1
     return pixels * (maps * generator.filters + generator.channels)
@@ -124,10 +124,10 @@ class _TiledResNet:
         tanh = keras.layers.Activation("tanh", dtype=generator.variable_dtype)
         self.decoder = _Chain([*waiting, *generator.decoder.layers, tanh], self.channels)
 
-    def translate(self, picture, folder):
+    def translate(self, image, folder):
         """uint8 `[h, w, 1 or 3]` to uint8 `[h, w, c']`; an OSError where the disk is too small."""
-        height, width = picture.shape[:2]
-        source = _Picture(picture, self.channels_in, self.multiple)
+        height, width = image.shape[:2]
+        source = _Image(image, self.channels_in, self.multiple)
         shape = (source.shape[0] // 4, source.shape[1] // 4, self.channels)
         with ExitStack() as files:
             x, y, z = (files.enter_context(_Map(folder, shape, np.float32)) for _ in range(3))
@@ -153,13 +153,13 @@ class _TiledResNet:
 
 
 class _Tiles:
-    """The passes over one picture, and the moments that they find.
+    """The passes over one image, and the moments that they find.
 
     Args:
-        height: of the padded picture, to tell a map's scale by.
+        height: of the padded image, to tell a map's scale by.
 
     Attributes:
-        moments: norm -> mean and variance `[2, c]` of what goes into it, over the whole picture.
+        moments: norm -> mean and variance `[2, c]` of what goes into it, over the whole image.
     """
 
     def __init__(self, height):
@@ -210,7 +210,7 @@ class _Chain:
         norms_inside: (norm, the chain before it) for those that are not the first layer.
 
     Call arguments:
-        source: `_Picture` or `_Map`.
+        source: `_Image` or `_Map`.
         windows: of the output, the wanted one, and what to compute for it.
         moments: as in `_Tiles`.
 
@@ -302,7 +302,7 @@ def _span(layer, start: int, stop: int, size: int) -> tuple[int, int, int]:
     Returns:
         (first, last, offset): the layer, given first to before last of its input, puts out what it
         puts out for the whole input from number `offset` on. Padding layers pad whatever they are
-        given: what they put where the picture goes on lies outside start to stop.
+        given: what they put where the image goes on lies outside start to stop.
     """
     count = stop - start
     if isinstance(layer, (ReflectionPadding2D, keras.layers.ZeroPadding2D)):
@@ -353,27 +353,27 @@ def _merge(parts) -> np.ndarray:
     return np.stack([mean, squares / count]).astype(np.float32)
 
 
-class _Picture:
-    """A picture as a map to read from, padded as `translator` pads it.
+class _Image:
+    """An image as a map to read from, padded as `translator` pads it.
 
     Args:
-        picture: uint8 `[h, w, 1 or 3]`; no copy of it is made.
+        image: uint8 `[h, w, 1 or 3]`; no copy of it is made.
         channels: 1 or 3.
         multiple: of the padded sides.
     """
 
-    def __init__(self, picture, channels, multiple):
-        self.picture = picture
+    def __init__(self, image, channels, multiple):
+        self.image = image
         self.lines = [
             np.pad(np.arange(side), (0, padded(side, multiple) - side), mode="symmetric")
-            for side in picture.shape[:2]
+            for side in image.shape[:2]
         ]
         self.shape = (*map(len, self.lines), channels)
 
     def read(self, window: Window) -> np.ndarray:
         """float32 `[rows, columns, channels]` in [-1, 1]."""
         rows, columns = (line[slice(*span)] for line, span in zip(self.lines, window, strict=True))
-        return to_float(to_channels(self.picture[rows[:, np.newaxis], columns], self.shape[2]))
+        return to_float(to_channels(self.image[rows[:, np.newaxis], columns], self.shape[2]))
 
 
 class _Map:

@@ -1,4 +1,4 @@
-"""A picture of any size in, its translation of the same size out."""
+"""An image of any size in, its translation of the same size out."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +8,13 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from tf_cyclegan.data.folders import list_pictures, printable
+from tf_cyclegan.data.folders import list_images, printable
 from tf_cyclegan.data.image_files import (
     MAX_PIXELS,
     SUFFIXES,
-    PictureError,
-    PictureSet,
-    read_picture,
+    ImageError,
+    ImageSet,
+    read_image,
     to_channels,
     to_float,
     to_uint8,
@@ -26,7 +26,7 @@ SMALLEST = 8  # pixels a side, below which the ResNet's deepest map cannot be mi
 
 
 def load_translator(run_dir_or_file, direction: str) -> Callable[[Any], np.ndarray]:
-    """`find_generator`, for use on pictures: see `translator`."""
+    """`find_generator`, for use on images: see `translator`."""
     return translator(find_generator(run_dir_or_file, direction))
 
 
@@ -58,18 +58,18 @@ def find_generator(run_dir_or_file, direction: str):
 
 
 def translator(generator) -> Callable[[Any], np.ndarray]:
-    """Wraps a generator so that it takes a picture of any size and gives one of the same size.
+    """Wraps a generator so that it takes an image of any size and gives one of the same size.
 
-    The picture is mirrored outwards at its right and lower border up to the next multiple that the
+    The image is mirrored outwards at its right and lower border up to the next multiple that the
     generator needs, and the translation is cropped back.
 
     Args:
         generator: `[n, h, w, c]` to `[n, h, w, c']` in [-1, 1], one of this package.
 
     Returns:
-        A function of whatever `to_picture` takes to uint8 `[h, w, c']`; gray and RGB are exchanged
+        A function of whatever `to_image` takes to uint8 `[h, w, c']`; gray and RGB are exchanged
         where the generator takes the other. It raises a ValueError where it is given anything
-        else, and a `PictureError` where memory runs out.
+        else, and an `ImageError` where memory runs out.
     """
     multiple, channels = generator.multiple, generator.input_channels
     run = tf.function(
@@ -77,16 +77,16 @@ def translator(generator) -> Callable[[Any], np.ndarray]:
         input_signature=[tf.TensorSpec([1, None, None, channels])],
     )
 
-    def translate(picture):
-        picture = to_picture(picture)
-        height, width = picture.shape[:2]
-        picture = to_channels(picture, channels)
+    def translate(pixels):
+        pixels = to_image(pixels)
+        height, width = pixels.shape[:2]
+        pixels = to_channels(pixels, channels)
         pad = [(0, padded(side, multiple) - side) for side in (height, width)]
-        image = np.pad(to_float(picture), [*pad, (0, 0)], mode="symmetric")
+        image = np.pad(to_float(pixels), [*pad, (0, 0)], mode="symmetric")
         try:
             fake = run(image[np.newaxis])
         except tf.errors.ResourceExhaustedError:
-            raise PictureError(
+            raise ImageError(
                 f"{width} x {height} pixels need more memory than there is: use --resize"
             ) from None
         return to_uint8(fake.numpy()[0, :height, :width])
@@ -94,12 +94,12 @@ def translator(generator) -> Callable[[Any], np.ndarray]:
     return translate
 
 
-def to_picture(image: Any) -> np.ndarray:
+def to_image(image: Any) -> np.ndarray:
     """One image in any of the usual forms as uint8 `[h, w, 1 or 3]`.
 
     Args:
         image: a PIL image; or uint8 `[h, w]`, `[h, w, 1]`, `[h, w, 3]` or `[h, w, 4]`, an array
-            or what NumPy makes one of. Transparency is composited on white, as `read_picture`
+            or what NumPy makes one of. Transparency is composited on white, as `read_image`
             does, and a PIL image is set upright by its EXIF orientation.
 
     Raises:
@@ -109,7 +109,7 @@ def to_picture(image: Any) -> np.ndarray:
         if image.mode.startswith(("I", "F")):
             raise ValueError(
                 f"a PIL image of mode {image.mode} has no agreed black and white: save it as a "
-                "file and use read_picture, or convert it to L or RGB."
+                "file and use read_image, or convert it to L or RGB."
             )
         pil = ImageOps.exif_transpose(image)
         if pil.mode not in ("1", "L") or pil.has_transparency_data:
@@ -141,31 +141,31 @@ def padded(side: int, multiple: int) -> int:
     return -(-max(side, SMALLEST) // multiple) * multiple
 
 
-def find_pictures(
+def find_images(
     inputs,
     run_dir,
     direction: str,
     output=None,
     max_pixels: int = MAX_PIXELS,
     recursive: bool = False,
-) -> PictureSet:
-    """The pictures to translate in one direction.
+) -> ImageSet:
+    """The images to translate in one direction.
 
     Args:
-        inputs: paths of pictures and of folders of pictures. Of a folder that holds testA and
-            testB, the one of the direction's own domain is taken. Empty for the test pictures of
+        inputs: paths of images and of folders of images. Of a folder that holds testA and
+            testB, the one of the direction's own domain is taken. Empty for the test images of
             the run's data set.
         run_dir: the run folder, for the latter.
         direction: "a2b" or "b2a".
         output: the folder that translations will go to, if any; it is not searched.
-        max_pixels: larger pictures are refused as they are read; of inputs alone.
+        max_pixels: larger images are refused as they are read; of inputs alone.
         recursive: whether to search the sub-folders of inputs too.
 
     Returns:
-        A `PictureSet` whose names are file names, or paths in their input folder, no two alike.
+        An `ImageSet` whose names are file names, or paths in their input folder, no two alike.
 
     Raises:
-        ValueError: nothing is there, two pictures have one name, or a translation would replace
+        ValueError: nothing is there, two images have one name, or a translation would replace
             its own original.
     """
     split = "testA" if direction == "a2b" else "testB"
@@ -173,7 +173,7 @@ def find_pictures(
         try:
             config = read_config(run_dir)
         except ValueError as error:
-            raise ValueError(f"{error} Name pictures by --input.") from None
+            raise ValueError(f"{error} Name images by --input.") from None
         if config.data_dir and output:
             for name in ("test", "val") if config.side_by_side else (split,):
                 originals = Path(config.data_dir) / name
@@ -181,17 +181,17 @@ def find_pictures(
                     raise ValueError(f"{output} holds the originals: use another --output.")
         sets = load_run_images(run_dir)
         if split not in sets:
-            raise ValueError(f"{run_dir} was trained without {split}: name pictures by --input.")
-        pictures = sets[split]
-        names = [n if Path(n).suffix.lower() in SUFFIXES else f"{n}.png" for n in pictures.names]
-        return PictureSet(tuple(names), pictures.read)
+            raise ValueError(f"{run_dir} was trained without {split}: name images by --input.")
+        images = sets[split]
+        names = [n if Path(n).suffix.lower() in SUFFIXES else f"{n}.png" for n in images.names]
+        return ImageSet(tuple(names), images.read)
     seen: dict[str, Path] = {}
     for path in map(Path, inputs):
         folder = path / split if (path / split).is_dir() else path
         if path.is_file():
             found = {path.name: path}
         else:
-            paths = list_pictures(folder, recursive, output)
+            paths = list_images(folder, recursive, output)
             found = {file.relative_to(folder).as_posix(): file for file in paths}
         for name, file in found.items():
             if name in seen:
@@ -205,4 +205,4 @@ def find_pictures(
                 )
             seen[name] = file
     files = list(seen.values())
-    return PictureSet(tuple(seen), lambda i: read_picture(files[i], max_pixels=max_pixels))
+    return ImageSet(tuple(seen), lambda i: read_image(files[i], max_pixels=max_pixels))

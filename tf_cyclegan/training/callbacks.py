@@ -16,8 +16,8 @@ from matplotlib.figure import (
     Figure,
 )  # not pyplot: its state is the whole process', a notebook's too
 
-from tf_cyclegan.data.image_files import to_float, to_uint8, write_picture
-from tf_cyclegan.evaluation.contact_sheets import COLUMNS, picture_sheet
+from tf_cyclegan.data.image_files import to_float, to_uint8, write_image
+from tf_cyclegan.evaluation.contact_sheets import COLUMNS, contact_sheet
 from tf_cyclegan.training.run_folder import RunFolder
 
 BOARD_EVERY = 10  # steps between the scalars that TensorBoard gets; the CSV has every step
@@ -210,20 +210,20 @@ def plot_losses(curves: Curves, path: Path) -> Figure:
 
 
 class Samples(keras.callbacks.Callback):
-    """Draws the same few pictures every `every` steps: translated, cycled, identity, both ways.
+    """Draws the same few images every `every` steps: translated, cycled, identity, both ways.
 
     Args:
         run_dir: the run folder; sheets go to samples/, and to TensorBoard.
-        pictures_a, pictures_b: uint8 `[h, w, c]`, as many of each, all of one size.
+        images_a, images_b: uint8 `[h, w, c]`, as many of each, all of one size.
         every: steps between sheets; 0 for none but the one at the end of the training.
     """
 
-    def __init__(self, run_dir: Path, pictures_a, pictures_b, every: int):
+    def __init__(self, run_dir: Path, images_a, images_b, every: int):
         super().__init__()
         self.folder = Path(run_dir) / "samples"
         self.folder.mkdir(exist_ok=True)
         self.board = tf.summary.create_file_writer(str(Path(run_dir) / "logs"))
-        self.pictures_a, self.pictures_b = pictures_a, pictures_b
+        self.images_a, self.images_b = images_a, images_b
         self.every = every
 
     def on_train_batch_end(self, batch, logs=None):
@@ -234,14 +234,14 @@ class Samples(keras.callbacks.Callback):
         """Writes the sheet of this step, and returns its path."""
         step = self.model.steps_done
         columns: dict[str, list] = {name: [] for name in COLUMNS}
-        for a, b in zip(self.pictures_a, self.pictures_b, strict=True):
-            for name, picture in both_ways(self.model, a, b).items():
-                columns[name].append(picture)
+        for a, b in zip(self.images_a, self.images_b, strict=True):
+            for name, image in both_ways(self.model, a, b).items():
+                columns[name].append(image)
         columns = {name: column for name, column in columns.items() if column}
-        side = max(self.pictures_a[0].shape[:2])
-        sheet = picture_sheet(columns, scale=max(1, 128 // side))
+        side = max(self.images_a[0].shape[:2])
+        sheet = contact_sheet(columns, scale=max(1, 128 // side))
         path = self.folder / f"step_{step:07d}.png"
-        write_picture(path, sheet)
+        write_image(path, sheet)
         with self.board.as_default(step=step):
             tf.summary.image("samples", sheet[np.newaxis])
         self.board.flush()
@@ -249,15 +249,15 @@ class Samples(keras.callbacks.Callback):
 
 
 def both_ways(model, real_a, real_b) -> dict[str, np.ndarray]:
-    """Two pictures, uint8 `[h, w, c]`, and all that the generators make of them, by name."""
+    """Two images, uint8 `[h, w, c]`, and all that the generators make of them, by name."""
     a, b = to_float(real_a)[np.newaxis], to_float(real_b)[np.newaxis]
     fake_b, fake_a = model.a2b(a), model.b2a(b)
     made = {"fake_b": fake_b, "cycle_a": model.b2a(fake_b)}
     made |= {"fake_a": fake_a, "cycle_b": model.a2b(fake_a)}
     if a.shape[-1] == b.shape[-1]:
         made |= {"same_a": model.b2a(a), "same_b": model.a2b(b)}
-    pictures = {name: to_uint8(image.numpy()[0]) for name, image in made.items()}
-    return {"real_a": real_a, "real_b": real_b} | pictures
+    images = {name: to_uint8(image.numpy()[0]) for name, image in made.items()}
+    return {"real_a": real_a, "real_b": real_b} | images
 
 
 class StopSignals:

@@ -21,11 +21,11 @@ class Config:
     """A folder with trainA and trainB (testA, testB), or where TensorFlow Datasets keeps its
     data."""
     data_a: str | None = None
-    """A folder of pictures of domain a, with data_b instead of data_dir."""
+    """A folder of images of domain a, with data_b instead of data_dir."""
     data_b: str | None = None
-    """A folder of pictures of domain b."""
+    """A folder of images of domain b."""
     paired: bool = False
-    """Pictures of one name in both domains (1_A.jpg and 1_B.jpg, or 1.jpg twice) are pairs: what
+    """Images of one name in both domains (1_A.jpg and 1_B.jpg, or 1.jpg twice) are pairs: what
     pix2pix is trained on, and evaluate.py measures against."""
     side_by_side: bool = False
     """Each image holds a pair, domain a left and b right, as in pix2pix's data sets: data_dir has
@@ -42,16 +42,16 @@ class Config:
     """resize_and_crop: to a square of load_size, crop; scale_width: to that width; none: as it
     is."""
     load_size: int = 286
-    """Side in pixels that pictures are resized to."""
+    """Side in pixels that images are resized to."""
     crop_size: int = 256
     """Side in pixels of the random crop that is trained on."""
     flip: bool = True
-    """Mirror half of the pictures."""
+    """Mirror half of the images."""
     cache: Literal["memory", "disk", "none"] = "memory"
-    """Where resized pictures are kept: in memory; on disk, in ~/.cache/tf_cyclegan or under
+    """Where resized images are kept: in memory; on disk, in ~/.cache/tf_cyclegan or under
     XDG_CACHE_HOME, where later starts find them; or nowhere, and decoded at each use."""
     batch_size: int = 1
-    """Pictures of each domain for each replica; the paper takes 1."""
+    """Images of each domain for each replica; the paper takes 1."""
 
     # === Networks ===
     model: Literal["cyclegan", "pix2pix"] = "cyclegan"
@@ -107,7 +107,7 @@ class Config:
     max_steps: int | None = None
     """Stop after this many steps in all."""
     seed: int = 0
-    """Of the weights, the order and cropping of the pictures, and the pools."""
+    """Of the weights, the order and cropping of the images, and the pools."""
 
     # === Machine ===
     strategy: Literal["auto", "one", "mirrored", "multiworker"] = "auto"
@@ -208,7 +208,7 @@ class Config:
                 "Identity needs both domains with the same channels: use --lambda_identity=0."
             )
         if self.lambda_l1 and not (self.paired or self.side_by_side or self.synthetic):
-            raise ValueError("lambda_l1 needs pairs: add --paired if pictures of one name are.")
+            raise ValueError("lambda_l1 needs pairs: add --paired if images of one name are.")
         if self.lambda_l1 and self.pool_size:
             raise ValueError("A pool keeps no inputs, which lambda_l1 needs: use --pool_size=0.")
         cycles = self.lambda_cycle_a or self.lambda_cycle_b

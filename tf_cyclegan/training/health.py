@@ -17,17 +17,17 @@ class Watch(keras.callbacks.Callback):
     """Warns by name, at the ends of epochs, of mode collapse and of saturated discriminators.
 
     Collapse is looked for in a few translations scaled to 8x8 pixels, which costs about a second.
-    It finds a generator that gives nearly one picture for all; a finer loss of variety needs
+    It finds a generator that gives nearly one image for all; a finer loss of variety needs
     scripts/evaluate.py.
 
     Args:
-        pictures_a, pictures_b: uint8 `[h, w, c]`, all of one domain of one size, 8 or more.
+        images_a, images_b: uint8 `[h, w, c]`, all of one domain of one size, 8 or more.
         every: epochs between two looks; 0 for none.
     """
 
-    def __init__(self, pictures_a, pictures_b, every: int = 1):
+    def __init__(self, images_a, images_b, every: int = 1):
         super().__init__()
-        self.pictures = {"a": pictures_a, "b": pictures_b}
+        self.images = {"a": images_a, "b": images_b}
         self.every = every
 
     def on_epoch_end(self, epoch, logs=None):
@@ -45,14 +45,14 @@ class Watch(keras.callbacks.Callback):
         found = []
         for direction, source, target in (("a2b", "a", "b"), ("b2a", "b", "a")):
             generator = getattr(self.model, direction)
-            real = self.pictures[source]
+            real = self.images[source]
             fakes = [
                 to_uint8(generator(to_float(p)[None], training=False).numpy()[0]) for p in real
             ]
-            sets = map(pixel_features, (real, fakes, self.pictures[target]))
+            sets = map(pixel_features, (real, fakes, self.images[target]))
             try:
                 state = collapse(*sets)
-            except ValueError:  # too few pictures, or all alike: nothing can be said
+            except ValueError:  # too few images, or all alike: nothing can be said
                 continue
             if state.collapsed:
                 found.append(f"{direction}: {state.verdict}")

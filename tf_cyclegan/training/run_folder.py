@@ -16,7 +16,7 @@ import filelock
 import tensorflow as tf
 
 from tf_cyclegan.data import load_dataset
-from tf_cyclegan.data.image_files import DatasetError, PictureSet
+from tf_cyclegan.data.image_files import DatasetError, ImageSet
 from tf_cyclegan.data.record import describe_images, find_difference
 from tf_cyclegan.files import whole_file, write_text
 from tf_cyclegan.training.checkpoint_files import (
@@ -61,7 +61,7 @@ class RunFolder:
         self,
         path: Path,
         config: Config,
-        sets: dict[str, PictureSet] | None = None,
+        sets: dict[str, ImageSet] | None = None,
         replicas: int = 1,
         worker: int = 0,
         workers: int = 1,
@@ -318,7 +318,7 @@ def read_config(run_dir) -> Config:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
-def load_run_images(run_dir, **changes) -> dict[str, PictureSet]:
+def load_run_images(run_dir, **changes) -> dict[str, ImageSet]:
     """The images that a run folder's config.json names: see `tf_cyclegan.data.load_dataset`.
 
     Args:

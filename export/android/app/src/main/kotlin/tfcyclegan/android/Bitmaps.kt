@@ -15,9 +15,9 @@ import java.io.InputStream
 private const val MAX_PIXELS = 24_000_000L
 
 /**
- * The picture at [uri]: upright, its middle scaled to [width] x [height], white where transparent.
+ * The image at [uri]: upright, its middle scaled to [width] x [height], white where transparent.
  *
- * Large pictures are shrunk while they are decoded. What cannot be decoded, or is still larger than
+ * Large images are shrunk while they are decoded. What cannot be decoded, or is still larger than
  * [MAX_PIXELS] then, is an IOException.
  */
 fun loadPicture(resolver: ContentResolver, uri: Uri, width: Int, height: Int): Picture {
@@ -32,7 +32,7 @@ fun loadPicture(resolver: ContentResolver, uri: Uri, width: Int, height: Int): P
     val whole = centreCrop(options.outWidth, options.outHeight, lyingWidth, lyingHeight)
     val sample = sampleSize(whole, lyingWidth, lyingHeight)
     if (options.outWidth.toLong() * options.outHeight / sample / sample > MAX_PIXELS) {
-        throw IOException("The picture is too long and narrow: crop it first.")
+        throw IOException("The image is too long and narrow: crop it first.")
     }
     options.inJustDecodeBounds = false
     options.inSampleSize = sample
@@ -58,7 +58,7 @@ fun loadPicture(resolver: ContentResolver, uri: Uri, width: Int, height: Int): P
 fun Picture.toBitmap(): Bitmap =
     Bitmap.createBitmap(pixels, width, height, Bitmap.Config.ARGB_8888)
 
-/** The EXIF orientation; damaged metadata do not make a picture worse than lying. */
+/** The EXIF orientation; damaged metadata do not make an image worse than lying. */
 private fun readOrientation(resolver: ContentResolver, uri: Uri): Int = try {
     open(resolver, uri).use {
         ExifInterface(it).getAttributeInt(
@@ -71,6 +71,6 @@ private fun readOrientation(resolver: ContentResolver, uri: Uri): Int = try {
 }
 
 private fun open(resolver: ContentResolver, uri: Uri): InputStream =
-    resolver.openInputStream(uri) ?: throw IOException("The picture cannot be opened any more.")
+    resolver.openInputStream(uri) ?: throw IOException("The image cannot be opened any more.")
 
-private fun undecodable() = IOException("This picture cannot be read: choose a JPEG or PNG.")
+private fun undecodable() = IOException("This image cannot be read: choose a JPEG or PNG.")

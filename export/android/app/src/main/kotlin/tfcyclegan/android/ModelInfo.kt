@@ -24,7 +24,7 @@ data class ModelInfo(
         }
         // A phone's GPU takes no size but the one that a file was made for.
         require(!resizable) {
-            "$file is for pictures of any size, which phones' GPUs refuse: export it with a size."
+            "$file is for images of any size, which phones' GPUs refuse: export it with a size."
         }
         require(layout == "NHWC" && range == listOf(-1.0, 1.0)) {
             "$file takes $layout in $range, this app NHWC in [-1, 1]: export it with tflite.py."

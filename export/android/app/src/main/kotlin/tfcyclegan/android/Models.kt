@@ -34,7 +34,7 @@ fun readModelInfo(assets: AssetManager, file: String): ModelInfo {
     } catch (error: JSONException) {
         throw IllegalStateException("$description is damaged: copy it anew.", error)
     }
-    // At another size than its own, a network gives pictures that are wrong without an error.
+    // At another size than its own, a network gives images that are wrong without an error.
     val bytes = assets.openFd(file).use { it.length }
     check(bytes == info.bytes) { "$description is not that of this $file: copy both anew." }
     return info.check()

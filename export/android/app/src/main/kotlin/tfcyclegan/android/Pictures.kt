@@ -1,4 +1,4 @@
-/** A picture, for the screen and for the network. Without Android, so that any JVM can test it. */
+/** An image, for the screen and for the network. Without Android, so that any JVM can test it. */
 package tfcyclegan.android
 
 import kotlin.math.min
@@ -26,7 +26,7 @@ fun sampleSize(crop: Crop, targetWidth: Int, targetHeight: Int): Int {
     return size
 }
 
-/** Whether a picture of this EXIF orientation lies on its side in its file. */
+/** Whether an image of this EXIF orientation lies on its side in its file. */
 fun isTransposed(orientation: Int): Boolean = orientation in 5..8
 
 /** [picture] turned and mirrored as its EXIF orientation says; 1 and unknown values: as it is. */

@@ -19,7 +19,7 @@ class Translator(private val assets: AssetManager, val info: ModelInfo) : AutoCl
         onCpu(error)
     }
 
-    /** Where the last picture was computed. */
+    /** Where the last image was computed. */
     val accelerator: String get() = engine.accelerator.name
 
     /** NHWC in [-1, 1] in, the same out. */
@@ -40,7 +40,7 @@ class Translator(private val assets: AssetManager, val info: ModelInfo) : AutoCl
     private fun compute(input: FloatArray): FloatArray {
         val output = engine.run(input)
         check(output.size == info.height * info.width * info.outputChannels) {
-            "${info.file} gave ${output.size} numbers, which are no such picture: export it anew."
+            "${info.file} gave ${output.size} numbers, which are no such image: export it anew."
         }
         check(output.all { it.isFinite() }) {
             "${info.file} gave NaN or infinity on the $accelerator: export it in another mode."

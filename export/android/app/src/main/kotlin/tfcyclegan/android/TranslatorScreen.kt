@@ -103,7 +103,7 @@ private fun ModelMenu(state: State, onModel: (String) -> Unit) {
     }
 }
 
-/** Where pictures come from. */
+/** Where images come from. */
 @Composable
 private fun Sources(enabled: Boolean, onPicture: (Uri) -> Unit, onError: (String) -> Unit) {
     val context = LocalContext.current
@@ -137,7 +137,7 @@ private fun Sources(enabled: Boolean, onPicture: (Uri) -> Unit, onError: (String
     }
 }
 
-/** The translation over the picture, as far as the slider has uncovered it. */
+/** The translation over the image, as far as the slider has uncovered it. */
 @Composable
 private fun Comparison(translation: Translation) {
     var fraction by remember { mutableFloatStateOf(0.5f) }

@@ -18,7 +18,7 @@ import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.withContext
 
-/** A picture and its translation, of one size; [file] holds the translation as PNG. */
+/** An image and its translation, of one size; [file] holds the translation as PNG. */
 data class Translation(
     val before: Bitmap,
     val after: Bitmap,

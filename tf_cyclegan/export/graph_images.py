@@ -1,4 +1,4 @@
-"""Encoded pictures to pixels inside a TensorFlow graph, as `data.pictures` does with Pillow.
+"""Encoded images to pixels inside a TensorFlow graph, as `data.images` does with Pillow.
 
 A server decodes what strangers send, so every format is recognised by its first bytes, its size is
 read there and limited before any pixel is decoded, and what else costs time is limited too.
@@ -14,8 +14,8 @@ read there and limited before any pixel is decoded, and what else costs time is 
   `MAX_TEXTS` compressed comments are refused, and more bytes than `BYTES_PER_PIXEL` and `EXTRA`
   allow, which holds for all formats.
 
-Every refusal is an INVALID_ARGUMENT that says why. Unlike `data.pictures`, only JPEG, PNG and WebP
-are known, EXIF orientation is not applied (send pictures upright, as export/serving/client.py
+Every refusal is an INVALID_ARGUMENT that says why. Unlike `data.images`, only JPEG, PNG and WebP
+are known, EXIF orientation is not applied (send images upright, as export/serving/client.py
 does), the one transparent color of a gray PNG is ignored, and 16 bits of gray are cut to 8 instead
 of rounded.
 """
@@ -23,7 +23,7 @@ of rounded.
 import tensorflow as tf
 
 HEADER = 30  # bytes that hold the size in every format but JPEG
-BYTES_PER_PIXEL = 4  # of an encoded picture: RGBA of 8 bits that does not compress at all
+BYTES_PER_PIXEL = 4  # of an encoded image: RGBA of 8 bits that does not compress at all
 EXTRA = 2**20  # bytes beside the pixels, such as a color profile
 MAX_SCANS = 100  # of a JPEG; encoders write about 10
 MAX_TEXTS = 16  # compressed comments of a PNG
@@ -33,7 +33,7 @@ def decode(data, max_pixels: int):
     """Decodes one JPEG, PNG or WebP (not animated).
 
     Args:
-        data: string `[]`, the encoded picture.
+        data: string `[]`, the encoded image.
         max_pixels: more are refused.
 
     Returns:
@@ -45,7 +45,7 @@ def decode(data, max_pixels: int):
         return tf.reduce_all(head[at : at + len(code)] == list(code))
 
     def unknown():
-        known = require(False, "no JPEG, PNG or WebP picture: convert it to PNG first", data)
+        known = require(False, "no JPEG, PNG or WebP image: convert it to PNG first", data)
         return tf.io.decode_png(known, channels=3)  # never comes this far
 
     return tf.case(
@@ -69,16 +69,16 @@ def require(condition, message, value):
 
 def require_size(height, width, max_pixels, value):
     """`value`, once height and width are 1 or more and their product is at most `max_pixels`."""
-    value = require((height > 0) & (width > 0), "a picture without pixels", value)
+    value = require((height > 0) & (width > 0), "an image without pixels", value)
     pixels = tf.cast(height, tf.float64) * tf.cast(width, tf.float64)  # integers could overflow
     size = tf.strings.join([tf.as_string(width), tf.as_string(height)], " x ")
-    message = f" is more than {max_pixels} pixels: scale the picture down first"
+    message = f" is more than {max_pixels} pixels: scale the image down first"
     return require(pixels <= max_pixels, tf.strings.join([size, message]), value)
 
 
-def to_gray(picture):
+def to_gray(image):
     """uint8 `[h, w, 3]` -> uint8 `[h, w, 1]`: ITU-R 601's luma in Pillow's integers."""
-    weighted = tf.cast(picture, tf.int32) * [19595, 38470, 7471]
+    weighted = tf.cast(image, tf.int32) * [19595, 38470, 7471]
     return tf.cast((tf.reduce_sum(weighted, -1, keepdims=True) + 0x8000) // 0x10000, tf.uint8)
 
 
@@ -135,11 +135,11 @@ def _number(parts):
     return tf.reduce_sum(parts * [256**i for i in range(parts.shape[0])])
 
 
-def _on_white(picture):
+def _on_white(image):
     """uint8 `[h, w, 1 to 4]`, gray or RGB with or without alpha -> uint8 `[h, w, 3]`."""
-    opaque = tf.fill(tf.shape(picture[:, :, :1]), tf.constant(255, tf.uint8))
-    gray = tf.shape(picture)[2] < 3
+    opaque = tf.fill(tf.shape(image[:, :, :1]), tf.constant(255, tf.uint8))
+    gray = tf.shape(image)[2] < 3
     order = tf.where(gray, [0, 0, 0, 1], [0, 1, 2, 3])  # alpha, or else opaque, is the last
-    wide = tf.cast(tf.gather(tf.concat([picture, opaque], -1), order, axis=2), tf.int32)
+    wide = tf.cast(tf.gather(tf.concat([image, opaque], -1), order, axis=2), tf.int32)
     color, alpha = wide[:, :, :3], wide[:, :, 3:]
     return tf.cast((color * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)

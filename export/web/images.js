@@ -1,4 +1,4 @@
-/** Pictures to numbers and back, with the numbers of tf_cyclegan/data/image_files.py. No DOM. */
+/** Images to numbers and back, with the numbers of tf_cyclegan/data/image_files.py. No DOM. */
 
 const SMALLEST = 8; // pixels a side, below which a generator's deepest map cannot be mirrored
 
@@ -45,23 +45,23 @@ export function toPixels(floats, channels) {
   return rgba;
 }
 
-/** The largest rectangle in the middle of a picture that has the shape of width x height. */
-export function crop(pictureWidth, pictureHeight, width, height) {
-  const scale = Math.min(pictureWidth / width, pictureHeight / height);
+/** The largest rectangle in the middle of an image that has the shape of width x height. */
+export function crop(imageWidth, imageHeight, width, height) {
+  const scale = Math.min(imageWidth / width, imageHeight / height);
   const [w, h] = [width * scale, height * scale];
-  return { x: (pictureWidth - w) / 2, y: (pictureHeight - h) / 2, width: w, height: h };
+  return { x: (imageWidth - w) / 2, y: (imageHeight - h) / 2, width: w, height: h };
 }
 
 /**
- * The size that a resizable model computes a picture at: its own, or scaled down until the longer
+ * The size that a resizable model computes an image at: its own, or scaled down until the longer
  * side is at most `limit`, each side rounded to a multiple that the model takes. Never 0, so that
  * a limit below the smallest such multiple gives that multiple.
  */
-export function fit(pictureWidth, pictureHeight, limit, multiple) {
+export function fit(imageWidth, imageHeight, limit, multiple) {
   const smallest = Math.ceil(SMALLEST / multiple) * multiple;
   const largest = Math.floor(limit / multiple) * multiple;
-  const scale = Math.min(1, limit / Math.max(pictureWidth, pictureHeight));
-  const [width, height] = [pictureWidth, pictureHeight].map((side) => {
+  const scale = Math.min(1, limit / Math.max(imageWidth, imageHeight));
+  const [width, height] = [imageWidth, imageHeight].map((side) => {
     const rounded = Math.round((side * scale) / multiple) * multiple;
     return Math.max(Math.min(rounded, largest), smallest);
   });

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from tf_cyclegan.data import image_files as pictures
+from tf_cyclegan.data import image_files as images
 from tf_cyclegan.data.image_files import (
-    PictureError,
-    PictureSet,
-    decode_picture,
-    read_picture,
+    ImageError,
+    ImageSet,
+    decode_image,
+    read_image,
     to_float,
     to_uint8,
-    write_picture,
+    write_image,
 )
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -53,37 +53,37 @@ def assert_one_line(error):
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_lossless_kinds_decode_exactly(noise, kind, channels):
-    picture = noise if channels == 3 else noise[:, :, :1]
-    data = encode(picture if channels == 3 else picture[:, :, 0], kind)
-    np.testing.assert_array_equal(decode_picture(data, channels=channels), picture)
+    image = noise if channels == 3 else noise[:, :, :1]
+    data = encode(image if channels == 3 else image[:, :, 0], kind)
+    np.testing.assert_array_equal(decode_image(data, channels=channels), image)
 
 
 def test_webp_and_gif_decode(noise):
-    np.testing.assert_array_equal(decode_picture(encode(noise, "WEBP", lossless=True)), noise)
+    np.testing.assert_array_equal(decode_image(encode(noise, "WEBP", lossless=True)), noise)
     frames = [Image.new("RGB", (3, 2), colour) for colour in ("red", "blue")]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(decode_picture(data), np.full((2, 3, 3), RED, np.uint8))
+    np.testing.assert_array_equal(decode_image(data), np.full((2, 3, 3), RED, np.uint8))
 
 
 def test_contents_count_and_not_the_name(tmp_path, noise):
     path = tmp_path / "png inside.jpg"
     path.write_bytes(encode(noise, "PNG"))
-    np.testing.assert_array_equal(read_picture(path), noise)
+    np.testing.assert_array_equal(read_image(path), noise)
 
 
 def test_gray_and_rgb_convert_into_each_other(noise):
     gray = np.array(Image.fromarray(noise).convert("L"))
     np.testing.assert_array_equal(
-        decode_picture(encode(noise, "PNG"), channels=1), gray[:, :, np.newaxis]
+        decode_image(encode(noise, "PNG"), channels=1), gray[:, :, np.newaxis]
     )
     np.testing.assert_array_equal(
-        decode_picture(encode(gray, "PNG")), np.repeat(gray[:, :, np.newaxis], 3, axis=2)
+        decode_image(encode(gray, "PNG")), np.repeat(gray[:, :, np.newaxis], 3, axis=2)
     )
     with pytest.raises(ValueError, match="channels must be 1 .* or 3"):
-        decode_picture(encode(noise, "PNG"), channels=4)
+        decode_image(encode(noise, "PNG"), channels=4)
 
 
-# Where row 0, column 0 of the stored 2 x 3 picture lies in the upright one: (shape, marker).
+# Where row 0, column 0 of the stored 2 x 3 image lies in the upright one: (shape, marker).
 UPRIGHT = {
     1: ((2, 3), (0, 0)),
     2: ((2, 3), (0, 2)),
@@ -107,10 +107,10 @@ def test_exif_orientation_is_honoured(tmp_path, kind, orientation):
     stored[:16, :16] = 255
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "picture"
+    path = tmp_path / "image"
     path.write_bytes(encode(stored, kind, exif=exif.tobytes()))
 
-    blocks = read_picture(path, channels=1)[8::16, 8::16, 0]
+    blocks = read_image(path, channels=1)[8::16, 8::16, 0]
     assert blocks.shape == shape
     assert [tuple(place) for place in np.argwhere(blocks > 128)] == [marker]
 
@@ -120,21 +120,21 @@ def test_orientation_is_applied_to_16_bit_gray_too():
     exif[0x0112] = 6
     data = encode(ramp().astype("<u2"), "PNG", exif=exif)
     upright = np.rot90(np.rint(ramp() / 257).astype(np.uint8), -1)
-    np.testing.assert_array_equal(decode_picture(data, channels=1)[:, :, 0], upright)
+    np.testing.assert_array_equal(decode_image(data, channels=1)[:, :, 0], upright)
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0no exif at all", b"Exif\0\0MM\0*\0\0\0\x08\0\x10cut"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_damaged_exif_does_not_cost_the_picture(noise, kind, exif):
+def test_damaged_exif_does_not_cost_the_image(noise, kind, exif):
     data = encode(noise, kind, exif=exif)
-    assert decode_picture(data).shape == (20, 30, 3)
+    assert decode_image(data).shape == (20, 30, 3)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("order", ["<u2", ">u2"])
 def test_16_bit_gray_is_scaled_not_clipped(kind, order):
     values = np.arange(65536, dtype=order).reshape(256, 256)
-    decoded = decode_picture(encode(values, kind), channels=1)[:, :, 0]
+    decoded = decode_image(encode(values, kind), channels=1)[:, :, 0]
     np.testing.assert_array_equal(decoded, (values.astype(int) + 128) // 257)
 
 
@@ -142,31 +142,31 @@ def test_32_bit_gray_within_16_bits_is_scaled_and_beyond_is_refused():
     data = encode(ramp().astype(np.int32), "TIFF")
     assert Image.open(io.BytesIO(data)).mode == "I"
     np.testing.assert_array_equal(
-        decode_picture(data, channels=1)[:, :, 0], np.rint(ramp() / 257).astype(np.uint8)
+        decode_image(data, channels=1)[:, :, 0], np.rint(ramp() / 257).astype(np.uint8)
     )
     for outside in (-1, 65536):
-        with pytest.raises(PictureError, match="not within 0 to 65535"):
-            decode_picture(encode(np.array([[0, outside]], np.int32), "TIFF"))
+        with pytest.raises(ImageError, match="not within 0 to 65535"):
+            decode_image(encode(np.array([[0, outside]], np.int32), "TIFF"))
 
 
 def test_float_gray_from_0_to_1_is_scaled_and_beyond_is_refused():
     values = np.array([[0, 0.2, 0.5019, 1]], np.float32)
     np.testing.assert_array_equal(
-        decode_picture(encode(values, "TIFF"), channels=1)[:, :, 0], [[0, 51, 128, 255]]
+        decode_image(encode(values, "TIFF"), channels=1)[:, :, 0], [[0, 51, 128, 255]]
     )
     for outside in (-0.1, 1.1, np.nan):
-        with pytest.raises(PictureError, match="not within 0 to 1"):
-            decode_picture(encode(np.array([[0, outside]], np.float32), "TIFF"))
+        with pytest.raises(ImageError, match="not within 0 to 1"):
+            decode_image(encode(np.array([[0, outside]], np.float32), "TIFF"))
 
 
 def test_alpha_is_composited_on_white():
     pixels = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 51]]], np.uint8)
     expected = [[RED, WHITE, (204, 204, 204)]]
-    np.testing.assert_array_equal(decode_picture(encode(pixels, "PNG")), expected)
+    np.testing.assert_array_equal(decode_image(encode(pixels, "PNG")), expected)
     gray = Image.fromarray(pixels[:, :, [1, 3]])
     assert gray.mode == "LA"
     np.testing.assert_array_equal(
-        decode_picture(encode(gray, "PNG"), channels=1)[:, :, 0], [[0, 255, 204]]
+        decode_image(encode(gray, "PNG"), channels=1)[:, :, 0], [[0, 255, 204]]
     )
 
 
@@ -177,7 +177,7 @@ def test_palette(kind, transparency):
     image.putpalette([*RED, 0, 0, 255])
     options = {} if transparency is None else {"transparency": transparency}
     second = (0, 0, 255) if transparency is None else WHITE
-    np.testing.assert_array_equal(decode_picture(encode(image, kind, **options)), [[RED, second]])
+    np.testing.assert_array_equal(decode_image(encode(image, kind, **options)), [[RED, second]])
 
 
 def test_palette_with_graded_transparency_gives_no_warning():
@@ -185,37 +185,37 @@ def test_palette_with_graded_transparency_gives_no_warning():
     image.putpalette([*RED, 0, 0, 0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decoded = decode_picture(encode(image, "PNG", transparency=bytes([255, 51])))
+        decoded = decode_image(encode(image, "PNG", transparency=bytes([255, 51])))
     np.testing.assert_array_equal(decoded, [[RED, (204, 204, 204)]])
 
 
 def test_transparent_colour_of_rgb_and_gray():
     rgb = Image.fromarray(np.array([[RED, (0, 0, 255)]], np.uint8))
     np.testing.assert_array_equal(
-        decode_picture(encode(rgb, "PNG", transparency=(0, 0, 255))), [[RED, WHITE]]
+        decode_image(encode(rgb, "PNG", transparency=(0, 0, 255))), [[RED, WHITE]]
     )
     gray = Image.fromarray(np.array([[10, 20]], np.uint8))
     np.testing.assert_array_equal(
-        decode_picture(encode(gray, "PNG", transparency=20), channels=1)[:, :, 0], [[10, 255]]
+        decode_image(encode(gray, "PNG", transparency=20), channels=1)[:, :, 0], [[10, 255]]
     )
 
 
 def test_1_bit():
     image = Image.fromarray(np.array([[0, 255, 0]], np.uint8)).convert("1")
     for kind in ("PNG", "BMP", "TIFF"):
-        decoded = decode_picture(encode(image, kind), channels=1)
+        decoded = decode_image(encode(image, kind), channels=1)
         np.testing.assert_array_equal(decoded[:, :, 0], [[0, 255, 0]])
 
 
 def test_cmyk_jpeg():
     cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
-    decoded = decode_picture(encode(cyan, "JPEG", quality=100)).astype(int)
+    decoded = decode_image(encode(cyan, "JPEG", quality=100)).astype(int)
     np.testing.assert_allclose(decoded, np.full((16, 16, 3), (0, 255, 255)), atol=3)
 
 
 def test_1x1(tmp_path):
-    write_picture(tmp_path / "a.png", np.full((1, 1, 3), 7, np.uint8))
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), [[[7, 7, 7]]])
+    write_image(tmp_path / "a.png", np.full((1, 1, 3), 7, np.uint8))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[7, 7, 7]]])
 
 
 @pytest.mark.parametrize(
@@ -224,39 +224,39 @@ def test_1x1(tmp_path):
 def test_truncated_files_are_errors(noise, kind):
     data = encode(noise, kind)
     for length in (len(data) // 2, len(data) * 9 // 10):
-        with pytest.raises(PictureError, match="cut short: ") as error:
-            decode_picture(data[:length], "cut short")
+        with pytest.raises(ImageError, match="cut short: ") as error:
+            decode_image(data[:length], "cut short")
         assert_one_line(error)
 
 
 def test_damaged_bytes_are_errors(noise):
     data = bytearray(encode(noise, "PNG"))
     data[len(data) // 2] ^= 255
-    with pytest.raises(PictureError, match="cannot be decoded .*remove it"):
-        decode_picture(bytes(data))
+    with pytest.raises(ImageError, match="cannot be decoded .*remove it"):
+        decode_image(bytes(data))
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no picture, but text", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]
+    "data", [b"", b"no image, but text", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]
 )
-def test_files_that_are_no_pictures_are_errors(tmp_path, data):
+def test_files_that_are_no_images_are_errors(tmp_path, data):
     path = tmp_path / "text.jpg"
     path.write_bytes(data)
-    with pytest.raises(PictureError, match=r"text\.jpg: .*remove") as error:
-        read_picture(path)
+    with pytest.raises(ImageError, match=r"text\.jpg: .*remove") as error:
+        read_image(path)
     assert_one_line(error)
 
 
 def test_other_formats_are_not_opened(noise):
     for kind in ("SGI", "ICO", "EPS"):
-        with pytest.raises(PictureError, match="no JPEG, PNG"):
-            decode_picture(encode(noise, kind))
+        with pytest.raises(ImageError, match="no JPEG, PNG"):
+            decode_image(encode(noise, kind))
 
 
 def test_missing_files_and_folders_are_errors(tmp_path):
     for path in (tmp_path / "missing.jpg", tmp_path, tmp_path / ("long" * 100 + ".jpg")):
-        with pytest.raises(PictureError, match="no such file|cannot be read") as error:
-            read_picture(path)
+        with pytest.raises(ImageError, match="no such file|cannot be read") as error:
+            read_image(path)
         assert_one_line(error)
 
 
@@ -267,30 +267,30 @@ def test_too_many_pixels_are_refused_by_the_header(monkeypatch, size):
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("pixels were decoded"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(PictureError, match="huge: .*pixels.*scale it down") as error:
-            decode_picture(data, "huge")
+        with pytest.raises(ImageError, match="huge: .*pixels.*scale it down") as error:
+            decode_image(data, "huge")
     assert_one_line(error)
 
 
 def test_max_pixels_is_inclusive(noise):
     data = encode(noise, "PNG")
-    assert decode_picture(data, max_pixels=600).shape == (20, 30, 3)
-    with pytest.raises(PictureError, match="30 x 20 is more than 599 pixels"):
-        decode_picture(data, max_pixels=599)
+    assert decode_image(data, max_pixels=600).shape == (20, 30, 3)
+    with pytest.raises(ImageError, match="30 x 20 is more than 599 pixels"):
+        decode_image(data, max_pixels=599)
 
 
 def test_the_limit_is_checked_before_any_pixel_is_decoded(noise):
     data = encode(noise, "PNG")[:60]  # header and the beginning of the pixels
-    with pytest.raises(PictureError, match="more than 599 pixels"):
-        decode_picture(data, max_pixels=599)
+    with pytest.raises(ImageError, match="more than 599 pixels"):
+        decode_image(data, max_pixels=599)
 
 
 def test_too_many_bytes_are_refused_before_reading(tmp_path):
     path = tmp_path / "large.bmp"
     path.touch()
-    os.truncate(path, pictures.MAX_BYTES + 1)  # sparse: takes no space
-    with pytest.raises(PictureError, match="large.bmp: .* bytes are more than"):
-        read_picture(path)
+    os.truncate(path, images.MAX_BYTES + 1)  # sparse: takes no space
+    with pytest.raises(ImageError, match="large.bmp: .* bytes are more than"):
+        read_image(path)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -298,64 +298,62 @@ def test_too_many_bytes_are_refused_before_reading(tmp_path):
 def test_write_then_read(tmp_path, name, channels):
     if name.lower().endswith((".heic", ".heif")):
         pytest.importorskip("pillow_heif")
-    picture = np.full((20, 30, channels), 200, np.uint8)
-    picture[5:] = 40
-    write_picture(tmp_path / name, picture)
-    read = read_picture(tmp_path / name, channels)
+    image = np.full((20, 30, channels), 200, np.uint8)
+    image[5:] = 40
+    write_image(tmp_path / name, image)
+    read = read_image(tmp_path / name, channels)
     tolerance = 3 if name.lower().endswith(LOSSY) else 0
-    np.testing.assert_allclose(read.astype(int), picture.astype(int), atol=tolerance)
+    np.testing.assert_allclose(read.astype(int), image.astype(int), atol=tolerance)
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    with Image.open(tmp_path / name) as image:
-        assert image.format == pictures.SUFFIXES[os.path.splitext(name)[1].lower()]
+    with Image.open(tmp_path / name) as pil:
+        assert pil.format == images.SUFFIXES[os.path.splitext(name)[1].lower()]
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "tif", "jp2", "ppm"])
 def test_lossless_suffixes(tmp_path, noise, suffix):
-    write_picture(tmp_path / f"a.{suffix}", noise)
-    np.testing.assert_array_equal(read_picture(tmp_path / f"a.{suffix}"), noise)
+    write_image(tmp_path / f"a.{suffix}", noise)
+    np.testing.assert_array_equal(read_image(tmp_path / f"a.{suffix}"), noise)
 
 
 def test_jpeg_keeps_colour_detail(tmp_path, noise):
-    write_picture(tmp_path / "a.jpg", noise)
-    assert np.abs(read_picture(tmp_path / "a.jpg").astype(int) - noise).mean() < 4
+    write_image(tmp_path / "a.jpg", noise)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - noise).mean() < 4
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, noise, monkeypatch):
-    write_picture(tmp_path / "a.png", noise)
+    write_image(tmp_path / "a.png", noise)
 
     def save_half(image, file, kind):
         file.write(b"half")
         raise OSError("disk\nfull")
 
     monkeypatch.setattr(Image.Image, "save", save_half)
-    with pytest.raises(PictureError, match="cannot be written .*disk full") as error:
-        write_picture(tmp_path / "a.png", noise[::-1])
+    with pytest.raises(ImageError, match="cannot be written .*disk full") as error:
+        write_image(tmp_path / "a.png", noise[::-1])
     assert_one_line(error)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), noise)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), noise)
 
 
-def test_a_format_without_room_for_the_picture_is_named(tmp_path):
+def test_a_format_without_room_for_the_image_is_named(tmp_path):
     wide = np.zeros((1, 16384, 3), np.uint8)  # WebP ends at 16383
-    with pytest.raises(
-        PictureError, match=r"a\.webp: cannot be encoded as WEBP .*another"
-    ) as error:
-        write_picture(tmp_path / "a.webp", wide)
+    with pytest.raises(ImageError, match=r"a\.webp: cannot be encoded as WEBP .*another") as error:
+        write_image(tmp_path / "a.webp", wide)
     assert_one_line(error)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_written_is_an_error(tmp_path, noise):
     for path in (tmp_path / "missing" / "a.png", tmp_path / "a.xyz", tmp_path / "a"):
-        with pytest.raises(PictureError, match="cannot be written|unknown suffix"):
-            write_picture(path, noise)
+        with pytest.raises(ImageError, match="cannot be written|unknown suffix"):
+            write_image(path, noise)
     (tmp_path / "file").touch()
-    with pytest.raises(PictureError, match="cannot be written"):
-        write_picture(tmp_path / "file" / "a.png", noise)
-    for picture in (noise / 255, noise[:, :, 0], noise[:, :, :2], noise[:0]):
+    with pytest.raises(ImageError, match="cannot be written"):
+        write_image(tmp_path / "file" / "a.png", noise)
+    for image in (noise / 255, noise[:, :, 0], noise[:, :, :2], noise[:0]):
         with pytest.raises(ValueError, match="must be uint8"):
-            write_picture(tmp_path / "a.png", picture)
+            write_image(tmp_path / "a.png", image)
 
 
 def test_float_round_trip_is_exact():
@@ -375,8 +373,8 @@ def test_to_uint8_rounds_and_clips():
     np.testing.assert_array_equal(converted.ravel(), [0, 0, 1, 99, 100, 255, 255])
 
 
-def test_picture_set_has_a_length():
-    assert len(PictureSet(names=("a", "b"), read=lambda i: i)) == 2
+def test_image_set_has_a_length():
+    assert len(ImageSet(names=("a", "b"), read=lambda i: i)) == 2
 
 
 # === Color profiles ===
@@ -424,20 +422,20 @@ def test_colors_are_converted_to_srgb(kind):
         pytest.importorskip("pillow_heif").register_heif_opener()
     image = Image.new("RGB", (16, 600), ADOBE)  # more rows than are converted at a time
     options = {"AVIF": {"quality": 100}, "WEBP": {"lossless": True}}.get(kind, {})
-    decoded = decode_picture(encode(image, kind, icc_profile=profile(), **options)).astype(int)
+    decoded = decode_image(encode(image, kind, icc_profile=profile(), **options)).astype(int)
     np.testing.assert_allclose(decoded, np.broadcast_to(IN_SRGB, (600, 16, 3)), atol=5)
-    plain = decode_picture(encode(image, kind, **options)).astype(int)
+    plain = decode_image(encode(image, kind, **options)).astype(int)
     np.testing.assert_allclose(plain, np.full((600, 16, 3), ADOBE), atol=2)
 
 
 def test_profiles_of_palettes_and_transparent_images():
     image = Image.new("RGBA", (3, 2), (*ADOBE, 255))
     image.putpixel((0, 0), (0, 0, 0, 0))
-    decoded = decode_picture(encode(image, "PNG", icc_profile=profile())).astype(int)
+    decoded = decode_image(encode(image, "PNG", icc_profile=profile())).astype(int)
     assert decoded[0, 0].tolist() == [255, 255, 255]
     np.testing.assert_allclose(decoded[1], [IN_SRGB] * 3, atol=2)
     palette = image.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE)
-    decoded = decode_picture(encode(palette, "PNG", icc_profile=profile())).astype(int)
+    decoded = decode_image(encode(palette, "PNG", icc_profile=profile())).astype(int)
     np.testing.assert_allclose(decoded[1], [IN_SRGB] * 3, atol=2)
 
 
@@ -445,7 +443,7 @@ def test_profiles_of_palettes_and_transparent_images():
 def test_gray_profiles(dtype):
     level = 128 if dtype == "u1" else 128 * 257
     data = encode(np.full((2, 3), level, dtype), "PNG", icc_profile=profile(gamma=1, space=b"GRAY"))
-    np.testing.assert_array_equal(decode_picture(data, channels=1), np.full((2, 3, 1), 188))
+    np.testing.assert_array_equal(decode_image(data, channels=1), np.full((2, 3, 1), 188))
 
 
 @pytest.mark.parametrize(
@@ -460,9 +458,7 @@ def test_gray_profiles(dtype):
 )
 def test_profiles_that_change_nothing(noise, useless):
     for kind in ("PNG", "TIFF"):
-        np.testing.assert_array_equal(
-            decode_picture(encode(noise, kind, icc_profile=useless)), noise
-        )
+        np.testing.assert_array_equal(decode_image(encode(noise, kind, icc_profile=useless)), noise)
 
 
 # === HEIF and AVIF where they are not installed ===
@@ -477,9 +473,9 @@ def test_missing_decoders_are_named(tmp_path, noise, monkeypatch):
         (heic, "heic", r'pip install "tf_cyclegan\[heif\]"'),
         (avif, "avif", r'pip install --upgrade "pillow>=11\.3"'),
     ):
-        with pytest.raises(PictureError, match=f"photo: .*{remedy}") as error:
-            decode_picture(data, "photo")
+        with pytest.raises(ImageError, match=f"photo: .*{remedy}") as error:
+            decode_image(data, "photo")
         assert_one_line(error)
-        with pytest.raises(PictureError, match=remedy):
-            write_picture(tmp_path / f"a.{suffix}", noise)
+        with pytest.raises(ImageError, match=remedy):
+            write_image(tmp_path / f"a.{suffix}", noise)
     assert list(tmp_path.iterdir()) == []
