@@ -130,9 +130,10 @@ def build(arrays, options, optimizer, script):
         network.build((None, None, None, 3))
         from_state_dict(network, under(arrays, f"before/{name}/"))
         networks[ours] = network
-    pool = [ScriptedPool(size, (64, 64, 3), script)] if size else []
-    pool_2 = [ScriptedPool(size, (64, 64, 3), script)] if size else []
-    model = Recorder(**networks, pool_a=pool, pool_b=pool_2)
+    model = Recorder(**networks, pool_size=0)
+    if size:
+        model.pool_a = [ScriptedPool(size, (64, 64, 3), script)]
+        model.pool_b = [ScriptedPool(size, (64, 64, 3), script)]
     model.compile(
         optimizer(2e-4, beta_1=0.5, epsilon=1e-8),
         optimizer(2e-4, beta_1=0.5, epsilon=1e-8),

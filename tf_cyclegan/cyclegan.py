@@ -38,36 +38,65 @@ OUT_OF_RANGE = (
 )
 
 
+@keras.saving.register_keras_serializable("tf_cyclegan")
 class CycleGAN(keras.Model):
-    """Trains two generators against two discriminators on unpaired batches, through `fit`.
+    """Two generators trained against two discriminators on unpaired images.
 
-    Create, compile and restore it inside `strategy.scope()`; the pools outside, by `image_pools`.
-    Losses are means over the global batch: N replicas of batch b equal one of batch N * b.
+    A whole Keras model: `compile`, `fit`, `evaluate`, `predict`, `train_on_batch`, `save`,
+    `save_weights`, `ModelCheckpoint` and `BackupAndRestore` work as for any other. What is saved
+    includes all that a training step reads or changes: the networks, both optimizers, `step`, the
+    image pools and the random states of dropout layers. After loading, training continues with the
+    same numbers.
+
+    Under a `tf.distribute` strategy, create and compile the model inside `strategy.scope()`, and
+    call `fit` outside of it. Losses are means over the global batch, so N replicas with a batch of
+    b equal one replica with a batch of N * b.
 
     Args:
-        a2b, b2a: generators, built: `[n, h, w, c] -> [n, h, w, c']`, all in [-1, 1].
-        d_a, d_b: discriminators of domains a and b, built: `[n, h, w, c]` to logits.
-        pool_a, pool_b: pools of `fake_a` and of `fake_b`, one for each local replica; empty for
-            none.
-        seed: of the mixing draws of the gradient penalty.
+        a2b, b2a: generators, any Keras models: `[n, h, w, c] -> [n, h, w, c']`, in [-1, 1].
+        d_a, d_b: discriminators of domain a and of domain b: `[n, h, w, c]` to logits of any shape.
+            Networks that are not built are built for the images that `fit` is given.
+        pool_size: number of earlier fakes kept for each discriminator (section 4 of the paper), in
+            each replica; 0 for none, which images of varying size need.
+        seed: random seed of the image pools, and of the gradient penalty's mixing.
 
-    Call arguments of `fit` and `evaluate`: a dataset of `(real_a, real_b)`, each
-        `[n, h, w, c]` float32 in [-1, 1]. Other values raise a ValueError.
+    Call arguments:
+        inputs: `(real_a, real_b)`, each `[n, h, w, c]` float32 in [-1, 1]. `fit`, `evaluate` and
+            `predict` take a `tf.data.Dataset` of such batches, as `tf_cyclegan.data.unpaired`
+            makes one, or two arrays as `x` and `y`.
+        training: whether dropout and batch norm are in training mode.
 
-    `save_weights` writes all that a step reads or changes, so that after `load_weights` training
-    goes on with the same numbers: the networks, both optimizers, `step`, the pools of this process
-    and the states of the dropout layers.
+    Returns:
+        A dict: `fake_b`, the translation of `real_a`, and `fake_a`, that of `real_b`.
 
     Attributes:
-        step: training steps done, an int64 variable.
+        step: number of training steps done, an int64 variable.
+        pool_a, pool_b: image pools of `fake_a` and of `fake_b`, a list with one for each replica of
+            this process; empty until `fit` or `make_pools` makes them.
+
+    Example:
+
+    ```python
+    model = tf_cyclegan.CycleGAN(
+        a2b=tf_cyclegan.ResNetGenerator(),
+        b2a=tf_cyclegan.ResNetGenerator(),
+        d_a=tf_cyclegan.PatchDiscriminator(),
+        d_b=tf_cyclegan.PatchDiscriminator(),
+    )
+    model.compile()
+    model.fit(tf_cyclegan.data.unpaired(photos, paintings), epochs=200)
+    model.save("monet.keras")
+    ```
     """
 
-    def __init__(self, a2b, b2a, d_a, d_b, pool_a=(), pool_b=(), seed=0):
-        super().__init__()
+    def __init__(self, a2b, b2a, d_a, d_b, pool_size=50, seed=0, **kwargs):
+        super().__init__(**kwargs)
         self.a2b, self.b2a = a2b, b2a
         self.d_a, self.d_b = d_a, d_b
-        self.pool_a, self.pool_b = list(pool_a), list(pool_b)
+        self.pool_size = pool_size
+        self.pool_a, self.pool_b = [], []
         self.seed = seed
+        self._saved_pools = {}  # of a file, until there are pools that take them
         self.step = tf.Variable(
             0,
             dtype=tf.int64,
@@ -77,8 +106,8 @@ class CycleGAN(keras.Model):
 
     def compile(
         self,
-        generator_optimizer,
-        discriminator_optimizer,
+        generator_optimizer=None,
+        discriminator_optimizer=None,
         adversarial="lsgan",
         lambda_adversarial=1.0,
         lambda_cycle_a=10.0,
@@ -88,11 +117,14 @@ class CycleGAN(keras.Model):
         run_eagerly=False,
         jit_compile=False,
     ):
-        """Sets the objective (section 3.3, equation 3) and both optimizers.
+        """Sets the objective (section 3.3, equation 3) and both optimizers; the paper's by default.
 
         Args:
-            generator_optimizer: for both generators, in one step.
-            discriminator_optimizer: for both discriminators, in one step.
+            generator_optimizer: for both generators, in one step: a Keras optimizer, its name, or
+                None for Adam at the paper's learning rate of 2e-4 and beta_1 of 0.5. The paper's
+                learning rate falls to 0 in the second half of the training run: pass an optimizer
+                with a `tf_cyclegan.LinearDecay` for that.
+            discriminator_optimizer: for both discriminators, in one step; likewise.
             adversarial: "lsgan", "bce", "hinge" or "wgan-gp".
             lambda_adversarial: weight of the generators' adversarial terms; 0 leaves the
                 discriminators out altogether.
@@ -108,32 +140,26 @@ class CycleGAN(keras.Model):
                 the gradients alone, since XLA cannot compile what passes between devices.
 
         Raises:
-            ValueError: a network is not built, a weight is negative, all terms weigh 0, the
-                optimizers or pools cannot work, or the networks cannot work with `jit_compile`.
+            ValueError: a weight is negative, all terms weigh 0, the optimizers cannot work, or the
+                networks cannot work with `lambda_l1` or `jit_compile`.
         """
-        networks = {"a2b": self.a2b, "b2a": self.b2a, "d_a": self.d_a, "d_b": self.d_b}
-        for name, network in networks.items():
-            if not network.built:
-                raise ValueError(
-                    f"{name} is not built: call {name}.build((None, None, None, channels))."
-                )
+        networks = (self.a2b, self.b2a, self.d_a, self.d_b)
         weights = (lambda_adversarial, lambda_cycle_a, lambda_cycle_b, lambda_l1, lambda_identity)
         if min(weights) < 0 or max(weights[:4]) == 0:
             raise ValueError(
                 f"The weights of the losses are {weights} (adversarial, cycle a, cycle b, l1, "
                 "identity): use 0 or more, and one of the first four above 0."
             )
-        if lambda_l1 and self.pool_a:
-            raise ValueError("Pools keep fakes without their inputs: use none with lambda_l1.")
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        pools = replicas // worker_count(self.distribute_strategy)
-        if {len(self.pool_a), len(self.pool_b)} not in ({0}, {pools}):
+        if lambda_l1 and self.pool_size:
             raise ValueError(
-                f"pool_a has {len(self.pool_a)} pools and pool_b {len(self.pool_b)}, for {pools} "
-                "replicas: make them by image_pools, with the strategy of this model."
+                "An image pool keeps fakes without their inputs, which lambda_l1 needs: create the "
+                "model with pool_size=0."
             )
+        generator_optimizer = self._optimizer(generator_optimizer)
+        discriminator_optimizer = self._optimizer(discriminator_optimizer)
         check_optimizers(generator_optimizer, discriminator_optimizer)
-        if jit_compile and replicas > 1 and any(map(has_batch_norm, networks.values())):
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if jit_compile and replicas > 1 and any(map(has_batch_norm, networks)):
             raise ValueError(
                 f"jit_compile cannot compile batch norm over {replicas} replicas, which share "
                 'their moments: use norm="instance", one device, or no jit_compile.'
@@ -154,10 +180,105 @@ class CycleGAN(keras.Model):
         self.lambda_identity_a = lambda_identity * lambda_cycle_a
         self.lambda_identity_b = lambda_identity * lambda_cycle_b
         self.lambda_l1 = lambda_l1
-        generator_optimizer.build(self._generator_variables())
-        discriminator_optimizer.build(self._discriminator_variables())
+        self._build_optimizers()
+        self.compile_arguments = {
+            "adversarial": adversarial,
+            "lambda_adversarial": lambda_adversarial,
+            "lambda_cycle_a": lambda_cycle_a,
+            "lambda_cycle_b": lambda_cycle_b,
+            "lambda_identity": lambda_identity,
+            "lambda_l1": lambda_l1,
+            "run_eagerly": run_eagerly,
+            "jit_compile": jit_compile,
+        }
         self.trackers = {name: keras.metrics.Mean(name, "float32") for name in self.log_names()}
         self.built = True
+
+    def _optimizer(self, given):
+        if given is None:  # Keras' default epsilon of 1e-7 is not the authors' 1e-8
+            given = keras.optimizers.Adam(2e-4, beta_1=0.5, beta_2=0.999, epsilon=1e-8)
+        optimizer = keras.optimizers.get(given)
+        half = any(n.dtype_policy.name == "mixed_float16" for n in (self.a2b, self.b2a))
+        if half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            return keras.optimizers.LossScaleOptimizer(optimizer)
+        return optimizer
+
+    def _build_optimizers(self):
+        """Does so once all networks are built."""
+        if all(network.built for network in (self.a2b, self.b2a, self.d_a, self.d_b)):
+            if not self.generator_optimizer.built:
+                self.generator_optimizer.build(self._generator_variables())
+            if not self.discriminator_optimizer.built:
+                self.discriminator_optimizer.build(self._discriminator_variables())
+
+    def _prepare(self, shapes, pools=False):
+        """Builds what is not built yet for images of the given shapes.
+
+        Args:
+            shapes: `[n, h, w, c]` of real_a and of real_b, all but c perhaps None; or None where
+                they are not known before the data is read.
+            pools: whether the image pools are needed.
+        """
+        networks = {"a2b": self.a2b, "b2a": self.b2a, "d_a": self.d_a, "d_b": self.d_b}
+        missing = [name for name, network in networks.items() if not network.built]
+        pools = pools and self.pool_size and self.lambda_adversarial and not self.pool_a
+        if shapes is None:
+            if missing or pools:
+                raise ValueError(
+                    f"{', '.join(missing) or 'The image pools'} cannot be built from data of "
+                    "unknown shapes: use a tf.data.Dataset or arrays, or build the networks and "
+                    "call make_pools first."
+                )
+            return
+        (*size_a, channels_a), (*size_b, channels_b) = (shape[1:] for shape in shapes)
+        both = channels_a + channels_b
+        channels = {
+            "a2b": channels_a,
+            "b2a": channels_b,
+            "d_a": both if self.lambda_l1 else channels_a,
+            "d_b": both if self.lambda_l1 else channels_b,
+        }
+        with self.distribute_strategy.scope():
+            for name in missing:
+                networks[name].build((None, None, None, channels[name]))
+            self._build_optimizers()
+        if pools:
+            self.make_pools((*size_b, channels_a), (*size_a, channels_b))
+
+    def make_pools(self, shape_a, shape_b):
+        """Makes the image pools; `fit` and `train_on_batch` do so where there are none yet.
+
+        Call it outside of `strategy.scope()`, which would mirror the variables: every replica keeps
+        its own fakes.
+
+        Args:
+            shape_a, shape_b: (h, w, c) of `fake_a` and of `fake_b`.
+
+        Raises:
+            ValueError: it is called inside `strategy.scope()`, a size is not known, or the file
+                that was loaded holds other pools.
+        """
+        if not self.pool_size:
+            return
+        if tf.distribute.has_strategy():
+            raise ValueError(
+                "The image pools cannot be made inside strategy.scope(), which would mirror them: "
+                "call fit, train_on_batch or make_pools outside of it."
+            )
+        strategy = self.distribute_strategy
+        # The default strategy, which is what get_strategy returns here, has no list of devices.
+        default = strategy is tf.distribute.get_strategy()
+        devices = [None] if default else strategy.extended.worker_devices
+        first = worker_number(strategy) * len(devices)
+        pool_a, pool_b = [], []
+        for replica, device in enumerate(devices, start=first):
+            with tf.device(device):
+                pool_a.append(ImagePool(self.pool_size, shape_a, stream(self.seed, replica, 2)))
+                pool_b.append(ImagePool(self.pool_size, shape_b, stream(self.seed, replica, 3)))
+        self.pool_a, self.pool_b = pool_a, pool_b
+        if self._saved_pools:
+            assign_all(self._pool_state(), self._saved_pools)
+            self._saved_pools = {}
 
     @property
     def steps_done(self) -> int:
@@ -169,57 +290,116 @@ class CycleGAN(keras.Model):
         """The trackers alone: Keras would add one for a `loss` that this model does not have."""
         return list(self.trackers.values())
 
+    def get_config(self):
+        """The networks, `pool_size` and `seed`, to be saved by Keras."""
+        config = {name: getattr(self, name) for name in ("a2b", "b2a", "d_a", "d_b")}
+        config = {name: keras.saving.serialize_keras_object(n) for name, n in config.items()}
+        return super().get_config() | config | {"pool_size": self.pool_size, "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The inverse of `get_config`."""
+        config = dict(config)
+        for name in ("a2b", "b2a", "d_a", "d_b"):
+            config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
+        return cls(**config)
+
+    def get_compile_config(self):
+        """The arguments of `compile`, to be saved by Keras."""
+        if not self.compiled:
+            return None
+        optimizers = {
+            name: keras.saving.serialize_keras_object(getattr(self, name))
+            for name in ("generator_optimizer", "discriminator_optimizer")
+        }
+        return optimizers | dict(self.compile_arguments)
+
+    def compile_from_config(self, config):
+        """Compiles with what `get_compile_config` returned."""
+        config = dict(config)
+        for name in ("generator_optimizer", "discriminator_optimizer"):
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        self.compile(**config)
+
     def save_own_variables(self, store):
-        """Keras calls it in `save_weights`: what is in neither the networks nor the optimizers."""
-        for name, variable in self._own_state().items():
-            store[name] = variable.numpy()
+        """Called by Keras as it saves: all that is in neither the networks nor the optimizers."""
+        state = {name: v.numpy() for name, v in (self._own_state() | self._pool_state()).items()}
+        for name, value in (state | self._saved_pools).items():
+            store[name] = value
 
     def load_own_variables(self, store):
-        """Keras calls it in `load_weights`.
+        """Called by Keras as it loads.
 
         Raises:
             ValueError: the file holds no training state, or that of other pools or networks.
         """
-        state = self._own_state()
-        saved = {name: tuple(store[name].shape) for name in store.keys()}
-        shapes = {name: tuple(variable.shape) for name, variable in state.items()}
-        if saved != shapes:
-            raise ValueError(
-                f"The file holds the training state {saved}, and this model has {shapes}: build it "
-                "with the same pools, replicas and dropout."
-            )
-        for name, variable in state.items():
-            variable.assign(store[name][()])
+        saved = {name: store[name][()] for name in store.keys()}
+        pools = {name: saved.pop(name) for name in list(saved) if name.startswith("pool_")}
+        assign_all(self._own_state(), saved)
+        if self.pool_a or not self.pool_size:
+            assign_all(self._pool_state(), pools)
+        else:
+            self._saved_pools = pools
 
     def _own_state(self):
-        """Variables by name: the step, pools, and the random states of dropout layers."""
+        """Variables by name: the step, and the random states of dropout layers."""
         state = {"step": self.step}
-        for name in ("pool_a", "pool_b"):
-            for number, pool in enumerate(getattr(self, name)):
-                state[f"{name}_{number}_images"] = pool.images
-                state[f"{name}_{number}_seen"] = pool.seen
         for name in ("a2b", "b2a", "d_a", "d_b"):
             seeds = [v for v in getattr(self, name).non_trainable_variables if is_seed(v)]
             state |= {f"{name}_seed_{number}": seed for number, seed in enumerate(seeds)}
         return state
 
-    def fit(self, *args, **kwargs):
-        """As `keras.Model.fit`.
+    def _pool_state(self):
+        """The variables of the image pools by name."""
+        state = {}
+        for name in ("pool_a", "pool_b"):
+            for number, pool in enumerate(getattr(self, name)):
+                state[f"{name}_{number}_images"] = pool.images
+                state[f"{name}_{number}_seen"] = pool.seen
+        return state
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`, on a dataset of `(real_a, real_b)`, or arrays of both as x and y.
 
         Raises:
-            ValueError: images outside [-1, 1], or a callback that needs a single optimizer.
+            ValueError: the data is not pairs of image batches, images are outside of [-1, 1], or a
+                callback needs a single optimizer.
         """
+        self._prepare(image_shapes(x, y), pools=True)
         with clear_errors(kwargs.get("callbacks")):
-            return super().fit(*args, **kwargs)
+            return super().fit(x, y, *args, **kwargs)
 
-    def evaluate(self, *args, **kwargs):
-        """As `keras.Model.evaluate`.
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`: the means of all losses, without the pools.
 
         Raises:
             ValueError: as for `fit`.
         """
+        self._prepare(image_shapes(x, y))
         with clear_errors(kwargs.get("callbacks")):
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        """As `keras.Model.train_on_batch`, on real_a and real_b as x and y.
+
+        Raises:
+            ValueError: as for `fit`.
+        """
+        self._prepare(image_shapes(x, y), pools=True)
+        with clear_errors(None):
+            return super().train_on_batch(x, y, *args, **kwargs)
+
+    def call(self, inputs, training=False):
+        """Translates in both directions: see the class."""
+        real_a, real_b = inputs
+        return {
+            "fake_b": self.a2b(real_a, training=training),
+            "fake_a": self.b2a(real_b, training=training),
+        }
+
+    def predict_step(self, data):
+        """Translates a batch in both directions."""
+        return self(tuple(check_images(data)), training=False)
 
     def first_non_finite(self) -> str | None:
         """Names the first value of the training state that is NaN or infinite.
@@ -501,6 +681,61 @@ def clear_errors(callbacks):
         raise
 
 
+def image_shapes(x, y=None):
+    """The shapes of real_a and real_b in what `fit` is given.
+
+    Args:
+        x: a dataset, plain or distributed; or real_a, if y is given.
+        y: real_b, or None.
+
+    Returns:
+        Two tuples of four sides, None for those that vary; or None where they are not known.
+
+    Raises:
+        ValueError: the data is not pairs of image batches.
+    """
+    if y is not None:
+        elements = (x, y)
+    elif hasattr(x, "element_spec"):
+        elements = x.element_spec
+    elif hasattr(x, "shape"):
+        elements = x
+    else:
+        return None  # a generator or a PyDataset
+    count = len(elements) if isinstance(elements, tuple | list) else 1
+    if count != 2:
+        raise ValueError(
+            f"CycleGAN trains on batches (real_a, real_b), and each batch of the data has {count} "
+            "part(s): combine two data sets by tf_cyclegan.data.unpaired(a, b)."
+        )
+    # A distributed dataset has a spec for each replica, of which the first is taken.
+    first = [tf.nest.flatten(element, expand_composites=True)[0].shape for element in elements]
+    shapes = [tuple(tf.TensorShape(shape).as_list()) for shape in first]
+    for domain, shape in zip("ab", shapes, strict=True):
+        if len(shape) != 4 or shape[3] is None:
+            raise ValueError(
+                f"The images of {domain} have the shape {shape}: use batches [n, h, w, channels]."
+            )
+    return shapes
+
+
+def assign_all(variables, values):
+    """Assigns values to variables of the same names.
+
+    Raises:
+        ValueError: names or shapes differ.
+    """
+    saved = {name: tuple(value.shape) for name, value in values.items()}
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    if saved != shapes:
+        raise ValueError(
+            f"The file holds the training state {saved}, and this model has {shapes}: build it "
+            "with the same pool_size, replicas, image size and dropout."
+        )
+    for name, variable in variables.items():
+        variable.assign(values[name])
+
+
 def has_batch_norm(network):
     """Whether a built network has a BatchNormalization layer anywhere."""
     return any(variable.name == "moving_mean" for variable in network.non_trainable_variables)
@@ -542,41 +777,6 @@ def share_overflow(gradients):
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
     bad = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(finite, 0.0, 1.0))
     return [tf.where(bad > 0, tf.constant(float("nan"), g.dtype), g) for g in gradients]
-
-
-def image_pools(strategy, size, shape_a, shape_b, seed):
-    """The pools of both directions, one for each of this worker's replicas.
-
-    Call it outside `strategy.scope()`, which would mirror the variables: every replica keeps its
-    own fakes.
-
-    Args:
-        strategy: a `tf.distribute` strategy; that of `tf.distribute.get_strategy()` if you use
-            none.
-        size: images kept by each; 0 for none.
-        shape_a, shape_b: (h, w, c) of `fake_a` and `fake_b`.
-        seed: an integer.
-
-    Returns:
-        `(pool_a, pool_b)`, two lists, empty for size 0.
-
-    Raises:
-        ValueError: it is called inside `strategy.scope()`, or the pools cannot be made.
-    """
-    if tf.distribute.has_strategy():
-        raise ValueError("image_pools was called in a strategy's scope: call it before, outside.")
-    pools = [], []
-    if size:
-        # The default strategy, which is what get_strategy returns here, has no list of devices.
-        default = strategy is tf.distribute.get_strategy()
-        devices = [None] if default else strategy.extended.worker_devices
-        first = worker_number(strategy) * len(devices)
-        for replica, device in enumerate(devices, start=first):
-            with tf.device(device):
-                for domain, shape in enumerate((shape_a, shape_b)):
-                    pool_seed = stream(seed, replica, 2 + domain)
-                    pools[domain].append(ImagePool(size, shape, pool_seed))
-    return pools
 
 
 def worker_number(strategy) -> int:

@@ -7,7 +7,7 @@ import os
 import keras
 import tensorflow as tf
 
-from tf_cyclegan.cyclegan import CycleGAN, image_pools
+from tf_cyclegan.cyclegan import CycleGAN
 from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.schedules import LinearDecay
@@ -127,15 +127,13 @@ def make_cyclegan(
         return adam
 
     keras.utils.set_random_seed(config.seed)
-    pool_a, pool_b = image_pools(strategy, config.pool_size, shape_a, shape_b, config.seed)
     with strategy.scope():
         model = CycleGAN(
             a2b=make_generator(config, config.channels_a, config.channels_b),
             b2a=make_generator(config, config.channels_b, config.channels_a),
             d_a=make_discriminator(config, config.channels_a, config.channels_b),
             d_b=make_discriminator(config, config.channels_b, config.channels_a),
-            pool_a=pool_a,
-            pool_b=pool_b,
+            pool_size=config.pool_size,
             seed=config.seed,
         )
         model.compile(
@@ -149,6 +147,7 @@ def make_cyclegan(
             lambda_l1=config.lambda_l1,
             jit_compile=config.jit_compile,
         )
+    model.make_pools(shape_a, shape_b)
     return model
 
 
