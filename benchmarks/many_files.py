@@ -21,7 +21,7 @@ import tyro
 START = """
 import resource, sys, time
 from tf_cyclegan.training.config import Config
-from tf_cyclegan.data import TrainingData, load_dataset
+from tf_cyclegan.training.batches import TrainingData, load_dataset
 config = Config(data_dir=sys.argv[1], cache=sys.argv[2], load_size=36, crop_size=32)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 before, start, cpu = peak(), time.perf_counter(), time.process_time()

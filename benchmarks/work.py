@@ -93,7 +93,7 @@ def input_pipelines(folder, count, networks, batch, threads, with_step):
         with_step: whether to add our float32 step.
     """
     tf = _tensorflow(threads)
-    from tf_cyclegan.data import TrainingData, load_dataset
+    from tf_cyclegan.training.batches import TrainingData, load_dataset
     from tf_cyclegan.training.config import Config
 
     def pipeline(cache):

@@ -46,9 +46,9 @@ def write_program(options: Options) -> int:
     import numpy as np  # after --help, which needs none of it
     import work
 
-    from tf_cyclegan.data import TrainingData, load_dataset
     from tf_cyclegan.data.image_files import to_uint8
     from tf_cyclegan.files import write_text
+    from tf_cyclegan.training.batches import TrainingData, load_dataset
     from tf_cyclegan.training.run_folder import read_config
 
     # === Everything that can be wrong, before anything is written ===

@@ -1,44 +1,9 @@
 """Export a trained generator as a SavedModel for TensorFlow Serving.
 
-    python export/saved_model.py --run_dir=runs/demo --direction=a2b --output=models/summer2winter
-
-Writes models/summer2winter/1: see export/serving/README.md for how it is served. Needs
-tensorflow-serving-api: pip install "tf_cyclegan[export]"
+The same as the command `tf-cyclegan export saved-model`: see tf_cyclegan/cli/export_saved_model.py.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
-from tf_cyclegan.cli import command
-
-
-@dataclass(frozen=True)
-class Options:
-    """The flags."""
-
-    run_dir: str
-    """A run folder, a folder that import_weights.py wrote, or a generator: .keras or .pth."""
-    output: str
-    """The model's folder; its name is the model's name."""
-    direction: Literal["a2b", "b2a"] = "a2b"
-    """Which generator of the folder."""
-    version: int = 1
-    """A folder of its own in the model's; servers take the highest. None is ever replaced."""
-    max_pixels: int = 2048 * 2048
-    """Larger images are refused, by their headers; 4 million pixels take gigabytes of memory."""
-
-
-def main(options: Options) -> int:
-    """Writes the version's folder, and returns the exit code."""
-    from tf_cyclegan.export.saved_model import check_version, export_saved_model  # after --help
-    from tf_cyclegan.inference.translator import find_generator
-
-    check_version(options.output, options.version, options.max_pixels)
-    generator = find_generator(options.run_dir, options.direction)
-    target = export_saved_model(generator, options.output, options.version, options.max_pixels)
-    print(f"{target}: {generator.count_params():,} weights, from {options.run_dir}")
-    return 0
-
+from tf_cyclegan.cli.export_saved_model import cli
 
 if __name__ == "__main__":
-    command.run(main, command.parse(Options, __doc__))
+    cli()

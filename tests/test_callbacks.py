@@ -16,7 +16,7 @@ from tf_cyclegan.training.callbacks import (
     Checkpoints,
     Curves,
     LossLog,
-    Samples,
+    SampleGrid,
     StopOnNonFinite,
     StopSignals,
     both_ways,
@@ -221,7 +221,9 @@ def test_both_ways_names_what_the_generators_make():
 
 @pytest.mark.parametrize("channels_b, columns", [(3, 8), (1, 6)])
 def test_a_sheet_has_every_column_that_there_is(tmp_path, channels_b, columns):
-    samples = Samples(tmp_path, images(2), images(2, channels_b), every=0)
+    samples = SampleGrid(
+        tmp_path / "samples", (images(2), images(2, channels_b)), 0, tmp_path / "logs"
+    )
     model = SimpleNamespace(steps_done=12, a2b=fake(0.1, channels_b), b2a=fake(0.1))
     samples.set_model(model)
     path = samples.draw()
@@ -235,7 +237,7 @@ def test_a_sheet_has_every_column_that_there_is(tmp_path, channels_b, columns):
 
 def test_sheets_come_every_so_many_steps(tmp_path):
     for every, sheets in ((0, []), (2, ["step_0000002.png", "step_0000004.png"])):
-        samples = Samples(tmp_path, images(1), images(1), every)
+        samples = SampleGrid(tmp_path / "samples", (images(1), images(1)), every)
         train(samples, 5, model=SimpleNamespace(a2b=fake(0), b2a=fake(0), stop_training=False))
         assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == sheets
 

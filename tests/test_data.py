@@ -11,12 +11,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.data import (
-    SYNTHETIC_TEST,
-    SYNTHETIC_TRAIN,
-    TrainingData,
-    load_dataset,
-)
 from tf_cyclegan.data import folders as folders_module
 from tf_cyclegan.data.cache import cache_folder
 from tf_cyclegan.data.image_files import (
@@ -30,7 +24,8 @@ from tf_cyclegan.data.image_files import (
     write_image,
 )
 from tf_cyclegan.data.resizing import ResizedImages, augment, resize, resized_size
-from tf_cyclegan.data.synthetic import landscape
+from tf_cyclegan.data.synthetic import TEST, TRAIN, landscape
+from tf_cyclegan.training.batches import TrainingData, load_dataset
 from tf_cyclegan.training.config import PIX2PIX, Config
 
 # As they are, so that an image can be told from any pixel of it.
@@ -266,7 +261,7 @@ def test_starts_at_once_fill_the_disk_cache_once(folders):
     images = load_dataset(config)["trainB"]
     counting = dataclasses.replace(images, read=lambda i: (read.append(i), images.read(i))[1])
     with ThreadPoolExecutor(3) as pool:
-        made = list(pool.map(lambda _: ResizedImages(counting, config), range(3)))
+        made = list(pool.map(lambda _: ResizedImages(counting, config.preprocessing), range(3)))
     assert sorted(read) == list(range(5))
     for data in made:
         np.testing.assert_array_equal(data[3], made[0][3])
@@ -521,14 +516,14 @@ def test_channels_are_exchanged():
 def test_embedded_truth_shows_the_scenes_of_the_test():
     sets = load_dataset(Config(load_size=32))
     assert {name: len(s) for name, s in sets.items()} == {
-        "trainA": SYNTHETIC_TRAIN,
-        "trainB": SYNTHETIC_TRAIN,
-        **dict.fromkeys(("testA", "truthA", "testB", "truthB"), SYNTHETIC_TEST),
+        "trainA": TRAIN,
+        "trainB": TRAIN,
+        **dict.fromkeys(("testA", "truthA", "testB", "truthB"), TEST),
     }
     for domain, season, other in (("A", "summer", "winter"), ("B", "winter", "summer")):
         test, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
         assert test.names == truth.names
-        for i in (0, SYNTHETIC_TEST - 1):
+        for i in (0, TEST - 1):
             index = int(test.names[i].removeprefix("landscape_").removesuffix(".png"))
             np.testing.assert_array_equal(test.read(i), landscape(index, season, 32, 32))
             np.testing.assert_array_equal(truth.read(i), landscape(index, other, 32, 32))
@@ -540,7 +535,7 @@ def test_embedded_scenes_are_unpaired_and_the_tests_unseen():
     splits = [set(sets[name].names) for name in ("trainA", "trainB", "testA", "testB")]
     assert sum(map(len, splits)) == len(set.union(*splits))
     for name, season in (("trainA", "summer"), ("trainB", "winter")):
-        for i in (0, SYNTHETIC_TRAIN - 1):  # the name says which scene it is
+        for i in (0, TRAIN - 1):  # the name says which scene it is
             index = int(sets[name].names[i].removeprefix("landscape_").removesuffix(".png"))
             np.testing.assert_array_equal(sets[name].read(i), landscape(index, season, 8, 8))
 
@@ -550,7 +545,7 @@ def test_embedded_scenes_come_in_pairs_where_training_needs_them():
     assert sets["trainA"].names == sets["trainB"].names
     np.testing.assert_array_equal(sets["trainB"].read(7), landscape(7, "winter", 8, 8))
     unseen = {*sets["testA"].names, *sets["testB"].names} - {*sets["trainA"].names}
-    assert len(unseen) == 2 * SYNTHETIC_TEST
+    assert len(unseen) == 2 * TEST
 
 
 def test_embedded_data_in_gray_has_its_truth_in_the_other_domains_channels():
@@ -562,5 +557,5 @@ def test_embedded_data_in_gray_has_its_truth_in_the_other_domains_channels():
 
 
 def test_first_look_keeps_names_in_order():
-    data = ResizedImages(levels(0, 40), PLAIN)
+    data = ResizedImages(levels(0, 40), PLAIN.preprocessing)
     assert [int(data[i][0, 0, 0]) for i in range(len(data))] == list(range(40))

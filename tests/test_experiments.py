@@ -79,7 +79,7 @@ def test_an_experiment_is_run_once_and_drawn(tmp_path):
     )
     done = run(tmp_path, "identity", "--seeds", "3", train)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("train.py --max_steps=2") == 2
+    assert done.stdout.count("tf-cyclegan train --max_steps=2") == 2
     folder = tmp_path / "docs" / "experiments" / "identity"
     results = json.loads((folder / "results.json").read_text())
     assert list(results) == ["without", "with identity"]
@@ -90,16 +90,16 @@ def test_an_experiment_is_run_once_and_drawn(tmp_path):
     assert read_image(folder / "figure.png").shape[1] > 4 * 120
 
     again = run(tmp_path, "identity", "--seeds", "3", train)
-    assert again.returncode == 0 and "train.py" not in again.stdout
+    assert again.returncode == 0 and "tf-cyclegan train" not in again.stdout
     # The variant without other flags is this one's, too.
     shared = run(tmp_path, "paired", "--seeds", "3", train)
-    assert shared.stdout.count("train.py --max_steps=2") == 1
+    assert shared.stdout.count("tf-cyclegan train --max_steps=2") == 1
     config = (tmp_path / "runs/experiments").rglob("model_pix2pix/seed_3/config.json")
     assert json.loads(next(config).read_text())["lambda_l1"] == 100
     # Some variants alone, of which all are there, and no images.
     some = ["losses", "--variants", "CycleGAN", "CycleGAN with identity", "--seeds", "3", train]
     done = run(tmp_path, *some, "--no_figure", "--output=here")
-    assert done.returncode == 0 and "train.py" not in done.stdout, done.stderr
+    assert done.returncode == 0 and "tf-cyclegan train" not in done.stdout, done.stderr
     page = (tmp_path / "here/README.md").read_text()
     assert "| CycleGAN | " in page and "| GAN alone" not in page and "figure.png" not in page
     assert "--variants CycleGAN 'CycleGAN with identity' --seeds 3 '--train=--max_steps=2" in page
@@ -111,7 +111,7 @@ def test_an_experiment_is_run_once_and_drawn(tmp_path):
 def test_a_training_that_fails_is_named(tmp_path, flags):
     done = run(tmp_path, *flags)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: train.py --")
+    assert done.stderr.splitlines()[-1].startswith("error: tf-cyclegan train --")
     assert not (tmp_path / "docs").exists()
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tf_cyclegan.cli import export_onnx, export_tflite
+from tf_cyclegan.cli import translate as translate_command
 from tf_cyclegan.inference import translator as translate
 
 ROOT = Path(__file__).resolve().parents[1]
-TFLITE, ONNX, COMPARE = "export/tflite.py", "export/onnx_file.py", "export/compare.py"
-TRANSLATE = "scripts/translate.py"
+TFLITE, ONNX, COMPARE = "export tflite", "export onnx", "export/compare.py"
+TRANSLATE = "translate"
+MODULES = {TFLITE: export_tflite, ONNX: export_onnx, TRANSLATE: translate_command}
 # Flags that are needed and right, but for run_dir: it is reported only once all others are.
 RIGHT = {
     TFLITE: {"output": "{tmp}/out"},
@@ -60,10 +63,12 @@ def main(tmp_path, monkeypatch):
     (tmp_path / "full" / "folder.onnx").mkdir()
 
     def run(script, **flags):
-        spec = importlib.util.spec_from_file_location(f"flags_{Path(script).stem}", ROOT / script)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
+        module = MODULES.get(script)
+        if module is None:
+            spec = importlib.util.spec_from_file_location("flags_compare", ROOT / script)
+            module = importlib.util.module_from_spec(spec)
+            monkeypatch.setitem(sys.modules, spec.name, module)
+            spec.loader.exec_module(module)
         flags = RIGHT[script] | {"run_dir": "nowhere"} | flags
         flags = {k: v.format(tmp=tmp_path) if isinstance(v, str) else v for k, v in flags.items()}
         return module.main(module.Options(**flags))

@@ -1,5 +1,4 @@
 import hashlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tf_cyclegan.cli import import_weights
 from tf_cyclegan.inference.translator import load_translator
 from tf_cyclegan.interop import load_generator, save_torch
 
@@ -18,16 +18,8 @@ REFERENCE = ROOT / "tests" / "goldens" / "reference_resnet_9blocks_net_G_A.pth"
 pytest.importorskip("torch", reason="the authors' .pth files need PyTorch")
 
 
-def script():
-    spec = importlib.util.spec_from_file_location("import_weights", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def run(checkpoint, direction, output):
-    module = script()
-    return module.main(module.Options(str(checkpoint), direction, str(output)))
+    return import_weights.main(import_weights.Options(str(checkpoint), direction, str(output)))
 
 
 def test_the_folder_translates_like_the_file(tmp_path):

@@ -17,6 +17,7 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tf_cyclegan.cli import export_saved_model as export_saved_model_command
 from tf_cyclegan.data.image_files import decode_image, to_float
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export import saved_model
@@ -502,12 +503,9 @@ def test_without_tensorflow_serving_api(tmp_path, a2b, monkeypatch):
 
 def test_the_script_exports_a_run_folder(tmp_path, a2b, capsys):
     needed("tensorflow_serving.apis")
-    spec = importlib.util.spec_from_file_location("export_saved_model_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script  # where dataclasses and tyro look a class's module up
-    spec.loader.exec_module(script)
     save_generator(a2b, tmp_path / "b2a.keras")
     options = {"run_dir": str(tmp_path), "output": str(tmp_path / "models" / "summer")}
+    script = export_saved_model_command
     assert script.main(script.Options(**options, direction="b2a", version=7)) == 0
     assert str(tmp_path / "models" / "summer" / "7") in capsys.readouterr().out
     assert (tmp_path / "models" / "summer" / "7" / "saved_model.pb").is_file()

@@ -1,7 +1,6 @@
 """LiteRT files in every mode, and export/tflite.py through its main()."""
 
 import hashlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import tensorflow as tf
 from cases import CASES, make
 
+from tf_cyclegan.cli import export_tflite
 from tf_cyclegan.data.image_files import read_image, write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.compare import difference
@@ -44,11 +44,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("tflite_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return export_tflite
 
 
 # === The library ===

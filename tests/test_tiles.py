@@ -1,15 +1,14 @@
 """Translations in tiles against the untiled ones, and scripts/translate.py --tile."""
 
-import importlib.util
 import itertools
 import resource
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import CASES, Case, make
 
+from tf_cyclegan.cli import translate as translate_command
 from tf_cyclegan.data import image_files as images
 from tf_cyclegan.data.image_files import ImageError, read_image, write_image
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
@@ -182,17 +181,10 @@ def test_a_map_on_disk_keeps_what_is_written(tmp_path):
 # === The scripts ===
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(f"{path.stem}_of_{path.parent.name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and tyro look a class's module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def translate(run_dir, photo, output, tile):
-    script = load(ROOT / "scripts" / "translate.py")
-    return script.main(script.Options(str(run_dir), str(output), input=(str(photo),), tile=tile))
+    return translate_command.main(
+        translate_command.Options(str(run_dir), str(output), input=(str(photo),), tile=tile)
+    )
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """scripts/train.py as a user runs it: from images to a run folder, stopped, killed, continued."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from tf_cyclegan.interop import load_generator
 from tf_cyclegan.training.callbacks import read_losses
 from tf_cyclegan.training.checkpoint_files import saved_steps
 from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.loop import train as main
 from tf_cyclegan.training.run_folder import RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -43,16 +43,6 @@ SETTINGS = dict(
     strategy="one",
 )
 STEPS = 24  # four epochs of the larger domain's six images
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("train", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-main = load_script().main
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """The library's translator, and scripts/translate.py through its main()."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tf_cyclegan.cli import translate as translate_command
 from tf_cyclegan.data.folders import list_images
 from tf_cyclegan.data.image_files import (
     SUFFIXES,
@@ -64,11 +64,7 @@ def run(tmp_path_factory, a2b):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("translate_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and tyro look a class's module up
-    spec.loader.exec_module(module)
-    return module
+    return translate_command
 
 
 def fill(folder, names, height=12, width=16):

@@ -1,6 +1,5 @@
 """Collections through Beam's DirectRunner, by scripts/translate_many.py."""
 
-import importlib.util
 import io
 import json
 import os
@@ -18,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tf_cyclegan.cli import translate as translate_command
+from tf_cyclegan.cli import translate_many as translate_many_command
 from tf_cyclegan.data import image_files as images
 from tf_cyclegan.data.image_files import ImageError, read_image, write_image
 from tf_cyclegan.generators import ResNetGenerator
@@ -48,18 +49,9 @@ def run(tmp_path_factory):
     return path
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"{name}_script", SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and tyro look a class's module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def many(run, input, output, *flags, **options):
-    module = script("translate_many")
-    options = module.Options(str(run), str(input), str(output), **options)
-    return module.main(options, list(flags))
+    options = translate_many_command.Options(str(run), str(input), str(output), **options)
+    return translate_many_command.main(options, list(flags))
 
 
 def noise(height, width, channels=3, seed=0):
@@ -95,7 +87,7 @@ def test_the_bytes_are_those_of_translate(run, tmp_path, capsys):
     Image.fromarray(noise(10, 20)).save(photos / "turned.jpg", exif=exif)
     if sys.platform == "linux":  # other systems have no names that are no text
         shutil.copy(photos / "c.png", os.fsencode(photos) + b"/\xe9.png")
-    translate = script("translate")
+    translate = translate_command
     for resize in (None, 16):
         one, all_ = tmp_path / f"one{resize}", tmp_path / f"all{resize}"
         paths = {"run_dir": str(run), "output": str(one), "input": (str(photos),)}

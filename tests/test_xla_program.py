@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_cyclegan.data import TrainingData, load_dataset
 from tf_cyclegan.data.image_files import to_float, to_uint8
+from tf_cyclegan.training.batches import TrainingData, load_dataset
 from tf_cyclegan.training.callbacks import read_losses
 from tf_cyclegan.training.config import DEMO
 from tf_cyclegan.training.factory import make_cyclegan, make_strategy

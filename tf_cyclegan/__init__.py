@@ -1,13 +1,106 @@
 """Unpaired image-to-image translation: CycleGAN (Zhu et al. 2017) in TensorFlow and Keras 3.
 
-No module is imported here, so that a script's --help does not wait for TensorFlow. What you need:
-`cyclegan.CycleGAN`, `generators`, `discriminators`, `layers.InstanceNormalization`,
-`data.load_dataset`, `interop.load_generator` and `translate.load_translator`.
+    import tf_cyclegan as cg
+
+Names are loaded when you first use them, so that this import takes no time; it also makes the
+classes of this package known to `keras.saving.load_model`.
 """
 
+import importlib
+import importlib.abc
+import importlib.util
 import os
 import sys
 import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tf_cyclegan import data as data
+    from tf_cyclegan.cyclegan import CycleGAN as CycleGAN
+    from tf_cyclegan.data.image_files import read_image as read_image
+    from tf_cyclegan.data.image_files import write_image as write_image
+    from tf_cyclegan.discriminators import PatchDiscriminator as PatchDiscriminator
+    from tf_cyclegan.discriminators import PixelDiscriminator as PixelDiscriminator
+    from tf_cyclegan.generators import ResNetGenerator as ResNetGenerator
+    from tf_cyclegan.generators import UNetGenerator as UNetGenerator
+    from tf_cyclegan.image_pool import ImagePool as ImagePool
+    from tf_cyclegan.inference.translator import load_translator as load_translator
+    from tf_cyclegan.inference.translator import translator as translator
+    from tf_cyclegan.interop import load_generator as load_generator
+    from tf_cyclegan.layers import InstanceNormalization as InstanceNormalization
+    from tf_cyclegan.layers import ReflectionPadding2D as ReflectionPadding2D
+    from tf_cyclegan.schedules import LinearDecay as LinearDecay
+    from tf_cyclegan.training import callbacks as callbacks
+
+__version__ = "0.2.0"
+
+# Public name -> the module that holds it; a module itself has None.
+_MODULES: dict[str, tuple[str, str | None]] = {
+    "CycleGAN": ("cyclegan", "CycleGAN"),
+    "ImagePool": ("image_pool", "ImagePool"),
+    "InstanceNormalization": ("layers", "InstanceNormalization"),
+    "LinearDecay": ("schedules", "LinearDecay"),
+    "PatchDiscriminator": ("discriminators", "PatchDiscriminator"),
+    "PixelDiscriminator": ("discriminators", "PixelDiscriminator"),
+    "ReflectionPadding2D": ("layers", "ReflectionPadding2D"),
+    "ResNetGenerator": ("generators", "ResNetGenerator"),
+    "UNetGenerator": ("generators", "UNetGenerator"),
+    "callbacks": ("training.callbacks", None),
+    "data": ("data", None),
+    "load_generator": ("interop", "load_generator"),
+    "load_translator": ("inference.translator", "load_translator"),
+    "read_image": ("data.image_files", "read_image"),
+    "translator": ("inference.translator", "translator"),
+    "write_image": ("data.image_files", "write_image"),
+}
+__all__ = [*_MODULES, "__version__"]
+
+
+def _register() -> None:
+    """Imports the modules whose classes Keras has to know to load a file."""
+    for module in ("layers", "schedules", "generators", "discriminators", "cyclegan"):
+        importlib.import_module(f"tf_cyclegan.{module}")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _MODULES[name]
+    found = importlib.import_module(f"tf_cyclegan.{module}")
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _is_being_imported(name: str) -> bool:
+    spec = getattr(sys.modules[name], "__spec__", None)
+    return name.startswith("tf_cyclegan.") and getattr(spec, "_initializing", False)
+
+
+class _RegisterAfterKeras(importlib.abc.MetaPathFinder):
+    """Registers our classes as soon as Keras has been imported.
+
+    A module of this package that imports Keras itself is left to finish: it registers its own.
+    """
+
+    def find_spec(self, name, path, target=None):
+        if name != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec("keras")
+        if spec and spec.loader:
+            run = spec.loader.exec_module
+
+            def run_and_register(module):
+                run(module)
+                if not any(map(_is_being_imported, list(sys.modules))):
+                    _register()
+
+            spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec
+
 
 # Keras chooses its backend when it is first imported, and every layer here is written for
 # TensorFlow's.
@@ -17,6 +110,7 @@ if "keras" in sys.modules:
             f"tf_cyclegan needs Keras' TensorFlow backend, and Keras was imported with {backend}: "
             "set KERAS_BACKEND=tensorflow before you import keras."
         )
+    _register()
 else:
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         warnings.warn(
@@ -25,3 +119,4 @@ else:
             stacklevel=2,
         )
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    sys.meta_path.insert(0, _RegisterAfterKeras())

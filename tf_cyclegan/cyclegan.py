@@ -366,6 +366,9 @@ class CycleGAN(keras.Model):
                 callback needs a single optimizer.
         """
         self._prepare(image_shapes(x, y), pools=True)
+        for callback in keras.tree.flatten(kwargs.get("callbacks")):
+            if hasattr(callback, "take_images"):
+                callback.take_images(x)
         with clear_errors(kwargs.get("callbacks")):
             return super().fit(x, y, *args, **kwargs)
 

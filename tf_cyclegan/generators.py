@@ -275,6 +275,41 @@ class UNetGenerator(keras.Model):
         }
 
 
+def as_generator(network, multiple: int = 32):
+    """Any Keras model of images to images, with the facts that translation and export ask for.
+
+    Args:
+        network: a built model, `[n, h, w, c] -> [n, h, w, c']`. A network of this package knows its
+            facts and stays as it is.
+        multiple: what height and width must be a multiple of, for another network: images are
+            padded to it. 32 suits up to five halvings.
+
+    Returns:
+        The same network, with the attributes `input_channels`, `channels` and `multiple`.
+
+    Raises:
+        ValueError: the network does not map images to images.
+    """
+    if hasattr(network, "input_channels") and hasattr(network, "multiple"):
+        return network
+    built: dict = network.get_build_config() or {}
+    found = getattr(network, "input_shape", None) or built.get("input_shape")
+    shape = tuple(found) if isinstance(found, tuple | list) else ()
+    output: tuple = network.compute_output_shape(shape) if len(shape) == 4 else ()
+    if len(output) != 4 or shape[3] not in (1, 3) or output[3] not in (1, 3):
+        raise ValueError(
+            f"{type(network).__name__} is not a generator: it must map one batch [n, h, w, 1 or 3] "
+            "to another. Build it with keras.Input((None, None, channels))."
+        )
+    if None not in shape[1:3]:
+        raise ValueError(
+            f"{type(network).__name__} takes images of {shape[2]}x{shape[1]} pixels alone: build "
+            "it with keras.Input((None, None, channels)), and it translates images of any size."
+        )
+    network.input_channels, network.channels, network.multiple = shape[3], output[3], multiple
+    return network
+
+
 def run_part(network, part, x, training):
     """`part(x)`. Where `network.recompute` is set, training keeps of it only x, and computes the
     rest again for the gradients: the same numbers, so it has to be without state or randomness.

@@ -112,6 +112,19 @@ def folder_images(folder: Folder, recursive: bool = False) -> ImageSet:
     )
 
 
+def file_images(paths: Sequence[Folder]) -> ImageSet:
+    """The images of a list of files in RGB, read from disk at each access.
+
+    Raises:
+        DatasetError: the list is empty.
+    """
+    files = tuple(Path(path) for path in paths)
+    if not files:
+        raise DatasetError("the list of images is empty: name some files, or a folder")
+    names = tuple(path.as_posix() for path in files)
+    return ImageSet(names, lambda index: read_image(files[index]), files)
+
+
 def load_folders(
     data_dir: Folder | None = None,
     data_a: Folder | None = None,

@@ -11,7 +11,7 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,6 +90,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def in_gray(images: ImageSet) -> ImageSet:
+    """The same images with one channel, uint8 `[h, w, 1]`."""
+    return replace(images, read=lambda i: to_channels(images.read(i), 1))
 
 
 def decode_image(

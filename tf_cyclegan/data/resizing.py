@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,7 +36,7 @@ def resized_size(height, width, preprocess, load_size, crop_size, multiple):
 
     Args:
         height, width: of the image as it is.
-        preprocess, load_size, crop_size, multiple: as in `Config`.
+        preprocess, load_size, crop_size, multiple: as in `Preprocessing`.
     """
     if preprocess == "resize_and_crop":
         return load_size, load_size
@@ -79,8 +80,28 @@ def resize_longer_side(image, pixels, max_pixels=MAX_PIXELS):
     return resize(image, (height, width))
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to every image of a domain, the same way each time.
+
+    Attributes:
+        preprocess: "resize_and_crop" (to a square of `load_size`), "crop", "scale_width" (to a
+            width of `load_size`), "scale_width_and_crop" or "none".
+        load_size: side in pixels that images are resized to.
+        crop_size: side in pixels of the random crop.
+        multiple: what the generators need height and width to be a multiple of.
+        cache: where resized images are kept: "memory", "disk" or "none".
+    """
+
+    preprocess: str = "resize_and_crop"
+    load_size: int = 286
+    crop_size: int = 256
+    multiple: int = 4
+    cache: str = "memory"
+
+
 class ResizedImages:
-    """The images of one domain, resized, and kept as `config.cache` says.
+    """The images of one domain, resized, and kept as `settings.cache` says.
 
     With "memory" and "disk" every image is decoded once, in parallel, before training
     begins; later starts with "disk" find the images of the first, as long as no file has changed.
@@ -90,7 +111,7 @@ class ResizedImages:
 
     Args:
         images: an `ImageSet`.
-        config: preprocessing settings, a `Config`.
+        settings: a `Preprocessing`.
         channels: of the images.
 
     Attributes:
@@ -105,18 +126,18 @@ class ResizedImages:
         DatasetError: an image is too small for the crop, or the disk is for the cache.
     """
 
-    def __init__(self, images: ImageSet, config, channels: int = 3):
+    def __init__(self, images: ImageSet, settings: Preprocessing, channels: int = 3):
         self.images = images
-        self.config = config
-        self.crop = config.crop_size if "crop" in config.preprocess else None
+        self.settings = settings
+        self.crop = settings.crop_size if "crop" in settings.preprocess else None
         self.error: Exception | None = None
         self._kept: Sequence[np.ndarray] | CachedImages | None = None
         count = len(images)
-        if config.cache == "memory":
+        if settings.cache == "memory":
             self._kept = list(self._each(self._first_look))
             self.sizes = np.array([image.shape[:2] for image in self._kept])
-        elif config.cache == "disk":
-            expected = resized_bytes(images, config, channels)
+        elif settings.cache == "disk":
+            expected = resized_bytes(images, settings, channels)
             looks = self._each(self._first_look)
             self._kept = cached_images(self._key(channels), count, channels, expected, looks)
             self.sizes = self._kept.sizes
@@ -127,8 +148,8 @@ class ResizedImages:
             self.sizes = np.array([self._resized_size(*size) for size in sizes])
             for index, size in enumerate(self.sizes):
                 self._check_crop(index, *size)
-        elif config.preprocess == "resize_and_crop":
-            self.sizes = np.full((count, 2), config.load_size)
+        elif settings.preprocess == "resize_and_crop":
+            self.sizes = np.full((count, 2), settings.load_size)
         else:
             looks = self._each(self._first_look)
             self.sizes = np.array([image.shape[:2] for image in looks])
@@ -177,12 +198,12 @@ class ResizedImages:
             raise DatasetError(
                 "--cache=disk is for images in folders: use --cache=memory or --cache=none"
             )
-        c = self.config
+        c = self.settings
         settings = (c.preprocess, c.load_size, c.crop_size, c.multiple, channels)
         return data_key(self.images.paths, settings)
 
     def _resized_size(self, height, width):
-        c = self.config
+        c = self.settings
         return resized_size(height, width, c.preprocess, c.load_size, c.crop_size, c.multiple)
 
     def _read(self, index):
@@ -190,12 +211,12 @@ class ResizedImages:
         return resize(image, self._resized_size(*image.shape[:2]))
 
 
-def resized_bytes(images: ImageSet, config, channels: int) -> int:
+def resized_bytes(images: ImageSet, settings: Preprocessing, channels: int) -> int:
     """About how many bytes the resized images of a domain take.
 
     By the headers of a hundred of them where sizes differ; 0 where those are not in files.
     """
-    c, count = config, len(images)
+    c, count = settings, len(images)
     if c.preprocess == "resize_and_crop":
         return count * channels * c.load_size**2
     if not images.paths:

@@ -8,6 +8,10 @@ them is nearly local and invertible, and its truth is known.
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
+from tf_cyclegan.data.image_files import ImageSet
+
+TRAIN = 400  # images of each season
+TEST = 24
 SEASONS = {"a": "summer", "b": "winter"}
 
 # Colours at shade 0 and at shade 1. Different things of one season differ in colour, else the
@@ -276,3 +280,23 @@ def landscape(index: int, season: str, height: int, width: int, seed: int = 0) -
         color = tuple(round(x + shade * (y - x)) for x, y in zip(first, last, strict=True))
         draw.polygon((corners * pixels).ravel().tolist(), fill=color)
     return np.array(canvas.reduce(scale))
+
+
+def synthetic_sets(side: int, paired: bool = False) -> dict[str, ImageSet]:
+    """The embedded data set at `side` pixels; its training seasons show other scenes, or pairs."""
+
+    def images(first, count, season):
+        return ImageSet(
+            names=tuple(f"landscape_{first + i:04d}.png" for i in range(count)),
+            read=lambda i: landscape(first + i, season, side, side),
+        )
+
+    test = 2 * TRAIN
+    return {
+        "trainA": images(0, TRAIN, SEASONS["a"]),
+        "trainB": images(0 if paired else TRAIN, TRAIN, SEASONS["b"]),
+        "testA": images(test, TEST, SEASONS["a"]),
+        "truthA": images(test, TEST, SEASONS["b"]),
+        "testB": images(test + TEST, TEST, SEASONS["b"]),
+        "truthB": images(test + TEST, TEST, SEASONS["a"]),
+    }

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from tf_cyclegan.cyclegan import CycleGAN
 from tf_cyclegan.data.folders import list_images, printable
 from tf_cyclegan.data.image_files import (
     MAX_PIXELS,
@@ -19,23 +20,43 @@ from tf_cyclegan.data.image_files import (
     to_float,
     to_uint8,
 )
+from tf_cyclegan.generators import as_generator
 from tf_cyclegan.interop import load_generator
 from tf_cyclegan.training.run_folder import load_run_images, read_config
 
 SMALLEST = 8  # pixels a side, below which the ResNet's deepest map cannot be mirrored
 
 
-def load_translator(run_dir_or_file, direction: str) -> Callable[[Any], np.ndarray]:
-    """`find_generator`, for use on images: see `translator`."""
-    return translator(find_generator(run_dir_or_file, direction))
+def load_translator(
+    run_dir_or_file, direction: str = "a2b", multiple: int = 32
+) -> Callable[[Any], np.ndarray]:
+    """Loads a trained generator as a function of one image of any size.
+
+    Args:
+        run_dir_or_file, direction, multiple: as for `find_generator`.
+
+    Returns:
+        A function that takes an image (uint8 `[h, w, c]`, a PIL image, or what else `to_image`
+        takes) and returns its translation, uint8 `[h, w, c']`: see `translator`.
+
+    Raises:
+        ValueError: nothing is there, or it is no generator.
+
+    Example:
+
+    >>> translate = tf_cyclegan.load_translator("monet.keras", "a2b")
+    >>> painting = translate(tf_cyclegan.read_image("holiday.jpg"))
+    """
+    return translator(find_generator(run_dir_or_file, direction, multiple))
 
 
-def find_generator(run_dir_or_file, direction: str):
-    """Loads one direction of a run folder, or a generator's own file.
+def find_generator(run_dir_or_file, direction: str, multiple: int = 32):
+    """Loads one direction of a run folder or of a saved `CycleGAN`, or a generator's own file.
 
     Args:
         run_dir_or_file: a run folder, a folder of imported weights, a `.keras` or a `.pth` file.
-        direction: "a2b" or "b2a"; which file of a folder is meant.
+        direction: "a2b" or "b2a": which generator of a folder or of a `CycleGAN` is meant.
+        multiple: what a generator of your own needs height and width to be a multiple of.
 
     Returns:
         A generator of `tf_cyclegan.generators`, built.
@@ -52,9 +73,12 @@ def find_generator(run_dir_or_file, direction: str):
             "import_weights.py, or a .keras or .pth file."
         )
     generator = load_generator(path)
-    if not hasattr(generator, "input_channels"):
-        raise ValueError(f"{path} holds a {type(generator).__name__}: use a generator's file.")
-    return generator
+    if isinstance(generator, CycleGAN):
+        generator = getattr(generator, direction)
+    try:
+        return as_generator(generator, multiple)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no generator: {error}") from None
 
 
 def translator(generator) -> Callable[[Any], np.ndarray]:
@@ -64,13 +88,14 @@ def translator(generator) -> Callable[[Any], np.ndarray]:
     generator needs, and the translation is cropped back.
 
     Args:
-        generator: `[n, h, w, c]` to `[n, h, w, c']` in [-1, 1], one of this package.
+        generator: a Keras model of `[n, h, w, c]` to `[n, h, w, c']` in [-1, 1].
 
     Returns:
         A function of whatever `to_image` takes to uint8 `[h, w, c']`; gray and RGB are exchanged
         where the generator takes the other. It raises a ValueError where it is given anything
         else, and an `ImageError` where memory runs out.
     """
+    generator = as_generator(generator)
     multiple, channels = generator.multiple, generator.input_channels
     run = tf.function(
         lambda image: generator(image, training=False),

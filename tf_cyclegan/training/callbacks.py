@@ -209,29 +209,56 @@ def plot_losses(curves: Curves, path: Path) -> Figure:
     return figure
 
 
-class Samples(keras.callbacks.Callback):
-    """Draws the same few images every `every` steps: translated, cycled, identity, both ways.
+class SampleGrid(keras.callbacks.Callback):
+    """Writes a contact sheet of the same few images every so many steps of a `CycleGAN`.
+
+    Its columns are real_a, fake_b, cycle_a, same_a, real_b, fake_a, cycle_b and same_b.
 
     Args:
-        run_dir: the run folder; sheets go to samples/, and to TensorBoard.
-        images_a, images_b: uint8 `[h, w, c]`, as many of each, all of one size.
-        every: steps between sheets; 0 for none but the one at the end of the training.
+        folder: where the sheets go, as step_0000500.png and so on; made if it does not exist.
+        images: `(images_a, images_b)`, two lists of as many images, uint8 `[h, w, c]`, all of one
+            size. If not given, the first images of the dataset that `fit` is given.
+        every: steps between sheets; 0 for none but those that `draw` writes.
+        logs: a folder for TensorBoard, which then shows the sheets too.
+
+    Example:
+
+    >>> model.fit(data, callbacks=[tf_cyclegan.callbacks.SampleGrid("samples", every=200)])
     """
 
-    def __init__(self, run_dir: Path, images_a, images_b, every: int):
+    COUNT = 4  # images of each domain that are taken of a dataset
+
+    def __init__(self, folder, images=None, every: int = 500, logs=None):
         super().__init__()
-        self.folder = Path(run_dir) / "samples"
-        self.folder.mkdir(exist_ok=True)
-        self.board = tf.summary.create_file_writer(str(Path(run_dir) / "logs"))
-        self.images_a, self.images_b = images_a, images_b
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.board = tf.summary.create_file_writer(str(logs)) if logs else None
+        self.images_a: list[np.ndarray] = list(images[0]) if images else []
+        self.images_b: list[np.ndarray] = list(images[1]) if images else []
         self.every = every
+
+    def take_images(self, data):
+        """Keeps the first images of a dataset of `(real_a, real_b)`; `CycleGAN.fit` calls it."""
+        if not self.images_a and isinstance(data, tf.data.Dataset):
+            batches = list(data.unbatch().take(self.COUNT).as_numpy_iterator())
+            self.images_a, self.images_b = (
+                [to_uint8(image) for image in part] for part in zip(*batches, strict=True)
+            )
 
     def on_train_batch_end(self, batch, logs=None):
         if self.every and self.model.steps_done % self.every == 0:
             self.draw()
 
     def draw(self) -> Path:
-        """Writes the sheet of this step, and returns its path."""
+        """Writes the sheet of this step, and returns its path.
+
+        Raises:
+            ValueError: there are no images to draw.
+        """
+        if not self.images_a:
+            raise ValueError(
+                "SampleGrid has no images: give it some, or train on a tf.data.Dataset."
+            )
         step = self.model.steps_done
         columns: dict[str, list] = {name: [] for name in COLUMNS}
         for a, b in zip(self.images_a, self.images_b, strict=True):
@@ -242,9 +269,10 @@ class Samples(keras.callbacks.Callback):
         sheet = contact_sheet(columns, scale=max(1, 128 // side))
         path = self.folder / f"step_{step:07d}.png"
         write_image(path, sheet)
-        with self.board.as_default(step=step):
-            tf.summary.image("samples", sheet[np.newaxis])
-        self.board.flush()
+        if self.board:
+            with self.board.as_default(step=step):
+                tf.summary.image("samples", sheet[np.newaxis])
+            self.board.flush()
         return path
 
 

@@ -4,7 +4,10 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from tf_cyclegan.data.resizing import Preprocessing
 
 SYNTHETIC = "synthetic/summer2winter"
 
@@ -157,6 +160,15 @@ class Config:
         return 4 if self.generator == "resnet" else 2**self.depth
 
     @property
+    def preprocessing(self) -> "Preprocessing":
+        """What is done to every image before its random crop."""
+        from tf_cyclegan.data.resizing import Preprocessing  # loads TensorFlow, as --help must not
+
+        return Preprocessing(
+            self.preprocess, self.load_size, self.crop_size, self.multiple, self.cache
+        )
+
+    @property
     def run_folder(self) -> Path:
         """`run_dir`, or a name made from that of the data set or of both folders."""
         if self.run_dir:
@@ -267,7 +279,7 @@ DEMO = Config(
 )
 
 # What --model=pix2pix changes: Isola et al. 2017, arXiv:1611.07004, and the authors' code.
-PIX2PIX = {
+PIX2PIX: dict[str, Any] = {
     "paired": True,
     "lambda_l1": 100.0,
     "lambda_cycle_a": 0.0,

@@ -15,10 +15,10 @@ from pathlib import Path
 import filelock
 import tensorflow as tf
 
-from tf_cyclegan.data import load_dataset
 from tf_cyclegan.data.image_files import DatasetError, ImageSet
 from tf_cyclegan.data.record import describe_images, find_difference
 from tf_cyclegan.files import whole_file, write_text
+from tf_cyclegan.training.batches import load_dataset
 from tf_cyclegan.training.checkpoint_files import (
     find_damage,
     read_checkpoint,

@@ -1,0 +1,172 @@
+"""Measure what a training's generators make of the test images, in both directions.
+
+    tf-cyclegan evaluate --run_dir=runs/demo
+    tf-cyclegan evaluate --run_dir=runs/mine --features=inception  # comparable KID and FID
+    tf-cyclegan evaluate --run_dir=theirs --dataset=cycle_gan/maps --features=network.keras
+
+Prints a table, and writes evaluation.json and a sheet for each direction. Distances on "pixels",
+the default, and on a network of your own tell runs on the same data apart, no more: only those on
+inception may stand beside published ones. It needs: pip install "tf_cyclegan[metrics]"
+
+An image that cannot be read is named and left out; the exit code is then 1.
+"""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tf_cyclegan.cli import command
+from tf_cyclegan.training.config import Config
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    run_dir: str
+    """A run folder, or a folder that import_weights.py wrote both directions into."""
+    features: str = "pixels"
+    """What distances are taken on: pixels, inception, inception-clean, or a FILE.h5 or .keras."""
+    dataset: str | None = None
+    """Another data set than the run's own, by its name in TensorFlow Datasets."""
+    data_dir: str | None = None
+    """Another data set: a folder with testA and testB, or trainA and trainB."""
+    paired: bool = False
+    """Images of one name in testA and testB are pairs: measure against them."""
+    side_by_side: bool = False
+    """Each image of --data_dir holds a pair, a left and b right, as in pix2pix's data sets."""
+    recursive: bool = False
+    """Search the sub-folders of --data_dir's folders too."""
+    palette: str | None = None
+    """Where domain b is label maps in pairs: cityscapes, facades, or a text file of colours."""
+    resize: int | None = None
+    """Scale all images first so that their longer side has this many pixels; for a training whose
+    --load_size was far from the images' own size."""
+    output: str | None = None
+    """Folder for the results; if not given, evaluation/ in the run folder."""
+
+
+def main(options: Options) -> int:
+    """Evaluates both directions, and returns the exit code."""
+    import tensorflow as tf  # after --help, which needs none of it
+
+    from tf_cyclegan.data.image_files import write_image
+    from tf_cyclegan.data.tfds import PAIRED
+    from tf_cyclegan.evaluation.contact_sheets import contact_sheet
+    from tf_cyclegan.evaluation.features import load_features
+    from tf_cyclegan.evaluation.metrics import read_palette
+    from tf_cyclegan.evaluation.scores import (
+        evaluate_direction,
+        finite,
+        pixel_features,
+        resized,
+        table,
+    )
+    from tf_cyclegan.files import check_output, write_text
+    from tf_cyclegan.inference.translator import load_translator
+    from tf_cyclegan.training.batches import load_dataset
+    from tf_cyclegan.training.checkpoint_files import saved_steps
+    from tf_cyclegan.training.run_folder import load_run_images, read_config
+
+    # === What is measured, on what, with what ===
+    run_dir = Path(options.run_dir)
+    output = Path(options.output or run_dir / "evaluation")
+    check_output(output)
+    if options.resize is not None and options.resize < 1:
+        raise ValueError(f"resize is {options.resize}: use 1 or more.")
+    own = read_config(run_dir) if (run_dir / "config.json").exists() else None
+    config = own or Config()
+    if options.dataset or options.data_dir:
+        names = ("dataset", "data_dir", "side_by_side", "recursive")
+        other = {name: getattr(options, name) for name in names}
+        config = dataclasses.replace(config, **other, data_a=None, data_b=None, paired=False)
+    elif own is None:
+        raise ValueError(f"{run_dir} has no data of its own: name some by --data_dir or --dataset.")
+    paired = config.paired or options.paired or config.side_by_side or config.dataset in PAIRED
+    if options.palette and not paired:
+        raise ValueError("label maps are measured against true ones: --palette goes with --paired.")
+    palettes = {"a2b": read_palette(options.palette) if options.palette else None, "b2a": None}
+    translators = {d: load_translator(run_dir, d) for d in ("a2b", "b2a")}
+    features = pixel_features if options.features == "pixels" else load_features(options.features)
+    if config == own:
+        sets = load_run_images(run_dir, paired=paired)
+    else:
+        sets = load_dataset(dataclasses.replace(config, paired=paired))
+    if options.resize is not None:
+        sets = {name: resized(images, options.resize) for name, images in sets.items()}
+    split = "test" if {"testA", "testB"} <= set(sets) else "train"
+
+    # === Both directions ===
+    results, sheets = {}, {}
+    for direction, domains in (("a2b", "AB"), ("b2a", "BA")):
+        inputs, targets = (sets[f"{split}{domain}"] for domain in domains)
+        truth = sets.get(f"truth{domains[0]}") if split == "test" else None
+        print(f"{direction}: {len(inputs)} images ...", flush=True)
+        backward = translators["b2a" if direction == "a2b" else "a2b"]
+        results[direction], columns = evaluate_direction(
+            translators[direction], backward, inputs, targets, truth, features, palettes[direction]
+        )
+        sheets[direction] = contact_sheet(columns, scale=-(-128 // columns["real"][0].shape[1]))
+
+    # === What came of it ===
+    step = max(saved_steps(run_dir / "checkpoints" / "worker_0"), default=None)
+    epoch = None
+    if step is not None and config == own:  # of one replica
+        larger = max(len(sets["trainA"]), len(sets["trainB"]))
+        epoch = round(step / -(-larger // config.batch_size), 2)
+    protocol = {
+        "run_dir": str(run_dir),
+        "data": options.dataset or options.data_dir or "the run's own",
+        "split": split,
+        "sizes": f"longer side {options.resize} pixels, antialiased bicubic"
+        if options.resize
+        else "each image in its own",
+        "features": options.features,
+        "features_sha256": getattr(features, "sha256", None),
+        "features_resizing": getattr(features, "resizing", "to 8x8, antialiased"),
+        "step": step,
+        "epoch": epoch,
+        "seed": own.seed if own else None,
+        "commit": commit(),
+        "tensorflow": tf.__version__,
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    for direction, sheet in sheets.items():
+        write_image(output / f"{direction}.png", sheet)
+    result = finite({"protocol": protocol} | results)
+    write_text(output / "evaluation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+    print(table(results))
+    for direction, scores in results.items():
+        print(f"{direction}: {scores['collapse']['verdict']}")
+        for name, reason in scores.get("not_measured", {}).items():
+            print(f"{direction}: {name} is not measured: {reason}")
+    print(f"written to {output}/evaluation.json, a2b.png, b2a.png")
+    left_out = 0
+    for direction, scores in results.items():
+        for name, reason in scores["images"].get("left_out", {}).items():
+            print(f"{direction}: left out {name}: {reason}", file=sys.stderr)
+            left_out += 1
+    return 1 if left_out else 0
+
+
+def commit() -> str | None:
+    """The commit of this checkout, where it is one; marked where files have changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    folder = Path(__file__).resolve().parent
+    try:
+        # Installed, this file may lie inside another project's repository.
+        tracked = ["git", "ls-files", "--error-unmatch", __file__]
+        subprocess.check_output(tracked, cwd=folder, stderr=subprocess.DEVNULL)
+        return subprocess.check_output(
+            command, cwd=folder, text=True, stderr=subprocess.DEVNULL
+        ).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def cli() -> None:
+    """Runs the command with the flags of the command line, and ends the process."""
+    command.run(main, command.parse(Options, __doc__))

@@ -1,0 +1,157 @@
+"""Train variants of one setting with equal budgets and seeds, measure them, and draw them.
+
+    tf-cyclegan experiments losses
+    tf-cyclegan experiments identity --seeds 0 1 --train="--epochs=11 --decay_epochs=4"
+    tf-cyclegan experiments losses --variants "GAN alone" CycleGAN --seeds 0 \\
+        --train="--data_dir=my_photos" --features=network.h5 --output=measured
+
+Trains and evaluates each variant with each seed under runs/experiments/, and writes README.md (a
+table of means and ranges over the seeds), results.json and figure.png. Run again, it continues
+where it stopped; variants that experiments share are trained once. With the defaults a variant and
+seed takes 2 to 4 minutes of 2 CPU cores.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from tf_cyclegan.cli import command
+
+# Name -> the question, and the flags of scripts/train.py that set each variant apart.
+EXPERIMENTS = {
+    "losses": (
+        "Which terms does the objective need? (section 5.1.4, tables 4 and 5, figure 7)",
+        {
+            "cycle alone": "--lambda_identity=0 --lambda_adversarial=0",
+            "GAN alone": "--lambda_identity=0 --lambda_cycle_a=0 --lambda_cycle_b=0",
+            "GAN + forward cycle": "--lambda_identity=0 --lambda_cycle_b=0",
+            "GAN + backward cycle": "--lambda_identity=0 --lambda_cycle_a=0",
+            "CycleGAN": "--lambda_identity=0",
+            "CycleGAN with identity": "",
+        },
+    ),
+    "generators": (
+        "A ResNet or a U-Net, with about as many weights?",
+        {"ResNet": "", "U-Net": "--generator=unet --filters=8 --depth=5"},
+    ),
+    "adversarial": (
+        "Which adversarial loss?",
+        {name: f"--adversarial={name}" for name in ("bce", "hinge", "wgan-gp")} | {"lsgan": ""},
+    ),
+    "identity": (
+        "What does the identity term keep? (section 5.2, figure 9)",
+        {"without": "--lambda_identity=0", "with identity": ""},
+    ),
+    "pool": (
+        "What does the pool of 50 earlier fakes steady? (section 4)",
+        {"no pool": "--pool_size=0", "pool of 50": ""},
+    ),
+    "paired": (
+        "How far is it from what true pairs would teach? (pix2pix, the ceiling of tables 2 to 5)",
+        {"CycleGAN": "", "pix2pix": "--model=pix2pix"},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    name: tyro.conf.Positional[
+        Literal["losses", "generators", "adversarial", "identity", "pool", "paired"]
+    ]
+    """Which experiment."""
+    variants: tuple[str, ...] = ()
+    """Only these rows of the table, by name; if not given, all."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each variant is trained once with each."""
+    train: str = "--epochs=5 --decay_epochs=3"
+    """Flags of scripts/train.py for all variants: other data, another budget, a GPU's settings."""
+    features: str = "pixels"
+    """As in scripts/evaluate.py."""
+    resize: int | None = None
+    """As in scripts/evaluate.py."""
+    figure: bool = True
+    """Draw figure.png; --no_figure where the images may not be passed on."""
+    output: str | None = None
+    """Folder for the results; if not given, docs/experiments/<name>."""
+
+
+def main(options: Options) -> int:
+    """Trains and measures what is not there yet, and returns the exit code."""
+    question, variants = EXPERIMENTS[options.name]
+    if unknown := set(options.variants) - set(variants):
+        raise ValueError(f"no variant {', '.join(unknown)}: use some of {', '.join(variants)}.")
+    variants = {n: flags for n, flags in variants.items() if n in (options.variants or variants)}
+
+    from tf_cyclegan.data.image_files import write_image  # now: it takes seconds
+    from tf_cyclegan.evaluation.experiment_report import figure, page
+
+    results = {
+        variant: [measured(flags, seed, options) for seed in options.seeds]
+        for variant, flags in variants.items()
+    }
+    first = {name: run_folder(flags, options.seeds[0], options) for name, flags in variants.items()}
+    command = ["tf-cyclegan", "experiments", options.name]
+    command += ["--variants", *options.variants] if options.variants else []
+    command += ["--seeds", *map(str, options.seeds)]
+    command += [f"--train={options.train}", f"--features={options.features}"]
+    command += [f"--resize={options.resize}"] if options.resize else []
+    command += [] if options.figure else ["--no_figure"]
+    command += [f"--output={options.output}"] if options.output else []
+
+    output = Path(options.output or Path("docs/experiments") / options.name)
+    output.mkdir(parents=True, exist_ok=True)
+    if options.figure:
+        write_image(output / "figure.png", figure(first, options.resize))
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    text = page(options.name, question, shlex.join(command), results, options.figure)
+    (output / "README.md").write_text(text)
+    print(f"written to {output}")
+    return 0
+
+
+def run_folder(flags: str, seed: int, options: Options) -> Path:
+    """Where a variant and seed is trained: named after the flags, so that experiments share it."""
+    names = [re.sub(r"[^\w.]+", "_", text).strip("_") for text in (options.train, flags)]
+    return Path("runs/experiments", *(name or "default" for name in names), f"seed_{seed}")
+
+
+def measured(flags: str, seed: int, options: Options) -> dict:
+    """The scores of a variant and seed, trained and evaluated now or by an earlier call."""
+    from tf_cyclegan.evaluation.experiment_report import late_spread
+
+    run = run_folder(flags, seed, options)
+    size = f"_{options.resize}" if options.resize else ""
+    folder = run / f"evaluation_{Path(options.features).stem}{size}"
+    if not (folder / "evaluation.json").exists():
+        ours = [f"--run_dir={run}", f"--seed={seed}", "--sample_every=0", "--watch_every=0"]
+        call("train", *shlex.split(options.train), *shlex.split(flags), *ours)
+        theirs = [f"--features={options.features}", f"--output={folder}"]
+        theirs += [f"--resize={options.resize}"] if options.resize else []
+        call("evaluate", ours[0], *theirs)
+    scores = json.loads((folder / "evaluation.json").read_text())
+    for direction, judge in (("a2b", "d_b"), ("b2a", "d_a")):
+        scores[direction]["d_spread"] = late_spread(run / "losses.csv", judge)
+    return scores
+
+
+def call(name: str, *flags: str):
+    """Runs a command of tf-cyclegan, whose output goes to the terminal."""
+    command = shlex.join(["tf-cyclegan", name, *flags])
+    print(command, flush=True)
+    code = subprocess.run([sys.executable, "-m", "tf_cyclegan.cli", name, *flags]).returncode
+    if code:
+        raise ValueError(f"{command} ended with {code}: see above; then run this again.")
+
+
+def cli() -> None:
+    """Runs the command with the flags of the command line, and ends the process."""
+    command.run(main, command.parse(Options, __doc__))

@@ -1,0 +1,80 @@
+"""Take over a generator that the authors' PyTorch code trained.
+
+    tf-cyclegan import-weights --checkpoint=latest_net_G_A.pth --direction=a2b --output=theirs
+    tf-cyclegan import-weights --checkpoint=latest_net_G_B.pth --direction=b2a --output=theirs
+    tf-cyclegan translate --run_dir=theirs --direction=a2b --input=photos --output=translated
+
+Writes a2b.keras or b2a.keras, and into import.json where each came from. The architecture is
+recognised from the file. Needs PyTorch: pip install "tf_cyclegan[torch]"
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tf_cyclegan.cli import command
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags."""
+
+    checkpoint: str
+    """A generator's state_dict, *.pth. The authors' G_A is a2b, their G_B is b2a."""
+    direction: Literal["a2b", "b2a"]
+    """Which generator it becomes."""
+    output: str
+    """Folder to write to; both directions may share it."""
+
+
+def main(options: Options) -> int:
+    """Writes the generator and import.json, and returns the exit code."""
+    from tf_cyclegan.files import check_output, write_text
+    from tf_cyclegan.interop import load_generator
+    from tf_cyclegan.training.run_folder import save_generator  # after --help
+
+    source, folder = Path(options.checkpoint), Path(options.output)
+    target, record = folder / f"{options.direction}.keras", folder / "import.json"
+    if (folder / "config.json").exists() or (folder / "checkpoints").exists():
+        raise ValueError(
+            f"{folder} holds a training run, whose next save would replace {target.name}: use "
+            "another --output."
+        )
+    check_output(folder)
+    origins = read_record(record)
+    generator = load_generator(source)
+    origin = {
+        "file": source.name,
+        "sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "network": type(generator).__name__,
+        "input_channels": generator.input_channels,
+    }
+    config = generator.get_config()
+    origin |= {k: v for k, v in config.items() if k not in ("name", "trainable", "dtype")}
+    if target.exists() and origins.get(options.direction) != origin:
+        raise ValueError(f"{target} is there and not from {source}: use another --output.")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(record, json.dumps(origins | {options.direction: origin}, indent=2) + "\n")
+    save_generator(generator, target)
+    print(f"{target}: {origin['network']}, {generator.count_params():,} weights, from {source}")
+    return 0
+
+
+def read_record(path: Path) -> dict:
+    """What import.json says of each direction; of none where there is no such file."""
+    try:
+        origins = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if isinstance(origins, dict):
+            return origins
+        reason = "it is no JSON object"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+    raise ValueError(f"{path} cannot be read ({reason}): remove it, or use another --output.")
+
+
+def cli() -> None:
+    """Runs the command with the flags of the command line, and ends the process."""
+    command.run(main, command.parse(Options, __doc__))

@@ -1,0 +1,189 @@
+"""Folders of images, and data sets by name, as `tf.data.Dataset`s for `CycleGAN.fit`.
+
+An image is a float32 tensor `[crop, crop, channels]` in [-1, 1]: resized, cropped at random and
+mirrored at random, as in section 7.1 of the paper and in the authors' code. Every epoch has the
+images in another order and cuts other crops. The same random seed gives the same epochs.
+"""
+
+import os
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tf_cyclegan.data.folders import file_images, folder_images, pair_up
+from tf_cyclegan.data.image_files import DatasetError, ImageSet, in_gray
+from tf_cyclegan.data.resizing import Preprocessing, ResizedImages, augment
+from tf_cyclegan.data.synthetic import synthetic_sets
+from tf_cyclegan.data.tfds import load_tfds
+
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def images(
+    source: Source,
+    size: int = 286,
+    crop: int = 256,
+    channels: int = 3,
+    flip: bool = True,
+    cache: str = "memory",
+    recursive: bool = False,
+    seed: int = 0,
+) -> tf.data.Dataset:
+    """The images of one domain.
+
+    Args:
+        source: a folder of image files, or a list of files.
+        size: side in pixels of the square that images are resized to.
+        crop: side in pixels of the random crop, at most `size` and a multiple of 4.
+        channels: 3 for RGB, 1 for gray.
+        flip: whether to mirror half of the images left to right.
+        cache: where resized images are kept: "memory"; "disk", where later runs find them; or
+            "none", and each is decoded whenever it is used.
+        recursive: whether to search the sub-folders of `source` too.
+        seed: random seed for order, crops and mirroring.
+
+    Returns:
+        A dataset of one epoch, every image once: float32 `[crop, crop, channels]` in [-1, 1].
+
+    Raises:
+        DatasetError: the folder is missing or empty, or the sizes do not fit together.
+        ImageError: an image cannot be read.
+
+    Example:
+
+    >>> photos = tf_cyclegan.data.images("photos", size=286, crop=256)
+    """
+    if isinstance(source, str | os.PathLike):
+        found = folder_images(source, recursive)
+    else:
+        found = file_images(source)
+    return _epoch(_resized(found, size, crop, channels, cache), channels, flip, seed)
+
+
+def unpaired(
+    images_a: tf.data.Dataset, images_b: tf.data.Dataset, batch_size: int = 1
+) -> tf.data.Dataset:
+    """Batches of two domains whose images do not belong together.
+
+    An epoch is as long as the larger domain; the smaller one starts again, in another order. Images
+    that do not fill a last batch are left out, since an image pool takes whole batches.
+
+    Args:
+        images_a, images_b: finite datasets of images `[h, w, c]`, such as `images` returns.
+        batch_size: images of each domain in a batch, over all replicas; 1 in the paper.
+
+    Returns:
+        A dataset of `(real_a, real_b)`, each `[batch_size, h, w, c]`.
+
+    Raises:
+        DatasetError: the number of images in a dataset is not known, or too small for a batch.
+    """
+    counts = [int(part.cardinality()) for part in (images_a, images_b)]
+    if min(counts) < 1:
+        raise DatasetError(
+            "unpaired needs two finite datasets that are not empty and know their number of "
+            "elements: use tf.data.experimental.assert_cardinality, and no repeat()."
+        )
+    if max(counts) < batch_size:
+        raise DatasetError(f"{max(counts)} images are too few for a batch of {batch_size}.")
+    both = tf.data.Dataset.zip((images_a.repeat(), images_b.repeat())).take(max(counts))
+    return both.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def paired(
+    source_a: Source,
+    source_b: Source,
+    size: int = 286,
+    crop: int = 256,
+    channels: tuple[int, int] = (3, 3),
+    flip: bool = True,
+    cache: str = "memory",
+    recursive: bool = False,
+    batch_size: int = 1,
+    seed: int = 0,
+) -> tf.data.Dataset:
+    """Batches of true pairs, for `compile(lambda_l1=...)`: pix2pix (Isola et al. 2017).
+
+    Images of one name, such as `1.jpg` and `1.png`, or `1_A.jpg` and `1_B.jpg`, are a pair. Both
+    are cropped and mirrored alike.
+
+    Args:
+        source_a, source_b: a folder of image files each, or a list of files.
+        channels: of the images of domain a and of domain b.
+        batch_size: pairs in a batch, over all replicas.
+        size, crop, flip, cache, recursive, seed: as for `images`.
+
+    Returns:
+        A dataset of one epoch of `(real_a, real_b)`, each `[batch_size, crop, crop, c]`.
+
+    Raises:
+        DatasetError: as for `images`; or an image has no counterpart, or two.
+        ImageError: an image cannot be read.
+    """
+    found = [
+        folder_images(s, recursive) if isinstance(s, str | os.PathLike) else file_images(s)
+        for s in (source_a, source_b)
+    ]
+    sets = pair_up(dict(zip(("trainA", "trainB"), found, strict=True)))
+    both = [
+        _epoch(_resized(sets[name], size, crop, c, cache), c, flip, seed)
+        for name, c in zip(("trainA", "trainB"), channels, strict=True)
+    ]  # of one seed, so that order, crops and mirroring agree
+    pairs = tf.data.Dataset.zip(tuple(both)).batch(batch_size, drop_remainder=True)
+    return pairs.prefetch(tf.data.AUTOTUNE)
+
+
+def load(
+    name: str,
+    size: int = 286,
+    crop: int = 256,
+    flip: bool = True,
+    cache: str = "memory",
+    data_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """The two training domains of a data set by name.
+
+    Args:
+        name: `cycle_gan/<config>` of TensorFlow Datasets, downloaded on first use, such as
+            "cycle_gan/horse2zebra"; or "synthetic/summer2winter", drawn by code.
+        data_dir: where TensorFlow Datasets keeps its data; ~/tensorflow_datasets by default.
+        size, crop, flip, cache, seed: as for `images`.
+
+    Returns:
+        `(images_a, images_b)`, as `images` returns them; combine them by `unpaired`.
+
+    Raises:
+        DatasetError: the name is unknown, or the download fails.
+    """
+    synthetic = name == "synthetic/summer2winter"
+    sets = synthetic_sets(size) if synthetic else load_tfds(name, data_dir)
+    a, b = (
+        _epoch(_resized(sets[split], size, crop, 3, cache), 3, flip, seed + place)
+        for place, split in enumerate(("trainA", "trainB"))
+    )
+    return a, b
+
+
+def _resized(found: ImageSet, size: int, crop: int, channels: int, cache: str) -> ResizedImages:
+    if channels not in (1, 3):
+        raise DatasetError(f"channels is {channels}: use 1 (gray) or 3 (RGB).")
+    if not 1 <= crop <= size:
+        raise DatasetError(f"crop {crop} is not between 1 and size {size}: use a smaller crop.")
+    settings = Preprocessing(load_size=size, crop_size=crop, cache=cache)
+    return ResizedImages(in_gray(found) if channels == 1 else found, settings, channels)
+
+
+def _epoch(found: ResizedImages, channels: int, flip: bool, seed: int) -> tf.data.Dataset:
+    def image(index, draw):
+        pixels = tf.numpy_function(found.__getitem__, [index], tf.uint8, stateful=False)
+        pixels = tf.ensure_shape(pixels, (None, None, channels))
+        pixels = augment(pixels, found.crop, flip, tf.stack([draw, seed]))
+        return tf.ensure_shape(pixels, (found.crop, found.crop, channels))
+
+    count = len(found)
+    order = tf.data.Dataset.range(count).shuffle(count, seed, reshuffle_each_iteration=True)
+    # Other draws in each epoch, from the same seed.
+    draws = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+    epoch = tf.data.Dataset.zip((order, draws))
+    return epoch.map(image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -1,0 +1,110 @@
+"""The training loop: from a config to a run folder, stopped and continued at any step."""
+
+import sys
+
+import tensorflow as tf
+
+from tf_cyclegan.cyclegan import worker_count, worker_number
+from tf_cyclegan.evaluation.metrics import score_translations
+from tf_cyclegan.inference.translator import translator
+from tf_cyclegan.training.batches import TrainingData, load_dataset
+from tf_cyclegan.training.callbacks import (
+    Checkpoints,
+    LossLog,
+    SampleGrid,
+    StopOnNonFinite,
+    StopSignals,
+)
+from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.factory import make_cyclegan, make_strategy
+from tf_cyclegan.training.health import Watch
+from tf_cyclegan.training.run_folder import RunFolder
+
+
+def train(config: Config) -> int:
+    """Trains, and returns the exit code: 0, or 128 + the signal that stopped it."""
+    # === Data: everything is read, and so checked, before anything is written ===
+    config.check()
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = make_strategy(config.strategy)
+    sets = load_dataset(config)
+    print(f"Reading {len(sets['trainA'])} + {len(sets['trainB'])} images ...", flush=True)
+    data = TrainingData(sets, config, strategy.num_replicas_in_sync)
+    shown = data.examples(sets)
+    total = (config.epochs + config.decay_epochs) * data.steps_per_epoch
+    total = min(total, config.max_steps or total)
+
+    # === Model, and what an earlier process left of it ===
+    model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
+    worker = worker_number(strategy)
+    replicas = strategy.num_replicas_in_sync
+    run = RunFolder(config.run_folder, config, sets, replicas, worker, worker_count(strategy))
+    with run, StopSignals() as stop:
+        step = run.attach(model)
+        print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} an epoch", flush=True)
+
+        # === Training: whole epochs but for the first, if resumed in the middle, and the last ===
+        # The clocks of several workers differ: there, checkpoints go by steps alone.
+        minutes = config.save_minutes if config.strategy != "multiworker" else 0
+        callbacks = [StopOnNonFinite(), Checkpoints(run, stop, config.save_every, minutes)]
+        if worker == 0:
+            samples = SampleGrid(
+                run.path / "samples", shown, config.sample_every, run.path / "logs"
+            )
+            samples.set_model(model)  # which fit does, but there may be no step left to fit
+            images_a, images_b = data.examples(sets, 16)
+            watch = Watch(images_a, images_b, config.watch_every)
+            callbacks[1:1] = [LossLog(run.path, step), samples, watch]
+        while step < total and not stop.number:
+            epoch, done = divmod(step, data.steps_per_epoch)
+            steps = min(data.steps_per_epoch - done, total - step)
+            epochs = 1 if done else max((total - step) // data.steps_per_epoch, 1)
+            try:
+                model.fit(
+                    data.distributed(strategy, step, step + epochs * steps),
+                    initial_epoch=epoch,
+                    epochs=epoch + epochs,
+                    steps_per_epoch=steps,
+                    shuffle=False,  # the data set has its own order
+                    callbacks=callbacks,
+                    verbose=1 if sys.stdout.isatty() else 2,
+                )
+            except tf.errors.ResourceExhaustedError:
+                raise MemoryError(
+                    "memory or disk space ran out: free some, or use another --run_dir with a "
+                    "smaller --crop_size, --batch_size or --filters; the last checkpoint is whole."
+                ) from None
+            except tf.errors.UnavailableError:
+                raise ConnectionError(
+                    "another worker is gone: start all of them again with the same command; the "
+                    "last checkpoint is whole."
+                ) from None
+            except tf.errors.OpError:
+                if data.error is None:
+                    raise
+                run.save()  # the step that asked for the image has changed nothing
+                raise ValueError(
+                    f"{data.error} (training stopped at step {model.steps_done}, which is saved: "
+                    "the same command continues)"
+                ) from None
+            step = model.steps_done
+        run.save()
+        if stop.number:
+            print(f"Stopped at step {step} of {total}; the same command continues.")
+            return 128 + stop.number
+
+        # === What came of it ===
+        if worker > 0:
+            return 0
+        for direction, domain in (("a2b", "A"), ("b2a", "B")):
+            if f"truth{domain}" in sets:
+                translate = translator(getattr(model, direction))
+                real, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
+                after, before = score_translations(translate, real, truth)
+                print(
+                    f"{direction}: distance to the truth, {len(real)} test images (untranslated):"
+                )
+                print("   ", "   ".join(f"{k} {after[k]:.3f} ({before[k]:.3f})" for k in after))
+        print(f"Done. Samples: {samples.draw()}   Generators: {run.path}/a2b.keras, b2a.keras")
+        return 0
