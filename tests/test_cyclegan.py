@@ -21,6 +21,7 @@ TINY = Config(
     d_filters=4,
     d_layers=1,
     pool_size=3,
+    cache="none",
 )
 SHAPE = (16, 16, 3)
 LOSSES = "g_adv_a2b g_adv_b2a cycle_a cycle_b identity_a identity_b d_a d_b".split()
@@ -69,11 +70,11 @@ def train(sets, strategy, steps, **changes):
 def test_the_same_seed_gives_the_same_training(sets):
     first, rows = train(sets, "one", 4)
     second, again = train(sets, "one", 4)
-    other, _ = train(sets, "one", 4, seed=1)
     assert rows == again
-    for a, b, c in zip(*map(weights, (first, second, other)), strict=True):
+    for a, b in zip(weights(first), weights(second), strict=True):
         np.testing.assert_array_equal(a, b)
-        assert not np.allclose(a, c)
+    for a, b in zip(weights(tiny(seed=0)[1]), weights(tiny(seed=1)[1]), strict=True):
+        assert not np.allclose(a, b)
 
 
 def test_every_loss_is_reported_by_name_and_averaged_over_the_epoch(sets):
@@ -96,8 +97,7 @@ def test_every_loss_is_reported_by_name_and_averaged_over_the_epoch(sets):
     assert int(model.step) == 6
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_two_replicas_equal_one_with_both_batches(optimizer):
+def test_two_replicas_equal_one_with_both_batches():
     """In float64, where only a wrong scale or order can make a difference."""
     keras.config.set_dtype_policy("float64")
     keras.config.set_floatx("float64")
@@ -106,12 +106,9 @@ def test_two_replicas_equal_one_with_both_batches(optimizer):
         for name, replicas in (("one", 1), ("mirrored", 2)):
             strategy, model = tiny(name, pool_size=0, precision="float64")
             assert strategy.num_replicas_in_sync == replicas
-            make = {
-                "sgd": lambda: keras.optimizers.SGD(0.05),
-                "adam": lambda: keras.optimizers.Adam(1e-3, beta_1=0.5, epsilon=1e-8),
-            }[optimizer]
+            sgd = keras.optimizers.SGD  # Adam would hide a wrong scale
             with strategy.scope():
-                model.compile(make(), make(), lambda_cycle_b=5.0)
+                model.compile(sgd(0.05), sgd(0.05), lambda_cycle_b=5.0)
             data = tf.data.Dataset.range(3).map(lambda i: batch_of_step(i, 4))
             rows = []
 
@@ -172,11 +169,10 @@ def test_graph_equals_eager():
     assert all(np.isfinite(w).all() for w in results[1][1])
 
 
-@pytest.mark.parametrize("adversarial", ["lsgan", "wgan-gp"])
-def test_the_whole_step_compiles_under_xla(adversarial):
+def test_the_whole_step_compiles_under_xla():
     results = []
     for jit in (False, True):
-        strategy, model = tiny(adversarial=adversarial, pool_size=2)
+        strategy, model = tiny(adversarial="wgan-gp", pool_size=2)
         step = tf.function(model.train_step, autograph=False, jit_compile=jit)
         losses = [strategy.run(step, args=(batch(i),)) for i in range(3)]
         results.append([{k: float(v) for k, v in row.items()} for row in losses])
@@ -187,7 +183,6 @@ def test_the_whole_step_compiles_under_xla(adversarial):
 @pytest.mark.parametrize(
     ("strategy", "changes"),
     [
-        ("one", {"blocks": 1}),
         ("mirrored", {"blocks": 1}),
         ("one", {"generator": "unet", "depth": 2}),
     ],
@@ -559,7 +554,7 @@ def test_weights_of_a_model_with_other_pools_are_refused(tmp_path):
 def test_fit_compiles_with_xla_on_one_device_and_on_two(strategy):
     results = []
     for jit_compile in (False, True):
-        _, model = tiny(strategy, jit_compile=jit_compile, adversarial="wgan-gp")
+        _, model = tiny(strategy, jit_compile=jit_compile)
         results.append({k: v[0] for k, v in fitted(model, own_data(2, 4)).items()})
         assert model.compiles_step == (jit_compile and strategy == "one")
         assert model.compiles_gradients == (jit_compile and strategy == "mirrored")
@@ -595,9 +590,10 @@ def test_pools_are_made_outside_of_a_scope_one_for_each_replica():
         model.make_pools(SHAPE, SHAPE)
 
 
-@pytest.mark.parametrize("strategy", ["one", "mirrored"])
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("act", ["fit", "evaluate"])
+@pytest.mark.parametrize(
+    ("strategy", "jit_compile", "act"),
+    [("one", True, "fit"), ("mirrored", False, "fit"), ("one", False, "evaluate")],
+)
 def test_images_out_of_range_are_refused_before_they_train(strategy, jit_compile, act):
     _, model = tiny(strategy, jit_compile=jit_compile)
     before = weights(model)

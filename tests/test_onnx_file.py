@@ -57,7 +57,7 @@ def test_what_is_no_onnx_file_is_named(tmp_path):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("wrong", [1, 4, 5])
+@pytest.mark.parametrize("wrong", [1, 2])
 def test_a_file_of_another_shape_is_written_again_or_refused(tmp_path, monkeypatch, wrong):
     """tf2onnx drops a Squeeze in some exports: here, in the first ones."""
     exports = []
@@ -68,6 +68,7 @@ def test_a_file_of_another_shape_is_written_again_or_refused(tmp_path, monkeypat
         return lambda image: run(image)[None] if len(exports) <= wrong else run(image)
 
     monkeypatch.setattr(onnx_file, "onnx_runner", runner)
+    monkeypatch.setattr(onnx_file, "TRIES", 2)
     path = tmp_path / "model.onnx"
     arguments = make(CASES["resnet"]), path, noise(1, 16, 16)
     if wrong < onnx_file.TRIES:

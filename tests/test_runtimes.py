@@ -52,7 +52,7 @@ def test_the_same_photo_through_every_runtime(tmp_path):
     write_image(tmp_path / "photo.png", landscape(0, "summer", 40, 56, 0))
     common = {"run_dir": tmp_path, "direction": "a2b"}
     images = {"images": tmp_path / "photo.png"}
-    modes = "float32,float16,dynamic,int8,int16x8,int8_convolutions"
+    modes = "float32,dynamic,int8"
     run("saved_model.py", **common, output=tmp_path / "saved")
     run("onnx_file.py", **common, output=tmp_path / "a2b.onnx")
     run("tflite.py", **common, **images, size=32, modes=modes, output=tmp_path / "lite")

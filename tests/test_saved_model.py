@@ -476,7 +476,7 @@ def test_wrong_values(tmp_path, a2b):
         with pytest.raises(ValueError, match="use (1|64) or more"):
             export_saved_model(a2b, tmp_path / "new", **values)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="cannot be written .*use another --output"):
+    with pytest.raises(ValueError, match="cannot be made or written .*use another --output"):
         export_saved_model(a2b, tmp_path / "file")
     assert not (tmp_path / "new").exists()
 

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -232,13 +233,15 @@ def test_what_goes_wrong_is_one_line(server, tmp_path, protocol):
     (tmp_path / "text.png").write_text("no image")
     closed = {"server": "127.0.0.1:9"}
     other = {"server": server["rest" if protocol == "grpc" else "grpc"]}
+    listener = socket.create_server(("127.0.0.1", 0))  # connects, and never answers
+    silent = {"server": f"127.0.0.1:{listener.getsockname()[1]}", "timeout": 0.3}
     cases = [
         ("a.png", closed, r"127\.0\.0\.1:9 gave no translation .*refused.*check --server"),
         ("a.png", other, "gave no translation"),
         ("a.png", {"model": "nix"}, "Servable not found for request: Latest nix"),
         ("a.png", {"signature": "serving_default", "channels": 1}, "not compatible"),
-        ("a.png", {"timeout": 1e-4}, "DEADLINE_EXCEEDED|timed out"),
-        ("large.png", {}, "100 x 60 is more than 5000 pixels: scale the image down"),
+        ("a.png", silent, "DEADLINE_EXCEEDED|timed out"),
+        ("large.png", {}, "100 x 60 is more than 5000 pixels: scale the picture down"),
         ("text.png", {}, "no JPEG"),
         ("missing.png", {}, "no such file"),
     ]
@@ -247,6 +250,7 @@ def test_what_goes_wrong_is_one_line(server, tmp_path, protocol):
             ask(server, protocol, tmp_path / name, tmp_path / "b.png", **options)
         assert "\n" not in str(error.value)
         assert not (tmp_path / "b.png").exists()
+    listener.close()
 
 
 def test_the_command_ends_with_one_line_and_a_code(server, tmp_path):

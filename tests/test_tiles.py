@@ -1,7 +1,9 @@
 """Translations in tiles against the untiled ones, and scripts/translate.py --tile."""
 
+import importlib.util
 import itertools
 import resource
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +181,14 @@ def test_a_map_on_disk_keeps_what_is_written(tmp_path):
 
 
 # === The scripts ===
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_of_{path.parent.name}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and tyro look a class's module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def translate(run_dir, photo, output, tile):

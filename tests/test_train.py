@@ -37,7 +37,7 @@ SETTINGS = dict(
     pool_size=3,
     epochs=3,
     decay_epochs=1,
-    sample_every=2,
+    sample_every=8,
     save_every=2,
     keep_checkpoints=2,
     strategy="one",
@@ -276,7 +276,8 @@ def test_one_pixel_images_train_on_two_replicas(tmp_path):
         (tmp_path / folder).mkdir()
         write_image(tmp_path / folder / "dot.png", np.full((1, 1, 3), 200, np.uint8))
     folders = {"data_a": str(tmp_path / "a"), "data_b": str(tmp_path / "b")}
-    two = settings(None, tmp_path / "run", data_dir=None, strategy="mirrored", **folders)
+    less = {"blocks": 0, "sample_every": 0, "watch_every": 0}
+    two = settings(None, tmp_path / "run", data_dir=None, strategy="mirrored", **folders, **less)
     assert main(dataclasses.replace(two, max_steps=1)) == 0
     assert main(dataclasses.replace(two, max_steps=2)) == 0, "resumed, with a pool each"
     assert steps_saved(tmp_path / "run") == [1, 2]

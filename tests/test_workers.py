@@ -19,7 +19,7 @@ from tf_cyclegan.training.checkpoint_files import saved_steps
 SCRIPT = Path(__file__).parents[1] / "scripts" / "workers.py"
 STEPS = 300
 TINY = (
-    "--load_size=20 --crop_size=16 --filters=4 --blocks=0 --d_filters=4 --d_layers=1 "
+    "--load_size=20 --crop_size=16 --filters=4 --blocks=0 --d_filters=4 --d_layers=1 --cache=none "
     f"--pool_size=3 --sample_every=0 --watch_every=0 --save_every=20 --max_steps={STEPS}"
 ).split()
 
