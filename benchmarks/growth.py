@@ -1,12 +1,12 @@
-"""How time and memory of our training step grow with pixels, filters and batch, on the CPU.
+"""Measure how time and memory of a training step grow with pixels, filters and batch, on the CPU.
 
     python benchmarks/growth.py --plots=growth --json=growth.json
     python benchmarks/growth.py --sizes 256 512 --filters 64 --blocks=9 --batches 1 --plots=growth
 
-Along an axis the others stay at the first of `filters` and `batches` and at `size`. Its points take
-turns, each in a process of its own; an axis of one value is left out. Writes a plot of each axis:
-seconds and memory, with a dashed line that grows as the multiply-adds do. What a doubled side costs
-is in the JSON as, say, ratio_512_to_256.
+Along one axis, the others stay at `size` and the first of `filters` and `batches`. The points of an
+axis run in turns, each in its own process; an axis with one value is left out. Writes a plot for
+each axis: seconds and memory, with a dashed line proportional to the multiply-adds. The JSON holds
+the cost of a doubled side, such as ratio_512_to_256.
 The commands take 3 and 4 minutes on 2 cores.
 """
 
@@ -28,23 +28,23 @@ class Options:
     """The flags."""
 
     plots: str
-    """Folder for the plots; made if it is not there."""
+    """Folder for the plots; it is created if needed."""
     sizes: tuple[int, ...] = (64, 128, 256, 512)
     """Sides of the images in pixels, multiples of 4 and at least 24."""
     filters: tuple[int, ...] = (16, 32, 64)
     """Channels of the first layers of generators and discriminators."""
     batches: tuple[int, ...] = (1, 2, 4)
-    """Images of each domain."""
+    """Batch sizes: images of each domain."""
     size: int = 128
-    """Side along the axes of filters and batches."""
+    """Side of the images along the axes of filters and batches."""
     blocks: int = 3
     """Residual blocks of the generators."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Of the step."""
+    """Precision of the training step."""
     rounds: int = 5
-    """Counted steps of each point, after two that are not."""
+    """Measured steps for each point, after two warm-up steps."""
     threads: int = 0
-    """Threads; 0 leaves their number to TensorFlow."""
+    """Number of threads; 0 lets TensorFlow choose."""
     json: str | None = None
     """File for the result."""
 
@@ -56,7 +56,7 @@ def main(options: Options) -> int:
     folder = Path(options.plots)
     folder.mkdir(parents=True, exist_ok=True)
 
-    # === One axis after the other: (size, filters, batch) of its points ===
+    # === Measure each axis: (size, filters, batch) of its points ===
     filters, batch = options.filters[0], options.batches[0]
     axes = {
         "size": [(size, filters, batch) for size in options.sizes],
@@ -68,7 +68,7 @@ def main(options: Options) -> int:
         if len(points) > 1:
             result[axis] = measure_points(points, options, result["machine"])
 
-    # === What came of it ===
+    # === Print, draw and write the results ===
     report.print_machine(result["machine"])
     head = ["size", "filters", "batch", "seconds (min to max)", "cpu seconds", "GB at most"]
     for axis in [axis for axis in axes if axis in result]:
@@ -86,7 +86,7 @@ def main(options: Options) -> int:
 
 
 def measure_points(points, options, described):
-    """The step at each `(size, filters, batch)`, as JSON; `described` is from `measure.machine`."""
+    """Measures the step at each `(size, filters, batch)`; `described` is `measure.machine()`."""
     with ExitStack() as stack:
         contestants = {}
         for size, filters, batch in points:
@@ -112,7 +112,7 @@ def measure_points(points, options, described):
 
 
 def doubled_sides(entries):
-    """`{"ratio_512_to_256": ...}` of times, peak bytes and multiply-adds, for each such pair."""
+    """Returns `{"ratio_512_to_256": ...}` and so on: times, peak bytes and multiply-adds."""
     by_size = {entry["size"]: entry for entry in entries}
     ratios = {}
     for size, small in by_size.items():
@@ -129,7 +129,7 @@ def doubled_sides(entries):
 
 
 def draw(path, axis, entries):
-    """Seconds and memory along an axis, in one PNG."""
+    """Plots seconds and memory along an axis to a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

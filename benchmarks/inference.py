@@ -1,11 +1,11 @@
-"""Time a generator's forward pass, in a `tf.function` and in plain PyTorch, on the CPU.
+"""Time a generator's forward pass in a `tf.function` and in plain PyTorch, on the CPU.
 
     python benchmarks/inference.py --json=inference.json
     python benchmarks/inference.py --precisions=float32 --no_peer
 
-The generator is the paper's, with random weights, which take as long as trained ones. The peer is
-that of benchmarks/peer.py in float32. They take turns; `ratio_to_peer` in the JSON is our seconds
-over the peer's, the median over the rounds.
+The generator is the paper's, with random weights, which do not affect the time. The peer is
+benchmarks/peer.py in float32. They run in turns; `ratio_to_peer` in the JSON is our time divided
+by the peer's, the median over the rounds.
 The first command takes half a minute on 2 cores.
 """
 

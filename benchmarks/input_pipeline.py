@@ -1,12 +1,12 @@
-"""Time the input pipeline: images a second from JPEG files, beside what a training needs.
+"""Time the input pipeline: images per second from JPEG files, and what a training run needs.
 
     python benchmarks/input_pipeline.py --json=input_pipeline.json
     python benchmarks/input_pipeline.py --step_seconds=7 --gpu_step_seconds=0.1
 
-Draws synthetic landscapes into JPEG files in a temporary folder, and reads them through
-`TrainingData.batches`, resized by 286/256, cropped and flipped: with the resized images kept in
-memory (`--cache`, the default of train.py), and decoded anew at each use. Beside it, what our
-float32 step on this CPU takes, alone, and what a GPU would.
+Writes synthetic landscapes to JPEG files in a temporary folder, and reads them with
+`TrainingData.batches`, resized by 286/256, cropped and flipped: once with the resized images cached
+in memory (the default of `tf-cyclegan train`), and once decoded at each use. For comparison, it
+measures a float32 training step on this CPU, and assumes the time of one on a GPU.
 The first command takes 3 minutes on 2 cores.
 """
 
@@ -28,25 +28,25 @@ class Options:
     size: int = 256
     """Side of the crops in pixels, a multiple of 4 and at least 24."""
     file_size: int = 256
-    """Side of the images in the files; the paper's data sets have 256."""
+    """Side of the images in the files; the paper's datasets have 256."""
     files: int = 50
     """JPEG files of each domain."""
     draws: int = 1000
-    """Batches drawn in a turn, by a pipeline that is started anew for it."""
+    """Batches to read in each turn, with a newly started pipeline."""
     batch: int = 1
     """Images of each domain in a batch."""
     rounds: int = 5
-    """Counted turns of each, after two that are not."""
+    """Measured turns of each, after two warm-up turns."""
     filters: int = 64
-    """Of the step that is measured."""
+    """Filters of the networks in the measured step."""
     blocks: int = 9
-    """Of the step that is measured."""
+    """Residual blocks of the generators in the measured step."""
     step_seconds: float | None = None
-    """Seconds of the CPU's step; if not given, it is measured."""
+    """Seconds of a step on the CPU; by default, it is measured."""
     gpu_step_seconds: float = 0.05
-    """Seconds of a fast GPU's step: an assumption, not measured."""
+    """Assumed seconds of a step on a fast GPU; this is not measured."""
     threads: int = 0
-    """Threads; 0 leaves their number to TensorFlow."""
+    """Number of threads; 0 lets TensorFlow choose."""
     json: str | None = None
     """File for the result."""
 
@@ -60,7 +60,7 @@ def main(options: Options) -> int:
         if seconds is not None and seconds <= 0:
             raise ValueError(f"a step of {seconds} seconds: use more than 0.")
 
-    # === Files, pipelines and step, in turns ===
+    # === Write the files, time pipelines and step in turns ===
     described = measure.machine()
     networks = (options.size, options.filters, options.blocks)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def main(options: Options) -> int:
         make = work.input_pipelines, *args, options.step_seconds is None
         times, _ = measure.run_in_turns(described, options.rounds, make)
 
-    # === Images a second, of both domains together ===
+    # === Images per second, of both domains together ===
     step = options.step_seconds
     if step is None:
         step = measure.summary(times["step"])["seconds"]["median"]
@@ -103,7 +103,7 @@ def main(options: Options) -> int:
 
 
 def write_landscapes(folder: Path, count: int, side: int) -> None:
-    """Writes JPEG files of summer to trainA and of winter to trainB, other scenes in each."""
+    """Writes JPEG files of summer to trainA and of winter to trainB, with different scenes."""
     from PIL import Image
 
     from tf_cyclegan.data.synthetic import landscape

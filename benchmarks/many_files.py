@@ -1,11 +1,11 @@
-"""How long a training run takes to start on many small files, and how much memory it needs.
+"""Measure start time and memory of a training run on many small files.
 
     python benchmarks/many_files.py
     python benchmarks/many_files.py --count=2000 --caches none
 
-Writes the files into a temporary folder, and starts twice for each way of keeping images: the
-second start finds what the first has left in the cache folder, which is temporary too. A start
-lists the files, checks them, and draws ten batches. Each has a process of its own.
+Writes the files to a temporary folder, and starts twice with each kind of cache: the second start
+finds what the first one left in the cache folder, which is temporary too. A start lists the files,
+checks them, and reads ten batches. Each start has its own process.
 """
 
 import os
@@ -38,9 +38,9 @@ class Options:
     """The flags."""
 
     count: int = 100_000
-    """PNG files of 32x32 pixels, half of them in each domain."""
+    """Number of PNG files of 32x32 pixels, half of them in each domain."""
     caches: tuple[Literal["memory", "disk", "none"], ...] = ("none", "disk", "memory")
-    """Which ways of keeping images."""
+    """Which kinds of cache to measure."""
 
 
 def main(options: Options) -> int:

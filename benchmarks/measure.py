@@ -1,13 +1,12 @@
-"""How everything in benchmarks/ is measured: child processes that take turns, medians, the machine.
+"""Measures calls in child processes that take turns, for all scripts in benchmarks/.
 
-What is compared runs in processes of its own, since TensorFlow's and PyTorch's threads and memory
-would get in each other's way. The parent asks one after the other for one call, ABAB..., so that a
-change in the machine's load meets all of them; a ratio is the median over the rounds of the ratios
-within a round. The parent itself loads neither framework, and waits while a child computes.
+Everything that is compared has its own process, since the threads and memory of TensorFlow and
+PyTorch would interfere. The parent requests one call from each child in turn, ABAB..., so that
+changes in the machine's load affect all of them; a ratio is the median over the rounds of the
+ratios within a round. The parent loads neither framework, and waits while a child computes.
 
-Times are seconds by the wall clock, and "cpu seconds", which all threads of the process spent:
-computing, or spinning while they wait for one another. Memory is in bytes.
-Everything runs on the CPU: GPUs are hidden from the children.
+Times are wall clock seconds, and "cpu seconds" summed over all threads of the process, including
+busy waiting. Memory is in bytes. Everything runs on the CPU: GPUs are hidden from the children.
 """
 
 import math
@@ -22,28 +21,28 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
-WARMUP = 2  # calls that are not counted: the first traces, allocates and makes Adam's slots
+WARMUP = 2  # calls that are not measured: the first traces, allocates and creates Adam's slots
 
 
 class Process:
-    """A child process that makes callables, and times one call when asked.
+    """A child process that creates callables, and times one call on request.
 
     Args:
-        make: a function at the top of a module. Called in the child as `make(*args)` it returns the
-            callables by name, and a dict of facts for the parent. A callable takes nothing and
-            returns a finite number that depends on all it computed.
-        args: picklable.
+        make: a function at the top level of a module. The child calls `make(*args)`, which returns
+            a dict of callables by name, and a dict of facts for the parent. A callable takes no
+            arguments and returns a finite number that depends on everything it computed.
+        args: picklable arguments.
 
     Attributes:
-        names: of the callables.
-        facts: what `make` told of them.
+        names: names of the callables.
+        facts: facts that `make` returned.
 
     Raises:
-        ValueError: what the child raises, in one line, or that it died.
+        ValueError: the child raised an error, given in one line, or died.
     """
 
     def __init__(self, make, *args):
-        context = multiprocessing.get_context("spawn")  # a fork would share our pages and threads
+        context = multiprocessing.get_context("spawn")  # a fork would share memory and threads
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, args), daemon=True)
         self._process.start()
@@ -51,12 +50,12 @@ class Process:
         self.names, self.facts = self._answer()
 
     def time(self, name):
-        """Seconds and cpu seconds of one call."""
+        """Returns seconds and cpu seconds of one call."""
         self._pipe.send(name)
         return self._answer()
 
     def peak_memory(self):
-        """The most bytes of physical memory that the process has held so far."""
+        """Returns the child's peak of physical memory so far, in bytes."""
         self._pipe.send(None)
         return self._answer()
 
@@ -64,7 +63,7 @@ class Process:
         return self
 
     def __exit__(self, *_):
-        self._pipe.close()  # the child ends when it finds that
+        self._pipe.close()  # the child then ends
         self._process.join()
 
     def _answer(self):
@@ -72,7 +71,7 @@ class Process:
             error, answer = self._pipe.recv()
         except (EOFError, ConnectionError):
             raise ValueError(
-                "a measured process was killed, most likely for want of memory: use a smaller "
+                "a measured process was killed, probably for lack of memory: use a smaller "
                 "--size, --filters or --batch."
             ) from None
         if error:
@@ -82,7 +81,7 @@ class Process:
 
 def _serve(pipe, make, args):
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or it complains that there is no GPU
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no warnings about a missing GPU
     try:
         callables, facts = make(*args)
         pipe.send((None, (list(callables), facts)))
@@ -100,31 +99,31 @@ def _timed(name, call):
     result = call()
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     if not math.isfinite(result):
-        raise ValueError(f"{name} computed {result}: its time means nothing.")
+        raise ValueError(f"{name} computed {result}: its time is meaningless.")
     return seconds, cpu_seconds
 
 
 def peak_memory():
-    """The most bytes of physical memory that this process has held."""
+    """Returns this process's peak of physical memory, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Linux' ru_maxrss would count what the parent held when it started this process.
+        # On Linux, ru_maxrss includes the parent's memory at the start of this process.
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return 1024 * int(lines["VmHWM"].split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes
 
 
 def alternate(contestants, rounds):
-    """Lets contestants take turns: one call each, in their order, `rounds` times after warm-up.
+    """Times contestants in turns: one call each, in their order, `rounds` times after warm-up.
 
     Args:
         contestants: `{label: (process, name of its callable)}`.
-        rounds: counted calls of each.
+        rounds: measured calls of each.
 
     Returns:
         `({label: [(seconds, cpu seconds), ...]}, others)`: entry i of each label is from the same
-        round; others is how many cores all else on the machine kept busy meanwhile, on average,
-        None where there is no /proc.
+        round; `others` is the mean number of cores that other programs kept busy meanwhile, None
+        without /proc.
     """
     times = {label: [] for label in contestants}
     start, busy, own = time.perf_counter(), _busy_seconds(), 0.0
@@ -141,28 +140,28 @@ def alternate(contestants, rounds):
 
 
 def _busy_seconds():
-    """Seconds since the start of the machine in which its cores computed, summed over them."""
+    """Returns the seconds that all cores together were busy since the machine started."""
     path = Path("/proc/stat")
     if not path.exists():
         return None
-    # user nice system idle iowait irq softirq steal; what a hypervisor steals is busy elsewhere
+    # user nice system idle iowait irq softirq steal; time stolen by a hypervisor counts as busy
     ticks = [int(field) for field in path.read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def summary(times):
-    """Median, min and max of a contestant's times, as JSON."""
+    """Returns median, min and max of a contestant's times, for JSON."""
     seconds, cpu_seconds = zip(*times, strict=True)
     return {"seconds": spread(seconds), "cpu_seconds": spread(cpu_seconds)}
 
 
 def spread(values):
-    """Median, min and max."""
+    """Returns median, min and max."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def ratios(times, others):
-    """How one contestant's times compare with another's, round by round, as JSON."""
+    """Returns the ratios of one contestant's times to another's, by round, for JSON."""
     pairs = list(zip(times, others, strict=True))
     wall = spread([ours[0] / theirs[0] for ours, theirs in pairs])
     return {
@@ -174,11 +173,11 @@ def ratios(times, others):
 
 
 def run_in_turns(described, rounds, *makes):
-    """Runs each `(make, *args)` in a process of its own, and all that they make in turns.
+    """Runs each `(make, *args)` in its own process, and times all their callables in turns.
 
     Args:
-        described: from `machine`; gets the threads, and the cores that were busy elsewhere.
-        rounds: counted calls of each callable.
+        described: from `machine`; gets the threads, and the cores that other programs kept busy.
+        rounds: measured calls of each callable.
 
     Returns:
         `({callable's name: [(seconds, cpu seconds), ...]}, facts of all processes)`.
@@ -195,11 +194,11 @@ def run_in_turns(described, rounds, *makes):
 
 
 def machine():
-    """What the numbers are measured on, as JSON."""
+    """Describes this machine and its software, for JSON."""
     return {
         "cpu": _cpu_field("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "threads": {},  # by framework, once it is known
+        "threads": {},  # by framework, filled in later
         "bfloat16": has_bfloat16(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -210,7 +209,7 @@ def machine():
 
 
 def has_bfloat16():
-    """Whether the CPU multiplies in bfloat16; unknown, and so False, where there is no /proc."""
+    """Returns whether the CPU multiplies in bfloat16; without /proc, returns False."""
     flags = _cpu_field("flags") or _cpu_field("Features")
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags.split())
 

@@ -1,12 +1,13 @@
-"""The most memory that a training step holds, ours and a plain PyTorch one, on the CPU.
+"""Measure the peak memory of a training step, ours and in plain PyTorch, on the CPU.
 
     python benchmarks/memory.py --json=memory.json
     python benchmarks/memory.py --size=512 --precisions=mixed_bfloat16 --no_peer
 
-Each runs alone, one after the other, in a process of its own: libraries, networks, Adam's slots,
-pools and a few steps. Ours holds its whole pools from the start; the peer's grow by two images
-a step, to 50 of each domain. Ours is measured without and with train.py's --recompute; afterwards
-both take turns, for what that costs: their seconds' ratio, the median over the rounds.
+Each runs alone, one after the other, in its own process: libraries, networks, Adam's slots, pools
+and a few steps. Our pools have their full size from the start; the peer's grow by two images per
+step, to 50 of each domain. Our step is measured with and without the flag --recompute of
+`tf-cyclegan train`. Then both run in turns, to measure the cost of recomputing: the ratio of their
+times, the median over the rounds.
 The first command takes 8 minutes on 2 cores.
 """
 
@@ -24,7 +25,7 @@ class Options(report.Options):
     """The flags."""
 
     rounds: int = 4
-    """Steps of each; of the turns, after two that are not counted."""
+    """Steps of each; when they run in turns, after two warm-up steps."""
     recompute: bool = True
     """Whether to measure our step with --recompute too."""
 

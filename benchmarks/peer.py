@@ -1,10 +1,10 @@
-"""A plain PyTorch CycleGAN: what the step in tf_cyclegan is measured against.
+"""Implements CycleGAN in plain PyTorch, as the peer that benchmarks compare tf_cyclegan with.
 
-The same networks, losses, order of a step, image pool and Adam, written down in PyTorch the way its
-users train: float32, NCHW, eager, no compilation. `tests/test_peer.py` holds it to the golden steps
-that hold ours, so both do the same work. Weights carry the names of the authors' files.
+It has the same networks, losses, order of updates, image pool and Adam, in the usual PyTorch style:
+float32, NCHW, eager, no compilation. `tests/test_peer.py` checks it against the same golden steps
+as our code, so both do the same work. Weights have the names of the authors' files.
 
-Names differ in one thing from the authors' code: d_b judges domain b (their D_A), d_a domain a.
+One name differs from the authors' code: d_b judges domain b (their D_A), and d_a domain a.
 """
 
 import random
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 class ResidualBlock(nn.Module):
-    """`x + f(x)` with two mirrored 3x3 convolutions."""
+    """Computes `x + f(x)`, with two mirror-padded 3x3 convolutions."""
 
     def __init__(self, channels):
         super().__init__()
@@ -30,12 +30,12 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x):
-        """`[n, channels, h, w]` to the same."""
+        """Maps `[n, channels, h, w]` to the same shape."""
         return x + self.conv_block(x)
 
 
 class ResNetGenerator(nn.Module):
-    """The paper's generator: `[n, 3, h, w]` in [-1, 1] to the same, h and w multiples of 4."""
+    """The paper's generator: `[n, 3, h, w]` in [-1, 1], with h and w multiples of 4."""
 
     def __init__(self, filters=64, blocks=9):
         super().__init__()
@@ -58,7 +58,7 @@ class ResNetGenerator(nn.Module):
         self.apply(initialize)
 
     def forward(self, x):
-        """An image of one domain to an image of the other."""
+        """Maps images of one domain to images of the other."""
         return self.model(x)
 
 
@@ -81,23 +81,23 @@ class PatchDiscriminator(nn.Module):
         self.apply(initialize)
 
     def forward(self, x):
-        """Logits, one for each patch."""
+        """Returns one logit for each patch."""
         return self.model(x)
 
 
 def initialize(module):
-    """Weights from N(0, 0.02), biases 0."""
+    """Initializes weights from N(0, 0.02), and biases with 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         nn.init.zeros_(module.bias)
 
 
 class ImagePool:
-    """Earlier fakes. A full pool swaps half of the fresh ones for stored ones.
+    """A pool of earlier fakes. A full pool swaps new fakes for stored ones with probability 0.5.
 
     Args:
-        size: images kept; 0 hands every fake straight through.
-        seed: of the draws.
+        size: number of stored images; 0 returns every fake unchanged.
+        seed: random seed of the swaps.
     """
 
     def __init__(self, size, seed=0):
@@ -106,11 +106,11 @@ class ImagePool:
         self.random = random.Random(seed)
 
     def draw(self):
-        """p in [0, 1) and the index of a stored image."""
+        """Draws p in [0, 1) and the index of a stored image."""
         return self.random.random(), self.random.randrange(self.size)
 
     def query(self, images):
-        """`[n, 3, h, w]` of fresh fakes to as many fresh or older ones."""
+        """Maps new fakes `[n, 3, h, w]` to as many new or earlier ones."""
         if not self.size:
             return images
         returned = []
@@ -129,13 +129,13 @@ class ImagePool:
 
 
 class CycleGAN:
-    """Both generators, both discriminators, and one step of their training.
+    """Both generators and discriminators, and their training step.
 
     Args:
         filters, blocks: of the generators.
         d_filters: of the discriminators.
         pool_size: of both pools.
-        lambda_identity: as a share of the cycle's weight; 0 leaves the two passes out.
+        lambda_identity: relative to `lambda_cycle`; 0 skips the two identity passes.
     """
 
     lambda_cycle = 10.0
@@ -149,13 +149,13 @@ class CycleGAN:
         self.discriminator_adam = adam(self.d_a, self.d_b)
 
     def train_step(self, real_a, real_b):
-        """One update of the generators, then one of the discriminators on the fakes from before.
+        """Updates the generators, then the discriminators on fakes from before that update.
 
         Args:
             real_a, real_b: `[n, 3, h, w]` in [-1, 1].
 
         Returns:
-            The losses before the updates, weighted, by the names that tf_cyclegan gives them.
+            A dict of the weighted losses before the updates, with the names of tf_cyclegan.
         """
         fake_b = self.a2b(real_a)
         cycle_a = self.b2a(fake_b)
@@ -178,7 +178,7 @@ class CycleGAN:
         sum(losses.values()).backward()
         self.generator_adam.step()
 
-        # === Discriminators, on what the pools make of the fakes ===
+        # === Discriminators, on fakes from the pools ===
         self._train_discriminators(True)
         self.discriminator_adam.zero_grad()
         for name, judge, real, pool, fake in (
@@ -198,11 +198,11 @@ class CycleGAN:
 
 
 def adam(*networks):
-    """One Adam over two networks, at the paper's rate and momenta."""
+    """Returns one Adam for two networks, with the paper's learning rate and betas."""
     parameters = [p for network in networks for p in network.parameters()]
     return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999), eps=1e-8)
 
 
 def squared_distance(logits, target):
-    """The least squares loss of logits to one target."""
+    """Returns the least squares loss of logits for one target."""
     return functional.mse_loss(logits, torch.full_like(logits, target))

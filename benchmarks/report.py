@@ -1,5 +1,4 @@
-"""What the scripts of benchmarks/ share: checks of their flags, tables, and the comparison with the
-peer."""
+"""Checks flags, prints tables and compares with the peer, for all scripts in benchmarks/."""
 
 import dataclasses
 import importlib.util
@@ -15,7 +14,7 @@ import work
 
 @dataclass(frozen=True)
 class Options:
-    """The flags of scripts that measure our networks beside the peer's."""
+    """The flags of scripts that compare our networks with the peer's."""
 
     size: int = 256
     """Side of the images in pixels, a multiple of 4 and at least 24."""
@@ -24,31 +23,31 @@ class Options:
     blocks: int = 9
     """Residual blocks of a generator."""
     batch: int = 1
-    """Images of each domain at a time."""
+    """Images of each domain in a batch."""
     rounds: int = 5
-    """Counted turns of each, after two that are not."""
+    """Measured turns of each, after two warm-up turns."""
     precisions: str = "float32,mixed_bfloat16"
-    """Of our networks: either or both."""
+    """Precisions of our networks: one or both."""
     peer: bool = True
     """Whether to measure the peer, which needs PyTorch."""
     threads: int = 0
-    """Threads; 0 leaves their number to TensorFlow and PyTorch."""
+    """Number of threads; 0 lets TensorFlow and PyTorch choose."""
     json: str | None = None
     """File for the result."""
 
 
 def check(options, sizes, precisions="float32", peer=False, **positive):
-    """Raises a ValueError, before any work, for what could not be measured or written.
+    """Raises a ValueError before any work if the options are invalid.
 
     Args:
-        options: a script's, with `rounds`, `threads` and `json`.
+        options: a script's options, with `rounds`, `threads` and `json`.
         sizes: sides of images.
-        precisions: names with commas between them.
+        precisions: comma-separated names.
         peer: whether PyTorch is needed.
         positive: flags that must be 1 or more.
 
     Returns:
-        The precisions, a tuple.
+        A tuple of the precisions.
     """
     for name, value in {"rounds": options.rounds, **positive}.items():
         if value < 1:
@@ -63,25 +62,25 @@ def check(options, sizes, precisions="float32", peer=False, **positive):
         raise ValueError(f"precisions={precisions}: use {','.join(work.COMPUTE)}, or one of them.")
     if peer and importlib.util.find_spec("torch") is None:
         raise ValueError(
-            'the peer is written in PyTorch: pip install "tf_cyclegan[torch]", or use --no_peer.'
+            'the peer needs PyTorch: pip install "tf_cyclegan[torch]", or use --no_peer.'
         )
     if options.json is not None and not Path(options.json).resolve().parent.is_dir():
-        raise ValueError(f"{options.json}: its folder does not exist; make it, or change --json.")
+        raise ValueError(f"{options.json}: its folder does not exist: create it, or change --json.")
     return chosen
 
 
 def against_peer(rounds, *makes):
-    """Times our precisions, the peer if it is among them, and matrix products, in turns.
+    """Times our precisions, matrix products, and the peer if it is given, in turns.
 
     Args:
-        rounds: counted calls of each.
+        rounds: measured calls of each.
         makes: for `measure.run_in_turns`. Callables are named by a precision, "peer", or "matrix"
-            and a dtype; the facts hold `multiply_adds`, of which `total` is what one call takes.
+            and a dtype; the facts hold `multiply_adds`, whose `total` is that of one call.
 
     Returns:
         A dict for JSON: machine, multiply_adds, floor, and one entry for each precision and for
         the peer: seconds and cpu_seconds (median, min, max), multiply_adds_per_second,
-        share_of_floor (None where the CPU lacks the dtype), and, beside a peer, its ratios.
+        share_of_floor (None if the CPU lacks the dtype), and, with a peer, ratios to it.
     """
     described = measure.machine()
     times, facts = measure.run_in_turns(described, rounds, *makes)
@@ -104,7 +103,7 @@ def against_peer(rounds, *makes):
 
 
 def print_against_peer(result):
-    """Prints what `against_peer` returns as a table."""
+    """Prints the result of `against_peer` as a table."""
     print_machine(result["machine"])
     counted = result["multiply_adds"]
     print("multiply-adds: " + ", ".join(f"{k} {v / 1e9:.4g} G" for k, v in counted.items()))
@@ -128,7 +127,7 @@ def print_against_peer(result):
 
 
 def seconds_cells(entry):
-    """Two texts for a table from a `summary`: seconds by the wall clock, and cpu seconds."""
+    """Formats a `summary` as two table cells: wall clock seconds, and cpu seconds."""
     wall, cpu = entry["seconds"], entry["cpu_seconds"]
     return [
         f"{wall['median']:.3g} ({wall['min']:.3g} to {wall['max']:.3g})",
@@ -137,20 +136,20 @@ def seconds_cells(entry):
 
 
 def print_machine(described):
-    """Prints what was measured on, and a warning where others were busy there."""
+    """Prints a description of the machine, and a warning if other programs kept it busy."""
     versions = ", ".join(f"{name} {v}" for name, v in described["versions"].items() if v)
     print(f"{described['cpu']}, {described['cores']} cores, {versions}, {described['date']}")
     others = described.get("cores_busy_elsewhere") or 0.0
     if others > 0.2:
-        # PyTorch's OpenMP threads spin while they wait for one that is not let onto a core.
+        # PyTorch's OpenMP threads busy-wait for a thread that does not get a core.
         print(
             f"Others kept {others:.1f} cores busy meanwhile: measure again on an idle machine. "
-            "With --threads=1 ratios of cpu seconds hold even so; with more they flatter us."
+            "Ratios of cpu seconds are still valid with --threads=1; with more they favor us."
         )
 
 
 def print_table(head, rows):
-    """Prints rows of texts under a head, the first column to the left, the others to the right."""
+    """Prints a table, with the first column left-aligned and the others right-aligned."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
         cells = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
@@ -158,8 +157,7 @@ def print_table(head, rows):
 
 
 def write_json(options, result):
-    """Writes the script's options and its result to `options.json`, if that is given, whole or not
-    at all."""
+    """Writes the script's options and its result to `options.json`, if given, atomically."""
     if options.json is None:
         return
     settings = dataclasses.asdict(options)

@@ -1,13 +1,13 @@
-"""What translate.py --tile costs on a large image, and how far it is from the untiled result.
+"""Measure the cost of `tf-cyclegan translate --tile`, or its difference to the untiled result.
 
     python benchmarks/tiles.py --megapixels=100 --filters=64 --blocks=9 --tile=1024
     python benchmarks/tiles.py --megapixels=0.5 --filters=16 --blocks=3 --tile=256 --check
 
-The image is a drawn landscape, the generator has random weights. The first form runs the whole
+The image is a drawn landscape, and the generator has random weights. The first form runs the whole
 command, from file to file, and prints its seconds, its peak of resident memory and the size of its
-scratch files. With --check an image that fits into memory is translated untiled, in tiles, and
-each tile alone; all are compared with the untiled translation in float64, in grey levels of 255,
-and check.png shows the differences.
+scratch files. With --check, an image that fits into memory is translated untiled, tiled, and
+with each tile alone. All are compared with the untiled translation in float64, in gray levels from
+0 to 255, and check.png shows the differences.
 """
 
 import json
@@ -29,15 +29,15 @@ class Options:
     """The flags."""
 
     megapixels: float = 100
-    """Millions of pixels of the image, which is square."""
+    """Size of the square image in millions of pixels."""
     filters: int = 64
     """Channels of the generator's first layer."""
     blocks: int = 9
-    """Its residual blocks."""
+    """Residual blocks of the generator."""
     upsampling: str = "transpose"
-    """Its way up: transpose or resize."""
+    """Upsampling of the generator: transpose or resize."""
     tile: int = 1024
-    """As for translate.py."""
+    """As for tf-cyclegan translate."""
     check: bool = False
     """Compare with the untiled result instead."""
     output: str = "runs/tiles"
@@ -47,10 +47,10 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Runs one of the two, and returns the exit code."""
+    """Measures or compares, prints, writes, and returns the exit code."""
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    # In a process of its own each: a child's peak starts with what its parent holds.
+    # In its own process, because a child's peak memory includes that of its parent.
     with multiprocessing.get_context("spawn").Pool(1) as other:
         result = other.apply(check if options.check else prepare, (options, folder))
     if not options.check:
@@ -89,7 +89,7 @@ def prepare(options: Options, folder: Path) -> dict:
 
 
 def check(options: Options, folder: Path) -> dict:
-    """Compares all three with the exact translation."""
+    """Compares all three translations with the exact one."""
     import numpy as np
 
     from tf_cyclegan.data.image_files import write_image
@@ -118,13 +118,13 @@ def check(options: Options, folder: Path) -> dict:
 
 
 def distance(fake, other) -> dict:
-    """The largest and the mean difference, in grey levels."""
+    """Returns the largest and the mean difference, in gray levels."""
     levels = abs(fake - other)
     return {"max": int(levels.max()), "mean": float(levels.mean())}
 
 
 def image(options: Options):
-    """The landscape, uint8 `[h, w, 3]`."""
+    """Draws the landscape, uint8 `[h, w, 3]`."""
     from tf_cyclegan.data.synthetic import landscape
 
     side = round((options.megapixels * 1e6) ** 0.5)
@@ -132,7 +132,7 @@ def image(options: Options):
 
 
 def random_generator(options: Options, dtype: str = "float32"):
-    """A generator whose translations have contrast: the initial weights would leave them gray."""
+    """Returns a generator with larger random weights than the initial ones, for more contrast."""
     import numpy as np
 
     from tf_cyclegan.generators import ResNetGenerator
@@ -144,7 +144,7 @@ def random_generator(options: Options, dtype: str = "float32"):
     for variable in generator.variables:
         fan_in = np.prod(variable.shape[:-1])
         values = rng.normal(0, (1 / max(fan_in, 1)) ** 0.5, variable.shape)
-        variable.assign(values.astype(np.float32))  # of the same numbers in any dtype
+        variable.assign(values.astype(np.float32))  # the same values in any dtype
     return generator
 
 

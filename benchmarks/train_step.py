@@ -1,12 +1,12 @@
-"""Time one whole training step, ours beside a plain PyTorch one, on the CPU.
+"""Time a whole training step, ours and in plain PyTorch, on the CPU.
 
     python benchmarks/train_step.py --json=train_step.json
     python benchmarks/train_step.py --size=128 --filters=32 --blocks=6 --json=train_step_128.json
     python benchmarks/train_step.py --precisions=float32 --no_peer
 
-Our step is `CycleGAN.train_step` in the `tf.function` that `fit` makes of it: all passes, losses,
-gradients, both Adams, pools. The peer is benchmarks/peer.py in float32. They take turns;
-`ratio_to_peer` in the JSON is our seconds over the peer's, the median over the rounds.
+Our step is `CycleGAN.train_step` in the `tf.function` of `fit`: all passes, losses, gradients, both
+Adams, pools. The peer is benchmarks/peer.py in float32. They run in turns; `ratio_to_peer` in the
+JSON is our time divided by the peer's, the median over the rounds.
 The first command takes 3 minutes on 2 cores.
 """
 

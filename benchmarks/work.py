@@ -1,7 +1,7 @@
-"""What is measured: our steps and generators, the peer's, and how many multiply-adds they take.
+"""Creates the measured callables, our own and the peer's, and counts their multiply-adds.
 
-Functions that make callables are for `measure.Process`: they run in a child, which alone loads
-TensorFlow or PyTorch. Images are random, float32 in [-1, 1].
+Functions that return callables are for `measure.Process`: they run in a child process, and only
+there import TensorFlow or PyTorch. Images are random, float32 in [-1, 1].
 """
 
 import itertools
@@ -9,20 +9,20 @@ import os
 
 from measure import has_bfloat16
 
-MATRIX = 2048  # rows and columns of the matrices whose product is the machine's floor
-RECOMPUTED = ", recomputed"  # after a precision: the step with --recompute
-# What convolutions compute in. A precision's floor is a matrix product in this.
+MATRIX = 2048  # rows and columns of the matrices whose product gives the machine's floor
+RECOMPUTED = ", recomputed"  # suffix of a precision for the step with --recompute
+# Precision -> dtype of its convolutions and of the matrix product that is its floor.
 COMPUTE = {"float32": "float32", "mixed_bfloat16": "bfloat16"}
 
 
 def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute=False):
-    """Our whole training step as `fit` runs it, one callable for each precision, and the floor.
+    """Returns our training step as `fit` runs it, for each precision, and the floor.
 
     Args:
         networks: size of the images; filters of generators and discriminators; blocks.
         batch: images of each domain.
         precisions: as in `Config.precision`.
-        threads: 0 leaves their number to TensorFlow.
+        threads: number of threads; 0 lets TensorFlow choose.
         floor: whether to add matrix products, named "matrix float32" and so on.
         recompute: as in `Config`; the callables are named "float32, recomputed" and so on.
     """
@@ -63,7 +63,7 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute
 
 
 def tensorflow_generators(networks, batch, precisions, threads):
-    """One generator's forward pass in a `tf.function`, for each precision, and the floor."""
+    """Returns a generator's forward pass in a `tf.function`, for each precision, and the floor."""
     tf = _tensorflow(threads)
     from tf_cyclegan.training.config import Config
     from tf_cyclegan.training.factory import make_generator
@@ -84,11 +84,11 @@ def tensorflow_generators(networks, batch, precisions, threads):
 
 
 def input_pipelines(folder, count, networks, batch, threads, with_step):
-    """Batches from JPEG files, resized images cached and not, and the step that they would feed.
+    """Returns pipelines for JPEG files, with and without cache, and optionally a training step.
 
     Args:
         folder: holds trainA and trainB.
-        count: batches that a call draws, going on where the last call ended.
+        count: batches that each call reads, starting where the last call ended.
         networks, batch, threads: as in `tensorflow_steps`; size is that of the crops.
         with_step: whether to add our float32 step.
     """
@@ -125,7 +125,7 @@ def input_pipelines(folder, count, networks, batch, threads, with_step):
 
 
 def torch_step(networks, batch, threads):
-    """The peer's whole training step in float32."""
+    """Returns the peer's whole training step in float32."""
     torch = _torch(threads)
     import peer
 
@@ -137,7 +137,7 @@ def torch_step(networks, batch, threads):
 
 
 def torch_generator(networks, batch, threads):
-    """The peer's generator in float32, without gradients."""
+    """Returns the peer's generator in float32, without gradients."""
     torch = _torch(threads)
     import peer
 
@@ -153,7 +153,7 @@ def torch_generator(networks, batch, threads):
 
 
 def images(count, batch, size):
-    """`count` batches, float32 `[batch, size, size, 3]` in [-1, 1], always the same."""
+    """Returns `count` fixed batches, float32 `[batch, size, size, 3]` in [-1, 1]."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -161,12 +161,12 @@ def images(count, batch, size):
 
 
 def matrix_products(tf, precisions):
-    """The floor: a large matrix product, in each precision's compute type where the CPU has it."""
+    """Returns the floor: a large matrix product in each compute dtype that the CPU supports."""
 
     def product(dtype):
         left, right = (tf.random.stateless_normal([MATRIX, MATRIX], [s, 0]) for s in (0, 1))
         left, right = tf.cast(left, dtype), tf.cast(right, dtype)
-        return lambda: float(tf.matmul(left, right)[0, 0])  # eager: nothing can be left out of it
+        return lambda: float(tf.matmul(left, right)[0, 0])  # eager, so nothing is optimized away
 
     dtypes = {COMPUTE[precision] for precision in precisions} | {"float32"}
     if not has_bfloat16():
@@ -175,28 +175,28 @@ def matrix_products(tf, precisions):
 
 
 def convolutions(network, shape):
-    """Multiply-adds of each convolution of a built Keras network, in the order of the forward pass.
+    """Counts multiply-adds of each convolution in a built Keras network, in forward order.
 
-    Transposed ones are counted by their input, as they are computed: each of its numbers meets each
-    weight that it can meet once. Padding counts as numbers do; norms, biases and sums do not count.
+    Transposed convolutions are counted by their input, as they are computed: each input value is
+    multiplied once with each of its weights. Padding counts; norms, biases and sums do not.
 
     Args:
-        network: built.
-        shape: `[n, h, w, c]` of its input, all known.
+        network: a built network.
+        shape: `[n, h, w, c]` of its input, fully known.
     """
     import tensorflow as tf
 
-    # Not as in training, where some are computed in another way.
+    # In inference mode, because training computes some convolutions in another way.
     call = tf.function(lambda x: network(x, training=False))
     graph = call.get_concrete_function(tf.TensorSpec(shape)).graph
     return [count for op in graph.get_operations() if (count := operation_multiply_adds(op))]
 
 
 def operation_multiply_adds(op):
-    """Multiply-adds of one operation of a graph: 0 if it is no convolution, nor a gradient of one.
+    """Counts multiply-adds of a graph operation: 0 unless it is a convolution or its gradient.
 
-    A convolution, its gradient by the input, and that by the kernel, all pair every number on the
-    kernel's output side with every weight of one output channel.
+    A convolution, its gradient for the input, and that for the kernel all multiply every value on
+    the kernel's output side with every weight of one output channel.
     """
     if op.type == "Conv2D":
         kernel, outputs = op.inputs[1], op.outputs[0]
@@ -210,12 +210,11 @@ def operation_multiply_adds(op):
 
 
 def step_multiply_adds(generator, discriminator):
-    """Multiply-adds of a training step, from those of the networks' layers.
+    """Counts multiply-adds of a training step from those of the networks' layers.
 
-    A pass backward through a layer costs its forward pass again for the gradient by the kernel, and
-    again for that by the input. What is not needed is not counted: the kernels' gradients of
-    discriminators that are frozen, and gradients by real images and stored fakes, which end at
-    the first layer.
+    The backward pass of a layer costs as much as its forward pass for the gradient of the kernel,
+    and again for that of the input. Unneeded gradients are not counted: those of the kernels of
+    frozen discriminators, and those of real images and stored fakes at the first layer.
 
     Args:
         generator, discriminator: from `convolutions`.
@@ -224,8 +223,8 @@ def step_multiply_adds(generator, discriminator):
         A dict of forward, backward and total.
     """
     g, d = sum(generator), sum(discriminator)
-    forward = 6 * g + 6 * d  # fake, cycle and same of both domains; 2 judge fakes, 4 are trained
-    backward = 6 * g + (6 * g - 4 * generator[0])  # only the cycles need gradients by their input
+    forward = 6 * g + 6 * d  # g: fake, cycle, identity, twice; d: 2 to judge fakes, 4 to train
+    backward = 6 * g + (6 * g - 4 * generator[0])  # only the cycles need gradients of their input
     backward += 2 * d + 4 * d + (4 * d - 4 * discriminator[0])
     return {"forward": forward, "backward": backward, "total": forward + backward}
 
@@ -253,6 +252,6 @@ def _nchw(torch, image):
 
 
 def _facts(tf, **more):
-    # 0 is TensorFlow's name for as many as there are cores.
+    # For TensorFlow, 0 means the number of cores.
     threads = tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count()
     return {"threads": {"tensorflow": threads}, **more}

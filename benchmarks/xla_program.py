@@ -1,14 +1,14 @@
 """Write a run's next training steps as a program for a machine with JAX but no TensorFlow.
 
-    python scripts/train.py --data_dir=my_photos --run_dir=runs/mine --max_steps=1  # or any run
+    tf-cyclegan train --data_dir=my_photos --run_dir=runs/mine --max_steps=1  # or any run
     python benchmarks/xla_program.py --run_dir=runs/mine --folder=program --steps=1000
     python xla_run.py program     # there: it needs that file, the folder, jax and numpy
     python benchmarks/xla_program.py --run_dir=runs/mine --folder=program --bring_back
-    python scripts/train.py --data_dir=my_photos --run_dir=runs/mine                # goes on
+    tf-cyclegan train --data_dir=my_photos --run_dir=runs/mine                # continues
 
-The folder holds `step.mlir`, the whole step as StableHLO; `state.npz`, all that it reads and
-changes; `real_a.npy` and `real_b.npy`, the batches of the coming steps; `program.json`, which input
-is what. It is for one device. With dropout, XLA draws other masks than TensorFlow does.
+The folder holds `step.mlir`, the whole step as StableHLO; `state.npz`, all variables that it reads
+or changes; `real_a.npy` and `real_b.npy`, the batches of these steps; and `program.json`, which
+describes the inputs. It is for one device. With dropout, XLA and TensorFlow draw different masks.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ class Options:
     """The flags."""
 
     run_dir: str
-    """A run folder of scripts/train.py, with or without a checkpoint."""
+    """A run folder, with or without a checkpoint."""
     folder: str
-    """The program's folder: new, or with --bring_back one that xla_run.py has worked on."""
+    """The program's folder: a new one, or with --bring_back one that xla_run.py has updated."""
     steps: int = 1000
-    """Training steps to write batches for, a byte for each number of an image."""
+    """Number of training steps to write batches for, as uint8 images."""
     bring_back: bool = False
-    """Make the program's state the run folder's next checkpoint."""
+    """Save the program's state as the run folder's next checkpoint."""
 
 
 def main(options: Options) -> int:
@@ -42,8 +42,8 @@ def main(options: Options) -> int:
 
 
 def write_program(options: Options) -> int:
-    """Writes the folder; `program.json` comes last, and makes it whole."""
-    import numpy as np  # after --help, which needs none of it
+    """Writes the folder; `program.json` is written last, when everything else is complete."""
+    import numpy as np  # imported here to keep --help fast
     import work
 
     from tf_cyclegan.data.image_files import to_uint8
@@ -51,28 +51,28 @@ def write_program(options: Options) -> int:
     from tf_cyclegan.training.batches import TrainingData, load_dataset
     from tf_cyclegan.training.run_folder import read_config
 
-    # === Everything that can be wrong, before anything is written ===
+    # === Check everything before anything is written ===
     config = dataclasses.replace(read_config(options.run_dir), resume=True)
     folder = Path(options.folder)
     if options.steps < 1:
         raise ValueError(f"steps is {options.steps}: use 1 or more.")
     if (folder / "program.json").exists():
-        raise ValueError(f"{folder} holds a program already: use another --folder.")
+        raise ValueError(f"{folder} already holds a program: use another --folder.")
     if config.precision == "mixed_float16":
         raise ValueError("mixed_float16 is not supported: train with float32 or mixed_bfloat16.")
     if config.strategy in ("mirrored", "multiworker"):
-        raise ValueError(f"the run's strategy is {config.strategy}: a program is for one device.")
+        raise ValueError(f"the run's strategy is {config.strategy}: use a run for one device.")
     data = TrainingData(load_dataset(config), config)
     shapes = data.shape_a, data.shape_b
     if None in shapes[0] + shapes[1]:
-        raise ValueError("images differ in size: a program needs a --preprocess with crop.")
+        raise ValueError("images differ in size: use a run with a --preprocess that crops.")
     with restored(options.run_dir, config, shapes, data.steps_per_epoch) as (strategy, model, _):
         start = model.steps_done
     steps = min(options.steps, (config.epochs + config.decay_epochs) * data.steps_per_epoch - start)
     if steps < 1:
-        raise ValueError(f"{options.run_dir} is done, at step {start}: use more --epochs.")
+        raise ValueError(f"{options.run_dir} is complete at step {start}: use more --epochs.")
 
-    # === The program, the state that it starts with, its batches ===
+    # === Write the program, its initial state and its batches ===
     shapes = [(config.batch_size, *shape) for shape in shapes]
     text, graph, inputs, outputs = lower(model, strategy, shapes)
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,8 +93,8 @@ def write_program(options: Options) -> int:
     program = {
         "start": start,
         "losses": model.log_names(),  # the first outputs
-        "inputs": inputs,  # of the state, after real_a and real_b
-        "outputs": outputs,  # new values of these, after the losses
+        "inputs": inputs,  # names in the state, after real_a and real_b
+        "outputs": outputs,  # names in the state of the outputs after the losses
         "multiply_adds": sum(map(work.operation_multiply_adds, needed_operations(graph))),
         "precision": config.precision,
         "batch_size": config.batch_size,
@@ -117,12 +117,12 @@ def bring_back(options: Options) -> int:
 
     folder = Path(options.folder)
     if not (folder / "program.json").exists():
-        raise ValueError(f"{folder} holds no program: it has no program.json.")
+        raise ValueError(f"{folder} holds no program.json: use the --folder of a whole program.")
     program = json.loads((folder / "program.json").read_text())
     with np.load(folder / "state.npz") as file:
         state = dict(file)
     losses = state.pop("losses")
-    read_config(options.run_dir)  # which must be there, and is compared when restored
+    read_config(options.run_dir)  # raises an error if it is missing; `restored` compares it
     config = Config.from_json(json.dumps(program["config"]))
     shapes = program["shapes"]
     with restored(options.run_dir, config, shapes, program["steps_per_epoch"]) as (_, model, run):
@@ -130,16 +130,16 @@ def bring_back(options: Options) -> int:
         if not start <= step < end:
             raise ValueError(
                 f"{run.path} is at step {step}, {folder} goes from step {start} to {end}: bring it "
-                "back to the run that it was made of, and only once."
+                "back to the run that it was made from, and only once."
             )
         variables = state_variables(model)
         for name, value in state.items():
             if name not in variables or variables[name].shape != value.shape:
                 raise ValueError(
-                    f"{folder}/state.npz does not fit: {name} {value.shape} is not of it."
+                    f"{folder}/state.npz does not fit: the run has no {name} {value.shape}."
                 )
         if state.keys() != set(program["inputs"]) or len(losses) != end - start:
-            raise ValueError(f"{folder}/state.npz is not of this program: copy it there again.")
+            raise ValueError(f"{folder}/state.npz is not from this program: copy it there again.")
 
         log = LossLog(run.path, step)
         log.set_model(model)
@@ -150,13 +150,13 @@ def bring_back(options: Options) -> int:
         for name, value in state.items():
             variables[name].assign(value)
         run.save()
-        print(f"{run.path}: step {step} is now step {end}; scripts/train.py continues it.")
+        print(f"{run.path}: step {step} is now step {end}; continue it with tf-cyclegan train.")
     return 0
 
 
 @contextlib.contextmanager
 def restored(run_dir, config, shapes, steps_per_epoch):
-    """The run's strategy, model and folder, locked, its last checkpoint restored."""
+    """Yields the run's strategy, model and locked folder, with its last checkpoint restored."""
     from tf_cyclegan.training.factory import make_cyclegan, make_strategy
     from tf_cyclegan.training.run_folder import RunFolder
 
@@ -169,7 +169,7 @@ def restored(run_dir, config, shapes, steps_per_epoch):
 
 
 def state_variables(model):
-    """All that a step may read or change: `tf.Variable`s by names that no process changes."""
+    """Returns all `tf.Variable`s that a step reads or changes, with stable names."""
     parts = {
         "a2b": model.a2b,
         "b2a": model.b2a,
@@ -178,7 +178,7 @@ def state_variables(model):
         "generator_optimizer": model.generator_optimizer,
         "discriminator_optimizer": model.discriminator_optimizer,
     } | {f"mean_{name}": tracker for name, tracker in model.trackers.items()}
-    # Keras numbers its layers through the process, and names Adam's slots by layers.
+    # Keras' own names change, because it numbers layers per process and names slots after them.
     named = {
         f"{part}/{i:03d}_{variable.name.rpartition('_')[2]}": variable.value
         for part, owner in parts.items()
@@ -191,16 +191,16 @@ def state_variables(model):
 
 
 def lower(model, strategy, shapes):
-    """The training step on uint8 images as StableHLO.
+    """Lowers the training step on uint8 images to StableHLO.
 
     Args:
-        model: a `CycleGAN`, compiled.
-        strategy: its own, of one device.
+        model: a compiled `CycleGAN`.
+        strategy: the model's strategy, with one device.
         shapes: `[n, h, w, c]` of real_a and real_b.
 
     Returns:
-        The text; TensorFlow's graph of it; the names of its inputs after real_a and real_b; those
-        whose new values are its outputs after the losses (in `log_names` order).
+        The text; its TensorFlow graph; the names of its inputs after real_a and real_b; and the
+        names of its outputs, new values of inputs, after the losses (in `log_names` order).
     """
     import numpy as np
     import tensorflow as tf
@@ -208,7 +208,7 @@ def lower(model, strategy, shapes):
     from tf_cyclegan.data.image_files import to_float
 
     names = model.log_names()
-    # A table, since XLA may multiply where the input pipeline divides.
+    # A table, since XLA may replace the division of the input pipeline by a multiplication.
     levels = to_float(np.arange(256, dtype=np.uint8))
 
     def step(*pixels):
@@ -218,14 +218,14 @@ def lower(model, strategy, shapes):
 
     function = tf.function(step, jit_compile=True, autograph=False)
     pair = [tf.zeros(shape, tf.uint8) for shape in shapes]
-    with patch("tf_cyclegan.layers.on_cpu", return_value=False):  # it is for GPUs
+    with patch("tf_cyclegan.layers.on_cpu", return_value=False):  # the program is for GPUs
         concrete = function.get_concrete_function(*pair)
         text = function.experimental_get_compiler_ir(*pair)(stage="stablehlo")
     by_handle = {id(v.handle): name for name, v in state_variables(model).items()}
     inputs = [by_handle[id(handle)] for handle in concrete.captured_inputs]
-    # The one operation that is not StableHLO: it keeps an input from being the output itself.
+    # The only operation that is not StableHLO; it copies an input that is also an output.
     text = re.sub(r"mhlo\.copy (%\S+) : (\S+)", r"stablehlo.reshape \1 : (\2) -> \2", text)
-    # TensorFlow's donations: which input an output replaces.
+    # TensorFlow's donations: the input that each output replaces.
     found = re.findall(r"number = (\d+) : i64}, output_index = array<i64: (\d+)>", text)
     replaces = {int(output): inputs[int(number) - len(pair)] for number, output in found}
     outputs = [replaces[len(names) + i] for i in range(len(replaces))]
@@ -233,7 +233,7 @@ def lower(model, strategy, shapes):
 
 
 def needed_operations(graph):
-    """The operations that a graph's results and updates need."""
+    """Returns the operations that a graph's results and updates depend on."""
     todo, needed = [*(t.op for t in graph.outputs), *graph.control_outputs], set()
     while todo:
         op = todo.pop()

@@ -1,12 +1,12 @@
-"""Run the training steps that xla_program.py wrote, on this machine's JAX.
+"""Run the training steps that xla_program.py wrote, with JAX.
 
     pip install "jax>=0.10.2"          # NVIDIA: "jax[cuda13]>=0.10.2"
     python xla_run.py program
-    python xla_run.py program --minutes=50 --peak_teraflops=495   # in pieces; share of a peak
+    python xla_run.py program --minutes=50 --peak_teraflops=495   # in parts; share of the peak
 
-This file and the folder are all it needs, beside jax and numpy. The same command again continues.
-Everything stays on the device; every --save_minutes, and at the end, state.npz in the folder is
-replaced by the state of that step, the losses of all steps in it. Killed, it loses what came after.
+It only needs this file, the folder, jax and numpy. Run the same command again to continue.
+Everything stays on the device. Every --save_minutes, and at the end, the state and the losses of
+all steps replace state.npz in the folder. If the process is killed, later steps are lost.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-BLOCK = 10  # steps between looks at the losses, which wait for the device
+BLOCK = 10  # steps between reads of the losses, which wait for the device
 
 
 def main(options) -> int:
@@ -27,7 +27,7 @@ def main(options) -> int:
     if options.steps is not None and options.steps < 1:
         raise ValueError(f"steps is {options.steps}: use 1 or more.")
     if not (folder / "program.json").exists():
-        raise ValueError(f"{folder} has no program.json: write it by xla_program.py, to its end.")
+        raise ValueError(f"{folder} has no program.json: run xla_program.py until it is done.")
     program = json.loads((folder / "program.json").read_text())
     jax, compile_and_load = load_jax()
     names, inputs, outputs = (program[key] for key in ("losses", "inputs", "outputs"))
@@ -38,7 +38,7 @@ def main(options) -> int:
         state = {name: jax.device_put(file[name], device) for name in inputs}
     done, steps = len(losses), len(reals[0])
     if done == steps:
-        print(f"All {steps} steps are done: bring {folder} back by xla_program.py --bring_back.")
+        print(f"All {steps} steps are done: bring {folder} back with xla_program.py --bring_back.")
         return 0
 
     text = (folder / "step.mlir").read_text()
@@ -48,7 +48,7 @@ def main(options) -> int:
     executable = compile_and_load(text)
     print(f"{device.device_kind}: compiled in {time.monotonic() - begin:.0f} s", flush=True)
 
-    seconds = []  # of a step, the mean of each block
+    seconds = []  # mean time of a step in each block
     begin = saved = time.monotonic()
     stop = steps if options.steps is None else min(done + options.steps, steps)
     while done < stop:
@@ -64,7 +64,7 @@ def main(options) -> int:
         seconds.append((time.perf_counter() - before) / count)
         if not np.isfinite(block).all():
             name = names[np.argwhere(~np.isfinite(block))[0][1]]
-            raise ValueError(f"{name} is not finite; {folder}/state.npz is from before.")
+            raise ValueError(f"{name} is not finite: {folder}/state.npz holds an earlier state.")
         losses = np.concatenate([losses, block])
         done += count
         now = time.monotonic()
@@ -77,20 +77,20 @@ def main(options) -> int:
         if late:
             break
 
-    counted = seconds[1:] or seconds  # the first block warms up
+    counted = seconds[1:] or seconds  # the first block is for warm-up
     warm = "" if seconds[1:] else ", warm-up and all"
     step = float(np.median(counted))
     rate = program["multiply_adds"] / step
     print(f"{program['precision']}, batch {program['batch_size']}: {1000 * step:.2f} ms a step")
     print(f"(median of {len(counted)} blocks{warm}); {rate / 1e9:.4g} G multiply-adds a second")
     if options.peak_teraflops:
-        share = 2 * rate / (1e12 * options.peak_teraflops)  # two flops to a multiply-add
+        share = 2 * rate / (1e12 * options.peak_teraflops)  # two flops per multiply-add
         print(f"{100 * share:.3g} % of {options.peak_teraflops:g} TFLOP/s")
     return 0
 
 
 def load_jax():
-    """The jax module, and a function that makes StableHLO text ready to run on its first device."""
+    """Returns the jax module, and a function that compiles StableHLO text for its first device."""
     try:
         import jax
         from jaxlib.xla_client import CompileOptions, DeviceList
@@ -101,12 +101,12 @@ def load_jax():
         raise ValueError(f'JAX cannot be used ({error}): pip install "jax>=0.10.2".') from None
     except AttributeError:
         raise ValueError(f'jax {jax.__version__} is too old: pip install "jax>=0.10.2".') from None
-    jax.config.update("jax_enable_x64", True)  # else int64 counts would be made int32
+    jax.config.update("jax_enable_x64", True)  # otherwise int64 counts become int32
     return jax, lambda text: compile_and_load(text, DeviceList((device,)), CompileOptions())
 
 
 def save(path, state, losses):
-    """Replaces the file in one move once it is whole."""
+    """Writes the file atomically."""
     part = path.with_suffix(".part")
     with open(part, "wb") as file:
         np.savez(file, losses=losses, **state)
@@ -117,15 +117,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", help="what xla_program.py wrote")
-    parser.add_argument("--steps", type=int, help="stop after so many; run it again to go on")
-    parser.add_argument("--minutes", type=float, help="stop after so many")
+    parser.add_argument("folder", help="folder that xla_program.py wrote")
+    parser.add_argument("--steps", type=int, help="stop after this many; run again to continue")
+    parser.add_argument("--minutes", type=float, help="stop after this many")
     parser.add_argument("--save_minutes", type=float, default=10.0, help="minutes between saves")
-    parser.add_argument("--peak_teraflops", type=float, help="of the chip, in this precision")
+    parser.add_argument("--peak_teraflops", type=float, help="peak of the chip in this precision")
     parser.add_argument(
         "--highest_precision",
         action="store_true",
-        help="float32 convolutions in full; JAX's default on an NVIDIA GPU may be TF32",
+        help="full float32 convolutions; JAX's default on an NVIDIA GPU may be TF32",
     )
     try:
         sys.exit(main(parser.parse_args()))

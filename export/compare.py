@@ -1,14 +1,14 @@
-"""Translate the same images by every runtime, and lay differences and times side by side.
+"""Translate the same images with every runtime, and compare differences and times.
 
     python export/compare.py --run_dir=runs/demo --direction=a2b --saved_model=models/demo/a2b \\
         --tflite=models/demo/tflite --onnx=models/demo/a2b.onnx --output=models/demo
 
-Reads what saved_model.py, tflite.py and onnx_file.py made of one generator. Writes comparison.json
-and comparison.md: largest and mean difference to Keras, PSNR, size, and the median milliseconds of
-each, measured in turns. The SavedModel is also asked over gRPC and REST, through
-serving/loader_server.py; the float32 file also runs on the page of web/, in Chromium, and on
-LiteRT's GPU backend over software Vulkan, which says nothing of a GPU's speed.
-Needs: pip install "tf_cyclegan[export]" openvino playwright; npm; Debian's chromium
+Reads the files that `tf-cyclegan export` wrote for one generator. Writes comparison.json and
+comparison.md: largest and mean difference to Keras, PSNR, size, and median milliseconds, measured
+in turns. The SavedModel also runs over gRPC and REST, in serving/loader_server.py. The float32
+.tflite file also runs on the page of web/, in Chromium, and on LiteRT's GPU backend over software
+Vulkan, whose speed is not that of a GPU.
+This needs: pip install "tf_cyclegan[export]" openvino playwright; npm; Debian's chromium
 """
 
 import json
@@ -27,36 +27,36 @@ class Options:
     """The flags."""
 
     run_dir: str
-    """A run folder, a folder that import_weights.py wrote, or a generator: .keras or .pth."""
+    """A run folder, a folder from import-weights, or a generator file: .keras or .pth."""
     saved_model: str
-    """The model's folder, with its versions."""
+    """Folder of the SavedModel, with its versions."""
     tflite: str
-    """Folder of fixed-size files, one of them float32."""
+    """Folder of fixed-size .tflite files, one of them float32."""
     onnx: str
     """The .onnx file."""
     output: str
     """Folder for comparison.json and comparison.md."""
     direction: Literal["a2b", "b2a"] = "a2b"
-    """Which generator of the folder."""
+    """Which generator of the folder to use."""
     images: tuple[str, ...] = ()
-    """Images or folders to compare on; if not given, the run's test images."""
+    """Images or folders to compare on; by default, the run's test images."""
     rounds: int = 7
-    """How often each runtime is timed."""
+    """How often to time each runtime."""
     overwrite: bool = False
-    """Replace an earlier comparison there."""
+    """Replace an existing comparison."""
 
 
 def main(options: Options) -> int:
     """Writes the comparison, prints its table, and returns the exit code."""
-    from tf_cyclegan.files import check_output, write_files  # after --help, which needs no others
+    from tf_cyclegan.files import check_output, write_files
 
-    # === Everything that can be wrong with the flags, before any work ===
+    # === Check all flags before any work ===
     if options.rounds < 1:
         raise ValueError(f"rounds is {options.rounds}: use 1 or more.")
     names = ("comparison.json", "comparison.md")
     check_output(options.output, names, options.overwrite)
 
-    import openvino  # noqa: F401 - is absent on some machines, as is playwright
+    import openvino  # noqa: F401 - stops early if it or playwright is not installed
     import playwright  # noqa: F401
     import runtimes
 
@@ -67,7 +67,7 @@ def main(options: Options) -> int:
     from tf_cyclegan.export.tflite import MODES, LiteModel
     from tf_cyclegan.inference.translator import find_generator
 
-    # === What there is ===
+    # === Load the files and the images ===
     version, onnx = runtimes.newest(options.saved_model), Path(options.onnx)
     in_onnx = onnx_runner(onnx)
     lite, sizes = {}, {}
@@ -77,14 +77,14 @@ def main(options: Options) -> int:
             lite[description["mode"]] = path
             sizes[path] = description["height"], description["width"]
     if "float32" not in lite or len(set(sizes.values())) != 1:
-        raise ValueError(f"{options.tflite}: name a folder of one size, float32 among its modes.")
+        raise ValueError(f"{options.tflite}: give a folder of one size that includes float32.")
     check_swiftshader()
     generator = find_generator(options.run_dir, options.direction)
     _, test = compare.find_sets(options.images, options.run_dir, options.direction)
     size = sizes[lite["float32"]]
     images = compare.example_images(test, size, generator.input_channels, 8)
 
-    # === All of them, in turns ===
+    # === Run and time all of them, in turns ===
     with ExitStack() as stack:
         in_page: list[float] = []
         browser = stack.enter_context(runtimes.in_chromium(lite["float32"], in_page))
@@ -103,13 +103,13 @@ def main(options: Options) -> int:
         }
         fakes = {name: [run(image) for image in images] for name, run in runners.items()}
         milliseconds = compare.latencies(runners, images[0], options.rounds)
-        # Without the way into the page and back.
+        # The page's own times, without the transfer to the page and back.
         milliseconds["LiteRT in Chromium, float32"] = median(in_page[-2 * options.rounds :][1::2])
     content = lite["float32"].read_bytes()
-    # One image: in software a large one takes a minute.
+    # Only one image: in software, a large one takes a minute.
     fakes["LiteRT on software Vulkan, float32"] = [run_on_gpu(content, images[0])]
 
-    # === The table ===
+    # === Write the table ===
     saved = sum(file.stat().st_size for file in version.rglob("*") if file.is_file())
     bytes_of = {"SavedModel": saved, "ONNX Runtime": onnx.stat().st_size}
     rows = {}
@@ -132,7 +132,7 @@ def main(options: Options) -> int:
 
 
 def table(rows: dict) -> str:
-    """The rows in Markdown."""
+    """Formats the rows in Markdown."""
     lines = [
         "| runtime | MB | largest difference | mean | PSNR | ms | / Keras | / ONNX Runtime |",
         "|---|---|---|---|---|---|---|---|",

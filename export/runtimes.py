@@ -1,4 +1,4 @@
-"""Exported files in other people's runtimes: functions of float32 [1, h, w, c] in [-1, 1]."""
+"""Runs exported files in other runtimes, as functions of float32 [1, h, w, c] in [-1, 1]."""
 
 import contextlib
 import shutil
@@ -13,7 +13,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 
-# For compare.py, in the page of web/, which runs a file off the page's own thread.
+# Runs in the page of web/, for compare.py; the model runs in the page's worker thread.
 IN_PAGE = """async ([file, values, shape]) => {
     const { Runner } = await import("./runner.js");
     if (!window.compared) {
@@ -27,24 +27,26 @@ IN_PAGE = """async ([file, values, shape]) => {
 
 
 def newest(folder: str) -> Path:
-    """The version of a SavedModel that a server takes."""
+    """Returns the newest version of a SavedModel, the one that a server loads."""
     versions = [path for path in Path(folder).glob("*") if path.name.isdigit()]
     if not versions:
-        raise ValueError(f"{folder} holds no version: export it with saved_model.py.")
+        raise ValueError(
+            f"{folder} holds no version: export one with tf-cyclegan export saved-model."
+        )
     return max(versions, key=lambda path: int(path.name))
 
 
 def in_tensorflow(version: Path):
-    """A SavedModel in TensorFlow."""
+    """Loads a SavedModel in TensorFlow."""
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(version)  # to be kept: its functions do not keep its weights
+    loaded = tf.saved_model.load(version)  # kept below, since its functions do not hold its weights
     run = loaded.signatures["serving_default"]
     return lambda image, loaded=loaded: run(image=tf.constant(image))["image"].numpy()
 
 
 def in_openvino(version: Path):
-    """A SavedModel in OpenVINO."""
+    """Loads a SavedModel in OpenVINO."""
     import openvino
 
     core = openvino.Core()
@@ -54,7 +56,7 @@ def in_openvino(version: Path):
 
 @contextlib.contextmanager
 def over_network(folder: str) -> Iterator[dict]:
-    """A SavedModel behind serving/loader_server.py, asked in the four ways that client.py knows."""
+    """Serves a SavedModel with serving/loader_server.py, for all four requests of client.py."""
     from serving import client
 
     from tf_cyclegan.data.image_files import decode_image, to_float, to_uint8
@@ -68,7 +70,7 @@ def over_network(folder: str) -> Iterator[dict]:
     try:
         lines = [server.stdout.readline() for _ in range(3)]
         if not lines[-1]:
-            raise ValueError(f"{folder} is not served: see above.")
+            raise ValueError(f"{folder} cannot be served: see the error above.")
         grpc, rest = (line.split()[1] for line in lines[:2])
         name = Path(folder).name
 
@@ -101,18 +103,18 @@ def over_network(folder: str) -> Iterator[dict]:
 
 @contextlib.contextmanager
 def in_chromium(file: Path, timings: list[float]) -> Iterator:
-    """A .tflite file on the page of web/, in headless Chromium.
+    """Runs a .tflite file on the page of web/, in headless Chromium.
 
     Args:
-        file: the .tflite, with its .json beside it.
-        timings: gets the page's own milliseconds of each call, without the way to it.
+        file: the .tflite file, with its .json next to it.
+        timings: gets the page's own milliseconds of each call, without transfers.
     """
     from playwright.sync_api import sync_playwright
     from web import build, serve
 
     chromium = shutil.which("chromium")
     if chromium is None:
-        raise ValueError("chromium is not installed: install Debian's package.")
+        raise ValueError("chromium is not installed: install Debian's package chromium.")
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         for suffix in (".tflite", ".json"):
             shutil.copy(file.with_suffix(suffix), name)

@@ -222,7 +222,7 @@ def test_a_damaged_checkpoint_is_left_out_and_said(tmp_path, capsys, damage, suf
         model = shared_model()
         assert folder.attach(model) == 2
         said = capsys.readouterr().out
-        assert ("ckpt-3 is damaged and is left out" in said) != (
+        assert ("ckpt-3 is damaged and is ignored" in said) != (
             damage is Path.unlink and suffix == "index"  # then it is not a checkpoint at all
         )
         model.step.assign(3)
@@ -239,7 +239,7 @@ def test_where_every_checkpoint_is_damaged_nothing_is_replaced(tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("ckpt-*")}
     with (
         run_folder(tmp_path) as folder,
-        pytest.raises(ValueError, match="No checkpoint in .* whole"),
+        pytest.raises(ValueError, match="No checkpoint in .* intact"),
     ):
         folder.attach(shared_model())
     assert {path: path.read_bytes() for path in tmp_path.rglob("ckpt-*")} == before
@@ -290,7 +290,7 @@ def test_another_setting_is_refused_by_name_once_there_is_a_checkpoint(tmp_path)
         run_folder(tmp_path, other)
     with run_folder(tmp_path, longer):
         assert read_config(tmp_path) == longer
-    with pytest.raises(ValueError, match="leave --no_resume out"):
+    with pytest.raises(ValueError, match="remove --no_resume"):
         run_folder(tmp_path, dataclasses.replace(TINY, resume=False))
 
 
@@ -302,7 +302,7 @@ def test_another_setting_is_refused_by_name_once_there_is_a_checkpoint(tmp_path)
         (SETS | {"trainA": images(3, 8, 120)}, "other images under the same names"),
         (
             SETS | {"trainA": ImageSet(("x.png", "1.png", "2.png"), SETS["trainA"].read)},
-            "images of other names, such as x.png instead of 0.png",
+            "images with other names, such as x.png instead of 0.png",
         ),
     ],
     ids=["count", "sizes", "content", "names"],
@@ -456,7 +456,7 @@ def test_generators_are_saved_in_float32_whatever_they_train_in(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "is no run folder"), ("{", "cannot be read"), ('{"speed": 3}', "unknown settings")],
+    [(None, "is not a run folder"), ("{", "cannot be read"), ('{"speed": 3}', "unknown settings")],
 )
 def test_a_folder_that_is_no_run_folder(tmp_path, text, message):
     if text:

@@ -81,7 +81,7 @@ def test_sets_of_a_run_and_of_a_folder(tmp_path):
 
 
 def test_no_images_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no run folder.* Name images by --images"):
+    with pytest.raises(ValueError, match="not a run folder.* Give images with --images"):
         find_sets((), tmp_path, "a2b")
 
 

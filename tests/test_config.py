@@ -45,8 +45,8 @@ REFUSED = {
     "cache is True: use memory, disk or none": {"cache": True},
     "max_steps is 0: use 1 or more": {"max_steps": 0},
     "crop_size 512 is larger than load_size 286: use --load_size=512": {"crop_size": 512},
-    "crop_size 254 is no multiple of 4, .*use --crop_size=252": {"crop_size": 254},
-    "crop_size 192 is no multiple of 128, .*use --crop_size=128": {
+    "crop_size 254 is not a multiple of 4, .*use --crop_size=252": {"crop_size": 254},
+    "crop_size 192 is not a multiple of 128, .*use --crop_size=128": {
         "crop_size": 192,
         "generator": "unet",
         "depth": 7,
@@ -58,9 +58,9 @@ REFUSED = {
         "crop_size": 4,
         "discriminator": "pixel",
     },
-    "Identity .*use --lambda_identity=0": {"channels_b": 1},
+    "The identity loss .*use --lambda_identity=0": {"channels_b": 1},
     "lambda_l1 needs pairs: add --paired": {"lambda_l1": 1.0, "data_dir": "x", "pool_size": 0},
-    "A pool keeps no inputs, .*lambda_l1.* use --pool_size=0": {"lambda_l1": 1.0},
+    "lambda_l1 cannot be used with an image pool: use --pool_size=0": {"lambda_l1": 1.0},
     r"model is pix2pix, .* lambda_l1 is 0.0, .*\(config, \*\*PIX2PIX\), or else --model=cyclegan": {
         "model": "pix2pix"
     },
@@ -68,7 +68,7 @@ REFUSED = {
     | {"model": "pix2pix", "lambda_cycle_b": 10.0},
     "dropout is 1.0: use .* less than 1": {"dropout": 1.0},
     "dropout is -0.1: use 0 or more": {"dropout": -0.1},
-    "recompute would draw dropout, .*--no_recompute": {"recompute": True, "dropout": 0.5},
+    "recompute would apply dropout, .*--no_recompute": {"recompute": True, "dropout": 0.5},
     "recompute would .* batch norm.*--no_recompute": {"recompute": True, "norm": "batch"},
 } | {
     f"{name} is -1: use 0 or more": {name: -1}

@@ -274,11 +274,11 @@ def test_a_cache_that_does_not_fit_is_refused_with_the_remedy(folders, monkeypat
             with pytest.raises(DatasetError, match="GB are free: use --cache=disk or --cache=none"):
                 data_in(folders, cache="memory", preprocess=preprocess)
             patch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=900))
-            with pytest.raises(DatasetError, match="GB free: use --cache=none, or another folder"):
+            with pytest.raises(DatasetError, match="GB free: use --cache=none, or set"):
                 data_in(folders, cache="disk", preprocess=preprocess)
     (folders / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folders / "file"))
-    with pytest.raises(DatasetError, match="cannot be kept in .*: use --cache=none, or another"):
+    with pytest.raises(DatasetError, match="cannot be cached in .*: use --cache=none, or set"):
         data_in(folders, cache="disk")
     data_in(folders, cache="none")  # which only saves time there
     with pytest.raises(DatasetError, match="images in folders: use --cache=memory or"):

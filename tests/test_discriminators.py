@@ -69,8 +69,8 @@ def test_weights_start_as_a_normal_and_biases_as_0(kind):
     "kind, arguments, message",
     [
         (PatchDiscriminator, {"filters": 0}, "filters=0: use 1 or more"),
-        (PatchDiscriminator, {"layers": 0}, "layers=0: a PatchDiscriminator has 1 to 5"),
-        (PatchDiscriminator, {"layers": 6}, "layers=6: a PatchDiscriminator has 1 to 5"),
+        (PatchDiscriminator, {"layers": 0}, "layers=0: use 1 to 5 in a PatchDiscriminator"),
+        (PatchDiscriminator, {"layers": 6}, "layers=6: use 1 to 5 in a PatchDiscriminator"),
         (PatchDiscriminator, {"norm": "layer"}, "norm='layer' is not known"),
         (PixelDiscriminator, {"filters": -2}, "filters=-2: use 1 or more"),
         (PixelDiscriminator, {"norm": "layer"}, "norm='layer' is not known"),
@@ -85,7 +85,9 @@ def test_arguments_that_cannot_work(kind, arguments, message):
 def test_the_smallest_image_leaves_one_logit_and_a_smaller_one_is_an_error(layers, smallest):
     discriminator = built(PatchDiscriminator(1, layers))
     assert discriminator(images(1, smallest, smallest, 3)).shape == (1, 1, 1, 1)
-    with pytest.raises(ValueError, match=f"leaves no logit.*use {smallest}x{smallest} or more"):
+    with pytest.raises(
+        ValueError, match=f"too small for one logit.*use {smallest}x{smallest} or more"
+    ):
         discriminator(images(1, smallest, smallest - 1, 3))
 
 

@@ -109,13 +109,13 @@ def test_features_that_are_refused(distance):
     holed[3, 3] = np.nan
     cases = {
         "a set of 1 is too small: use 2 or more": rows[:1],
-        "by one network": rows[:, :7],
+        "use the same network": rows[:, :7],
         "hold NaN": holed,
     }
     for message, wrong in cases.items():
         with pytest.raises(ValueError, match=message):
             distance(rows, wrong)
-    for k, message in ((0, "0-th"), (9, "9 images have no 9-th nearest other")):
+    for k, message in ((0, "0-th"), (9, "9 images have no 9-th nearest neighbor")):
         if distance in (recall, coverage):
             with pytest.raises(ValueError, match=message):
                 distance(rows, rows, k=k)
@@ -190,5 +190,5 @@ def test_duplicates_and_too_few_leave_nothing_to_judge_by():
     rows = gauss(12)
     with pytest.raises(ValueError, match="leave out the duplicates"):
         collapse(np.repeat(rows[:6], 2, axis=0), rows, rows)
-    with pytest.raises(ValueError, match="5 images have no 5-th nearest other: use 6 or more"):
+    with pytest.raises(ValueError, match="5 images have no 5-th nearest neighbor: use 6 or more"):
         collapse(rows, rows[:5], rows)

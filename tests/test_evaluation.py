@@ -164,7 +164,7 @@ def test_a_pair_of_two_sizes_and_no_image_at_all():
     sizes = ImageSet(TRUTH.names, lambda i: TRUTH.read(i)[: SIDE - (i == 4)])
     scores, _ = evaluate_direction(lambda p: p, lambda p: p, INPUTS, TARGETS, sizes, pixel_features)
     assert list(scores["images"]["left_out"]) == ["4"]
-    assert "resize pairs to one size" in scores["images"]["left_out"]["4"]
+    assert "resize both to one size" in scores["images"]["left_out"]["4"]
     for broken in ((failing(INPUTS, range(30)), TARGETS), (INPUTS, failing(TARGETS, range(30)))):
         with pytest.raises(ValueError, match="none of 30 images can be measured .*decoded"):
             evaluate_direction(lambda p: p, lambda p: p, *broken, None, pixel_features)
@@ -270,7 +270,7 @@ def test_script_on_pairs_of_photos_and_label_maps(script, run, tmp_path, capsys)
                     image = np.where(image > 160, 255, 0).astype(np.uint8)[..., [0, 0, 0]]
                 write_image(folder / f"{9 - i}_{domain}.png", image)
     flags = {"data_dir": str(tmp_path), "output": str(tmp_path / "out")}
-    with pytest.raises(ValueError, match="--palette goes with --paired"):
+    with pytest.raises(ValueError, match="--palette needs true label maps: add --paired"):
         script.main(script.Options(str(run), **flags, palette="facades"))
     palette = str(tmp_path / "palette.txt")
     assert script.main(script.Options(str(run), **flags, paired=True, palette=palette)) == 0
@@ -306,7 +306,7 @@ def test_scores_become_json_where_images_are_equal():
     "flags, cause",
     [
         (["--run_dir=missing"], "missing"),
-        (["--run_dir={bare}"], "no data of its own: name some by --data_dir"),
+        (["--run_dir={bare}"], "no data of its own: use --data_dir"),
         (["--run_dir={run}", "--features=missing.h5"], "missing.h5"),
     ],
 )

@@ -115,7 +115,7 @@ def test_an_unknown_variant_is_refused(tmp_path):
     done = run(tmp_path, "losses", "--variants", "cycle")
     assert done.returncode == 1
     assert done.stderr == (
-        "error: no variant cycle: use some of cycle alone, GAN alone, GAN + forward cycle, "
+        "error: no variant cycle: choose from cycle alone, GAN alone, GAN + forward cycle, "
         "GAN + backward cycle, CycleGAN, CycleGAN with identity.\n"
     )
 

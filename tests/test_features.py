@@ -101,7 +101,7 @@ def test_gray_becomes_rgb(tmp_path):
 def test_images_that_are_none(tmp_path):
     extract = load_features(saved(tmp_path))
     for wrong in (noise() / 255, noise()[0], noise(channels=2)):
-        with pytest.raises(ValueError, match=r"uint8 \[h, w, 1 or 3\], not of"):
+        with pytest.raises(ValueError, match=r"uint8 \[h, w, 1 or 3\], not "):
             extract([wrong])
     with pytest.raises(ValueError, match="no images"):
         extract([])
@@ -125,14 +125,14 @@ def test_files_that_are_no_feature_network(tmp_path):
     for suffix in ("keras", "h5"):
         code.save(tmp_path / f"code.{suffix}")
     cases = {
-        "only.weights.h5": "holds weights alone, no architecture.*saved by model.save",
+        "only.weights.h5": "holds only weights, no architecture.*saved with model.save",
         "text.h5": "cannot be loaded",
         "text.keras": "cannot be loaded",
-        "photo.png": "names no features: use inception-clean",
-        "missing.h5": "is not there",
-        "gray.keras": r"maps \(None, 8, 8, 1\) to \(None, 64\): use a network of \[n, h, w, 3\]",
-        "two.keras": "use a network of",
-        "a2b.keras": "maps None to None: use a network of",
+        "photo.png": "is not a feature network: use inception-clean",
+        "missing.h5": "does not exist",
+        "gray.keras": r"maps \(None, 8, 8, 1\) to \(None, 64\): use a network from \[n, h, w, 3\]",
+        "two.keras": "use a network from",
+        "a2b.keras": "maps None to None: use a network from",
         "code.keras": "cannot be loaded .*Lambda",
         "code.h5": "cannot be loaded .*Lambda, which is not loaded since it could run code",
     }
@@ -171,10 +171,10 @@ def clean_fid(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("spec", ["inception", "inception-clean", "inception-legacy"])
 def test_without_a_network_it_says_what_goes_where(clean_fid, tmp_path, spec):
-    with pytest.raises(ValueError, match="cannot be fetched .*no network.*: put https") as error:
+    with pytest.raises(ValueError, match="downloaded .*no network.*: save https") as error:
         load_features(spec)
     place = tmp_path / "tf_cyclegan" / features.INCEPTION_FILE
-    assert str(error.value).endswith(f"put {clean_fid.inception_url} at {place}")
+    assert str(error.value).endswith(f"save {clean_fid.inception_url} as {place}")
     assert "\n" not in str(error.value)
     assert list(place.parent.iterdir()) == []  # nothing half-fetched
 
@@ -182,7 +182,7 @@ def test_without_a_network_it_says_what_goes_where(clean_fid, tmp_path, spec):
 def test_other_weights_are_not_run(clean_fid, tmp_path):
     (tmp_path / "tf_cyclegan").mkdir()
     (tmp_path / "tf_cyclegan" / features.INCEPTION_FILE).write_bytes(b"a program")
-    with pytest.raises(ValueError, match="not the file that clean-fid means.*remove it"):
+    with pytest.raises(ValueError, match="not have the SHA-256 that clean-fid expects.*remove it"):
         load_features("inception")
 
 

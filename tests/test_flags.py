@@ -21,7 +21,7 @@ RIGHT = {
     COMPARE: {"output": "{tmp}/out", "saved_model": "s", "tflite": "t", "onnx": "x"},
     TRANSLATE: {"output": "{tmp}/out"},
 }
-IN_FILE = "cannot be made or written .*file is not a folder.: use another --output"
+IN_FILE = "cannot be written .*file is not a folder.: use another --output"
 EXISTS = "exists already: use another --output, or --overwrite"
 WRONG = [
     (TFLITE, {"size": "0"}, "size is 0: use 1 to"),
@@ -34,12 +34,12 @@ WRONG = [
     (TFLITE, {"modes": "float32, int4"}, "mode 'int4' is not known: use float32, float16"),
     (TFLITE, {"modes": ""}, "mode '' is not known"),
     (TFLITE, {"modes": "float32,"}, "mode '' is not known"),
-    (TFLITE, {"modes": "float32, float32"}, "mode float32 is named twice"),
+    (TFLITE, {"modes": "float32, float32"}, "mode float32 is given twice"),
     (TFLITE, {"modes": "float32, int8", "resizable": True}, "leave --resizable out"),
     (TFLITE, {"output": "{tmp}/file"}, IN_FILE),
     (TFLITE, {"output": "{tmp}/full"}, f"a2b_256_float32.tflite {EXISTS}"),
     (TFLITE, {"output": "{tmp}/full", "modes": "int8"}, f"a2b_256_report.json {EXISTS}"),
-    (ONNX, {"output": "{tmp}/a2b"}, "name a file that ends in .onnx by --output"),
+    (ONNX, {"output": "{tmp}/a2b"}, "use an --output that ends in .onnx"),
     (ONNX, {"output": "{tmp}/file/a2b.onnx"}, IN_FILE),
     (ONNX, {"output": "{tmp}/full/a2b.onnx"}, f"a2b.onnx {EXISTS}"),
     (ONNX, {"output": "{tmp}/full/folder.onnx"}, "folder.onnx is a folder"),
@@ -95,5 +95,5 @@ def test_wrong_flags_are_reported_before_the_generator_is_loaded(
     (TRANSLATE, {"output": "{tmp}/full", "tile": 128, "resize": 7}),
 ])  # fmt: skip
 def test_right_flags_go_on_to_the_generator(main, script, flags):
-    with pytest.raises(ValueError, match="nowhere is not there: name a run folder"):
+    with pytest.raises(ValueError, match="nowhere does not exist: name a run folder"):
         main(script, **flags)

@@ -93,7 +93,7 @@ def test_arguments_that_do_not_fit_together(tmp_path):
 
 
 def test_missing_or_empty_splits(tmp_path):
-    with pytest.raises(DatasetError, match="nowhere is no folder"):
+    with pytest.raises(DatasetError, match="nowhere is not a folder"):
         load_folders(tmp_path / "nowhere")
     with pytest.raises(DatasetError, match=r"no trainA and no trainB|no folder trainA .*none"):
         load_folders(tmp_path)
@@ -132,7 +132,7 @@ def test_images_without_a_counterpart(tmp_path):
         load_folders(tmp_path, paired=True)
     assert_one_line(error)
     fill(tmp_path / "trainB", ["1.jpg"])
-    with pytest.raises(DatasetError, match="trainB holds two images of one name") as error:
+    with pytest.raises(DatasetError, match="trainB holds two images with the same name") as error:
         load_folders(tmp_path, paired=True)
     assert_one_line(error)
 

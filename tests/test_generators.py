@@ -123,10 +123,10 @@ def test_arguments_that_cannot_work(kind, arguments, message):
 @pytest.mark.parametrize(
     "generator, height, width, message",
     [
-        (lambda: ResNetGenerator(1, 1), 62, 64, "height 62 is no multiple of 4: pad the image"),
-        (lambda: ResNetGenerator(1, 1), 64, 62, "width 62 is no multiple of 4"),
-        (lambda: ResNetGenerator(1, 1), 4, 64, "cannot be mirrored by 1: use larger images"),
-        (lambda: UNetGenerator(1, 3), 64, 60, "width 60 is no multiple of 8.*translate.py"),
+        (lambda: ResNetGenerator(1, 1), 62, 64, "height 62 is not a multiple of 4: pad the image"),
+        (lambda: ResNetGenerator(1, 1), 64, 62, "width 62 is not a multiple of 4"),
+        (lambda: ResNetGenerator(1, 1), 4, 64, "too small to be padded by 1: use larger images"),
+        (lambda: UNetGenerator(1, 3), 64, 60, "width 60 is not a multiple of 8.*translate.py"),
     ],
 )
 def test_sizes_that_cannot_work(generator, height, width, message):
@@ -137,6 +137,6 @@ def test_sizes_that_cannot_work(generator, height, width, message):
 @pytest.mark.parametrize("kind", [lambda: ResNetGenerator(1, 1), lambda: UNetGenerator(1, 3)])
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (1, 64, 64, 4), (64, 64, 3)])
 def test_images_must_be_a_batch_with_the_channels_last(kind, shape):
-    message = r"images are \(.*, and this network takes \(n, height, width, 3\).*channels last"
+    message = r"images is \(.*, but this network takes \(n, height, width, 3\).*channels last"
     with pytest.raises(ValueError, match=message):
         built(kind())(images(*shape))

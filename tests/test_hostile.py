@@ -162,8 +162,8 @@ HOSTILE = {
     "scans": (many_scans, "too many scans"),
     "chunks": (png(chunk(b"tEXt", b"") * 140_000), "chunks"),
     "blocks": (gif(b"!\xfe" + b"\1a" * 140_000 + b"\0"), "blocks before"),
-    "screen": (gif(b",\0\0\0\0" + b"\xff\xff" * 2 + b"\0"), "65535 x 65535 is more than"),
-    "runs": (torture_images.runs_bmp(5_000_000, 10, b"\0\2\xff\xff"), "up to 1048576 pixels"),
+    "screen": (gif(b",\0\0\0\0" + b"\xff\xff" * 2 + b"\0"), "65535 x 65535, has more than"),
+    "runs": (torture_images.runs_bmp(5_000_000, 10, b"\0\2\xff\xff"), "at most 1048576 pixels"),
     "wide runs": (torture_images.runs_bmp(40_000, 10, b"\0\2\xff\xff"), "32768 pixels wide"),
     "claim": (jpeg2000(b"\xff\x51", _6=b"\0\x10\0\0", _22=b"\0\x10\0\0"), "claims 33554432 pixels"),
     "tiles": (jpeg2000(b"\xff\x51", _22=b"\0\0\0\1" * 2), "has 1536 tiles"),
@@ -172,7 +172,7 @@ HOSTILE = {
     "precincts": (jpeg2000(b"\xff\x52", _2=b"\0\x10", _4=b"\1"), "precincts"),
     "layers": (jpeg2000(b"\xff\x52", _6=b"\xff"), "layers"),
     "plain": (b"P3 9000 5000 255\n" + b"1 " * 100, "plain PPMs"),
-    "maxval": (b"P5 9 9 0\n" + bytes(81), "highest value is 0"),
+    "maxval": (b"P5 9 9 0\n" + bytes(81), "maximum value is 0"),
     "short": (b"P6 900 900 65535\n" + bytes(81), "it has 40 of 2430000 values"),
 }
 

@@ -199,10 +199,10 @@ CONFIGS = {
     "blocks of infinity": (changed(blocks=float("inf")), "blocks=inf is more than 100"),
     "blocks of NaN": (changed(blocks=float("nan")), "nan is out of range"),
     "negative blocks": (changed(blocks=-HUGE), "blocks=-10000000 is more than"),
-    "blocks that are not there": (changed(blocks=20), "claims .* weights or more, and holds"),
-    "filters": (changed(filters=HUGE), "claims .* weights or more, and holds"),
-    "filters, a little": (changed(filters=90), "claims .* weights or more, and holds"),
-    "channels": (changed(channels=10**9), "claims .* weights or more, and holds"),
+    "blocks that are not there": (changed(blocks=20), "claims .* weights or more, but holds"),
+    "filters": (changed(filters=HUGE), "claims .* weights or more, but holds"),
+    "filters, a little": (changed(filters=90), "claims .* weights or more, but holds"),
+    "channels": (changed(channels=10**9), "claims .* weights or more, but holds"),
     "number of 30 digits": (changed(filters=10**30), "number 1000.* is out of range"),
     "epsilon of infinity": (changed(dropout=float("inf")), "number inf is out of range"),
     "nested": (nested(300), "net.keras"),
@@ -319,14 +319,14 @@ HDF5 = {
                 n, (8,), external=[(str(secret), 0, 32)], **FLOAT
             )
         ),
-        "no plain array",
+        "not a plain array",
     ),
-    "virtual": (replaced(virtual), "no plain array"),
+    "virtual": (replaced(virtual), "not a plain array"),
     "sparse chunks": (
         replaced(
             lambda g, n, s, _: g.create_dataset(n, (10**6, 10**6), chunks=(100, 100), **FLOAT)
         ),
-        "no plain array",
+        "not a plain array",
     ),
     "a huge chunk": (
         replaced(
@@ -334,11 +334,11 @@ HDF5 = {
                 n, (8,), maxshape=(None,), chunks=(10**8,), compression="gzip", **FLOAT
             )
         ),
-        "no plain array",
+        "not a plain array",
     ),
     "huge, never written": (
         replaced(lambda g, n, s, _: g.create_dataset(n, (10**5, 10**3), **FLOAT)),
-        "claims .* bytes of weights where the file has",
+        "claims .* bytes of weights, but the file has",
     ),
     "3 GB, never written": (
         replaced(lambda g, n, s, _: g.create_dataset(n, (3 * 10**9,), dtype=np.int8)),
@@ -346,16 +346,16 @@ HDF5 = {
     ),
     "objects": (
         replaced(lambda g, n, s, _: g.create_dataset(n, (8,), dtype=h5py.string_dtype())),
-        "no plain array",
+        "not a plain array",
     ),
     "references": (
         replaced(lambda g, n, s, _: g.create_dataset(n, (8,), dtype=h5py.ref_dtype)),
-        "no plain array",
+        "not a plain array",
     ),
-    "a type": (replaced(lambda g, n, s, _: g.__setitem__(n, np.dtype("f4"))), "no plain array"),
+    "a type": (replaced(lambda g, n, s, _: g.__setitem__(n, np.dtype("f4"))), "not a plain array"),
     "nothing": (
         replaced(lambda g, n, s, _: g.__setitem__(n, h5py.Empty("f4"))),
-        "no plain array",
+        "not a plain array",
     ),
     "a circle": (lambda file, _: file.__setitem__("again", file["/"]), "more than 100 names"),
     "many names": (many_names, "more than 100 names"),
@@ -423,12 +423,12 @@ TENSORS = {
     "many views": (lambda t, s: {f"x{i}": s[FIRST] for i in range(5000)}, "claims larger tensors"),
     "meta": (
         lambda t, s: {FIRST: t.empty(10**6, 10**6, device="meta")},
-        "cannot be read|another kind",
+        "cannot be read|sparse tensors",
     ),
-    "sparse": (lambda t, s: {FIRST: t.eye(3).to_sparse()}, "cannot be read|another kind"),
+    "sparse": (lambda t, s: {FIRST: t.eye(3).to_sparse()}, "cannot be read|sparse tensors"),
     "quantized": (
         lambda t, s: {FIRST: t.quantize_per_tensor(t.ones(9), 0.1, 0, t.quint8)},
-        "cannot be read|another kind",
+        "cannot be read|sparse tensors",
     ),
     "many filters": (lambda t, s: {FIRST: t.ones(3000, 3, 1, 1)}, "claims .* weights or more"),
     "NaN": (lambda t, s: {FIRST: s[FIRST] * float("nan")}, f"{FIRST} holds NaN or infinity"),

@@ -249,7 +249,7 @@ def test_files_that_are_no_images_are_errors(tmp_path, data):
 
 def test_other_formats_are_not_opened(noise):
     for kind in ("SGI", "ICO", "EPS"):
-        with pytest.raises(ImageError, match="no JPEG, PNG"):
+        with pytest.raises(ImageError, match="not a JPEG, PNG"):
             decode_image(encode(noise, kind))
 
 

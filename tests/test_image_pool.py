@@ -126,7 +126,7 @@ def test_a_restored_pool_continues_the_same_draws(tmp_path):
     "size, shape, message",
     [
         (0, (2, 1, 1), r"ImagePool\(size=0\): use 1 or more, or no pool"),
-        (5, (None, 1, 1), "images of one size.*crop them, or use pool_size 0"),
+        (5, (None, 1, 1), "images of one size.*crop them, or use pool_size=0"),
     ],
 )
 def test_arguments_that_cannot_work(size, shape, message):

@@ -43,7 +43,7 @@ def test_the_folder_translates_like_the_file(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (18, 21, 3), np.uint8)
     ours, theirs = (load_translator(path, "a2b")(image) for path in (folder, REFERENCE))
     np.testing.assert_array_equal(ours, theirs)
-    with pytest.raises(ValueError, match="b2a.keras is not there"):
+    with pytest.raises(ValueError, match="b2a.keras does not exist"):
         load_translator(folder, "b2a")
 
 
@@ -61,7 +61,7 @@ def test_both_directions_share_a_folder_and_neither_is_replaced(tmp_path):
         "b2a": "other.pth",
     }
     before = (folder / "a2b.keras").read_bytes()
-    with pytest.raises(ValueError, match="a2b.keras is there and not from .*use another --output"):
+    with pytest.raises(ValueError, match="a2b.keras exists and is not from .*use another --output"):
         run(other, "a2b", folder)
     assert (folder / "a2b.keras").read_bytes() == before
     assert json.loads((folder / "import.json").read_text()) == record
@@ -70,7 +70,7 @@ def test_both_directions_share_a_folder_and_neither_is_replaced(tmp_path):
 
 def test_a_trained_generator_is_not_replaced(tmp_path):
     (tmp_path / "a2b.keras").write_bytes(b"trained for a week")
-    with pytest.raises(ValueError, match="a2b.keras is there and not from"):
+    with pytest.raises(ValueError, match="a2b.keras exists and is not from"):
         run(REFERENCE, "a2b", tmp_path)
     assert (tmp_path / "a2b.keras").read_bytes() == b"trained for a week"
     assert not (tmp_path / "import.json").exists()
@@ -100,6 +100,8 @@ def test_errors_are_one_line_and_exit_code_1(tmp_path):
     assert done.returncode == 1
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert lines == [f"error: {tmp_path}/none.pth is not there: give a .keras file or a .pth file."]
+    assert lines == [
+        f"error: {tmp_path}/none.pth does not exist: give a .keras file or a .pth file."
+    ]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

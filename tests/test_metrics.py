@@ -117,9 +117,9 @@ def test_palettes(tmp_path):
     path.write_text("#ff0000\n00ff80 000000\n")
     assert read_palette(str(path)).tolist() == [[255, 0, 0], [0, 255, 128], [0, 0, 0]]
     path.write_text("ff0000 red")
-    with pytest.raises(ValueError, match="'red' is no colour: write red as ff0000"):
+    with pytest.raises(ValueError, match="'red' is not a color: write red as ff0000"):
         read_palette(str(path))
-    with pytest.raises(ValueError, match="nowhere is no palette: use cityscapes, facades"):
+    with pytest.raises(ValueError, match="nowhere is not a palette: use cityscapes, facades"):
         read_palette("nowhere")
 
 
@@ -157,7 +157,7 @@ def test_what_are_no_label_maps():
         "use RGB pairs of one size": ([one], [other], PALETTE),
         "RGB pairs": ([one[:, :, :1]], [one[:, :, :1]], PALETTE),
         "no label maps": ([], [], PALETTE),
-        "is no list of 2 or more RGB": ([one], [one], PALETTE[:, :2]),
+        "needs 2 or more RGB": ([one], [one], PALETTE[:, :2]),
     }
     for message, arguments in cases.items():
         with pytest.raises(ValueError, match=message):

@@ -75,7 +75,7 @@ def test_a_file_of_another_shape_is_written_again_or_refused(tmp_path, monkeypat
         assert export_onnx(*arguments)["max"] < 1e-4
         assert len(exports) == wrong + 1 and path.exists()
     else:
-        with pytest.raises(ValueError, match=r"shape \(1, 1, 16, 16, 3\) should be of \(1, 16,"):
+        with pytest.raises(ValueError, match=r"shape \(1, 1, 16, 16, 3\) should have \(1, 16,"):
             export_onnx(*arguments)
         assert list(tmp_path.iterdir()) == []
 

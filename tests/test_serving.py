@@ -241,8 +241,8 @@ def test_what_goes_wrong_is_one_line(server, tmp_path, protocol):
         ("a.png", {"model": "nix"}, "Servable not found for request: Latest nix"),
         ("a.png", {"signature": "serving_default", "channels": 1}, "not compatible"),
         ("a.png", silent, "DEADLINE_EXCEEDED|timed out"),
-        ("large.png", {}, "100 x 60 is more than 5000 pixels: scale the picture down"),
-        ("text.png", {}, "no JPEG"),
+        ("large.png", {}, "100 x 60 is more than 5000 pixels: scale the image down"),
+        ("text.png", {}, "not a JPEG"),
         ("missing.png", {}, "no such file"),
     ]
     for name, options, message in cases:
@@ -341,7 +341,7 @@ def test_bad_requests_are_refused_and_the_server_lives_on(server, stub, translat
     bad = {"b64": base64.b64encode(b"text").decode()}
     gray = to_channels(noise(), 1)
     for code, message, body in [
-        (400, "no JPEG", {"signature_name": "image_bytes", "instances": [bad]}),
+        (400, "not a JPEG", {"signature_name": "image_bytes", "instances": [bad]}),
         (400, "JSON Parse", {"signature_name": "image_bytes", "instances": [{"b64": "?"}]}),
         (400, "JSON Parse", {"signature_name": "image_bytes", "instances": [3]}),
         (400, "JSON Parse", {"instances": [[[[1, 2, 3]], [[1]]]]}),
@@ -439,7 +439,7 @@ def test_a_folder_without_a_version(tmp_path):
     process = start(tmp_path, errors)
     process.communicate()
     assert process.returncode == 1
-    assert "holds no version: export one with export/saved_model.py" in errors.read_text()
+    assert "holds no version: export one with tf-cyclegan export saved-model" in errors.read_text()
 
 
 # === The files for TensorFlow Serving ===

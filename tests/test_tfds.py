@@ -153,7 +153,7 @@ def test_pairs_are_read_by_the_names_that_tfds_drops(tmp_path, site):
         np.testing.assert_array_equal(sets[split].read(0), expected)
     site.close()  # fetched once
     assert load_tfds("cycle_gan/maps", tmp_path / "data", paired=True)["trainA"].names
-    with pytest.raises(DatasetError, match="horse2zebra holds no pairs: use one of .*maps"):
+    with pytest.raises(DatasetError, match="horse2zebra has no paired images: use one of .*maps"):
         load_tfds("cycle_gan/horse2zebra", tmp_path / "data", paired=True)
 
 
@@ -202,6 +202,6 @@ def test_labels_that_contradict_their_split_are_an_error(tmp_path, site, monkeyp
         lambda self, path, label: original(self, path, "A"),
     )
     site.offer("facades", zip_of(files_of("facades")))
-    with pytest.raises(DatasetError, match=r"trainB .* has labels \[0\] where 1 is right") as error:
+    with pytest.raises(DatasetError, match=r"trainB .* has labels \[0\] instead of 1") as error:
         load_tfds("cycle_gan/facades", tmp_path / "data")
     assert_one_line(error)

@@ -192,13 +192,13 @@ def test_the_converters_silent_garbage_would_be_refused(generator, images, tmp_p
 def test_a_mode_too_far_from_keras_is_refused(generator, images, monkeypatch):
     monkeypatch.setitem(MODES, "dynamic", 200.0)
     description = describe(generator, "far", "a2b", 16, resizable=False)
-    with pytest.raises(ValueError, match="^dynamic: .* dB against Keras, 200 is the least"):
+    with pytest.raises(ValueError, match="^dynamic: .* dB against Keras, 200 is the minimum"):
         export_files(generator, description, ["float32", "dynamic"], (), images)
 
 
 @pytest.mark.parametrize("mode", sorted(CALIBRATED))
 def test_calibration_must_be_given(generator, images, mode):
-    with pytest.raises(ValueError, match="calibrated on images: name a folder by --images"):
+    with pytest.raises(ValueError, match="calibrated on images: give a folder with --images"):
         convert(generator, mode, 16)
     with pytest.raises(ValueError, match="one size: leave --resizable out"):
         convert(generator, mode, None, images)
@@ -259,11 +259,11 @@ def test_script_takes_other_images_sizes_and_one_generator(script, run, tmp_path
 @pytest.mark.parametrize(
     "change, cause",
     [
-        ({"run_dir": "{run}/a2b.keras"}, "Name images by --images"),
+        ({"run_dir": "{run}/a2b.keras"}, "Give images with --images"),
         ({"size": "30"}, "size is 30: use a multiple of 4"),
         ({"size": "32x30"}, "size is 32x30: use a multiple of 4"),
         ({"modes": "float32,int4"}, "mode 'int4' is not known"),
-        ({"direction": "b2a"}, "b2a.keras is not there"),
+        ({"direction": "b2a"}, "b2a.keras does not exist"),
         ({"modes": "int8", "resizable": True}, "leave --resizable out"),
         ({"images": ("{run}/missing",)}, "missing"),
     ],

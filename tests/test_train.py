@@ -193,7 +193,7 @@ def test_resume_with_other_settings_is_refused(photos, trained):
     before = (trained / "config.json").read_text()
     with pytest.raises(ValueError, match="other settings .--filters=4, now 8.: use another"):
         main(settings(photos, trained, max_steps=3, filters=8))
-    with pytest.raises(ValueError, match="leave --no_resume out"):
+    with pytest.raises(ValueError, match="remove --no_resume"):
         main(settings(photos, trained, max_steps=3, resume=False))
     assert (trained / "config.json").read_text() == before
 
@@ -212,12 +212,12 @@ def test_a_finished_training_has_nothing_left_to_do(photos, trained):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data_dir": "nowhere"}, "nowhere is no folder: name one that holds trainA and trainB"),
+        ({"data_dir": "nowhere"}, "nowhere is not a folder: give one that holds trainA and trainB"),
         ({"dataset": "horses", "data_dir": None}, "unknown dataset 'horses': give"),
         ({"dataset": "cycle_gan/horses", "data_dir": None}, "TFDS has no 'cycle_gan/horses'"),
         ({"crop_size": 24}, "larger than load_size 20: use --load_size=24 or more"),
         ({"batch_size": 0}, "batch_size is 0: use 1 or more"),
-        ({"crop_size": 18}, "no multiple of 4, as the generator needs: use --crop_size=16"),
+        ({"crop_size": 18}, "not a multiple of 4, as the generator needs: use --crop_size=16"),
         ({"preprocess": "crop", "crop_size": 28}, "cannot be cropped to 28"),
     ],
 )

@@ -161,12 +161,15 @@ def test_every_usual_form_of_an_image_is_taken(a2b):
             np.zeros((2, 8, 8, 3), np.uint8),
             r"not uint8 \[2, 8, 8, 3\]: .*batch one image at a time",
         ),
-        (np.zeros((8, 8, 3), np.float32), r"not float32 \[8, 8, 3\]: to_uint8 makes one"),
+        (
+            np.zeros((8, 8, 3), np.float32),
+            r"not float32 \[8, 8, 3\]: convert a float image with to_uint8",
+        ),
         (np.zeros((8, 8, 2), np.uint8), r"not uint8 \[8, 8, 2\]"),
         (np.zeros((0, 8, 3), np.uint8), r"not uint8 \[0, 8, 3\]"),
         (np.zeros(8, np.uint8), r"not uint8 \[8\]"),
         ("summer.jpg", r"must be a PIL image or uint8 \[h, w\]"),
-        (Image.new("I;16", (8, 8)), "mode I;16 has no agreed black and white: save it as a file"),
+        (Image.new("I;16", (8, 8)), "mode I;16 has no defined black and white: save it as a file"),
     ],
     ids=["batch", "floats", "two channels", "empty", "row", "path", "16 bits"],
 )
@@ -220,12 +223,12 @@ def test_what_is_no_generator_is_named(tmp_path, run):
     (tmp_path / "empty").mkdir()
     cases = {
         "d_a.keras": "holds a PatchDiscriminator: ",
-        "other.keras": "holds a Sequential: use a generator's file",
+        "other.keras": "holds no generator: Sequential takes only images of 8x8 pixels",
         "text.keras": "cannot be read",
         "cut.keras": "cannot be read",
         "notes.txt": r"neither a \.keras nor a \.pth",
-        "missing": "is not there: name a run folder",
-        "empty": r".a2b\.keras is not there: name a run folder that has saved once",
+        "missing": "does not exist: name a run folder",
+        "empty": r".a2b\.keras does not exist: name a run folder with a checkpoint",
     }
     for name, cause in cases.items():
         with pytest.raises(ValueError, match=f"{re.escape(name)}.*{cause}") as error:
@@ -236,7 +239,7 @@ def test_what_is_no_generator_is_named(tmp_path, run):
 def test_a_run_with_one_direction_translates_that_one(tmp_path, a2b):
     save_generator(a2b, tmp_path / "a2b.keras")
     load_translator(tmp_path, "a2b")
-    with pytest.raises(ValueError, match=r"b2a\.keras is not there"):
+    with pytest.raises(ValueError, match=r"b2a\.keras does not exist"):
         load_translator(tmp_path, "b2a")
 
 
@@ -310,13 +313,13 @@ def test_without_input_the_runs_own_test_images(tmp_path):
 def test_without_input_and_settings_the_message_says_so(tmp_path, contents):
     if contents is not None:
         (tmp_path / "config.json").write_text(contents)
-    with pytest.raises(ValueError, match=r"(is no run folder|cannot be read).*--input") as error:
+    with pytest.raises(ValueError, match=r"(is not a run folder|cannot be read).*--input") as error:
         find_images([], tmp_path, "a2b", "out")
     assert one_line(error)
 
 
 def test_a_generators_file_has_no_images_of_its_own(run):
-    with pytest.raises(ValueError, match=r"a2b\.keras is no run folder.*by --input"):
+    with pytest.raises(ValueError, match=r"a2b\.keras is not a run folder.*by --input"):
         find_images([], run / "a2b.keras", "a2b", "out")
 
 
@@ -329,7 +332,7 @@ def test_a_bad_image_is_named_and_the_others_translated(script, run, tmp_path, c
     assert translate(script, run, tmp_path / "out", photos) == 1
     assert names_in(tmp_path / "out") == ["a.png", "c.png", "index.html", "index_files"]
     printed = capsys.readouterr()
-    assert re.search(r"left out b\.jpg: .*no JPEG", printed.err)
+    assert re.search(r"left out b\.jpg: .*not a JPEG", printed.err)
     assert "1 images could not be translated" in printed.err
     assert "a2b: 2 images" in printed.out
     expected = load_translator(run, "a2b")(read_image(photos / "c.png"))
@@ -382,7 +385,7 @@ def test_sub_folders_keep_their_places(script, run, tmp_path, capsys):
         assert translate(script, run, photos / "out", photos, recursive=True) == 0
         assert names_in(photos / "out") == ["1.png", "index.html", "index_files", "mon", "tue"]
         assert names_in(photos / "out" / "tue") == ["1.png"]
-    assert "left out what is not an image, 1 in all (out/)" in capsys.readouterr().err
+    assert "skipped what is not an image, 1 in all (out/)" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"1\.png would be replaced"):
         find_images([photos], None, "a2b", photos, recursive=True)
     fill(tmp_path / "more" / "tue", ["1.png"])
@@ -436,11 +439,11 @@ def test_wrong_flags_are_found_before_any_work(script, run, tmp_path):
     out = tmp_path / "out"
     cases = [
         ("resize is 0: use 1 or more", run, out, {"resize": 0}),
-        ("b2a.keras is not there", one, out, {"direction": "both"}),
-        ("one generator: use --direction=a2b", one / "a2b.keras", out, {"direction": "both"}),
-        ("file cannot be made .*another --output", run, tmp_path / "file", {}),
-        ("file.a2b cannot be made .*another --output", run, tmp_path / "file" / "a2b", {}),
-        ("nowhere is not there", tmp_path / "nowhere", out, {}),
+        ("b2a.keras does not exist", one, out, {"direction": "both"}),
+        ("single generator: use --direction=a2b", one / "a2b.keras", out, {"direction": "both"}),
+        ("file cannot be written .*another --output", run, tmp_path / "file", {}),
+        ("file.a2b cannot be written .*another --output", run, tmp_path / "file" / "a2b", {}),
+        ("nowhere does not exist", tmp_path / "nowhere", out, {}),
     ]
     for message, run_dir, output, options in cases:
         with pytest.raises(ValueError, match=message) as error:
@@ -460,6 +463,8 @@ def test_the_command_ends_with_one_line_and_a_code(tmp_path):
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: missing is not there: name a run folder")
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: missing does not exist: name a run folder"
+    )
     assert "Traceback" not in done.stderr
     assert names_in(tmp_path) == []

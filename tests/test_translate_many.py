@@ -211,7 +211,7 @@ def test_images_that_fail_are_listed_and_tried_again(run, tmp_path, monkeypatch,
     assert "failed.jsonl" in printed.err
     failed = records(out)
     assert failed.pop("hungry.png") == "needs more memory: use --resize"
-    assert failed.pop("text.jpg").startswith(f"{photos}/text.jpg: no JPEG, PNG")
+    assert failed.pop("text.jpg").startswith(f"{photos}/text.jpg: not a JPEG, PNG")
     assert "bytes are more than 100000" in failed.pop("large.bmp")
     assert "Not a directory" in failed.pop("x/blocked.png")
     assert failed == {}
@@ -229,9 +229,9 @@ def test_wrong_flags_are_found_before_any_work(run, tmp_path):
     photos, out = fill(tmp_path / "photos", "1.png"), tmp_path / "out"
     (tmp_path / "file").touch()
     cases = [
-        ("b2a.keras is not there: name a run folder", run, photos, out, (), {"direction": "b2a"}),
-        ("nowhere is not there: name a run", tmp_path / "nowhere", photos, out, (), {}),
-        ("a2b.keras is not there: name a run", photos, photos, out, (), {}),
+        ("b2a.keras does not exist: name a run folder", run, photos, out, (), {"direction": "b2a"}),
+        ("nowhere does not exist: name a run", tmp_path / "nowhere", photos, out, (), {}),
+        ("a2b.keras does not exist: name a run", photos, photos, out, (), {}),
         ("1.png is neither a .keras nor a .pth", photos / "1.png", photos, out, (), {}),
         ("gif matches no images .*name a folder", run, photos / "*.gif", out, (), {}),
         ("missing matches no images", run, tmp_path / "missing", out, (), {}),
@@ -239,8 +239,8 @@ def test_wrong_flags_are_found_before_any_work(run, tmp_path):
         ("photos holds the originals: use another", run, photos, photos, (), {}),
         ("holds the originals: use another", run, photos, tmp_path, (), {}),
         ("resize is 0: use 1 or more", run, photos, out, (), {"resize": 0}),
-        ("^--directon=b2a is no flag of this script", run, photos, out, ("--directon=b2a",), {}),
-        ("^2.png is no flag of this script", run, photos, out, ("2.png",), {}),
+        ("^--directon=b2a is not a flag of this script", run, photos, out, ("--directon=b2a",), {}),
+        ("^2.png is not a flag of this script", run, photos, out, ("2.png",), {}),
         ("workers: invalid int value: 'x'$", run, photos, out, ("--direct_num_workers=x",), {}),
         ("Unexpected pipeline runner: Quick", run, photos, out, ("--runner=Quick",), {}),
         ("runner no.Runner cannot be loaded", run, photos, out, ("--runner=no.Runner",), {}),
@@ -379,7 +379,7 @@ def test_images_that_a_runner_loses_are_missed(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         translate_many, "_write_whole", lambda *args: args[1] == "2.png" or write(*args)
     )
-    with pytest.raises(ValueError, match="^1 images, 2.png among them, are neither"):
+    with pytest.raises(ValueError, match="^1 images, including 2.png, are neither"):
         many(run, photos, tmp_path / "out")
 
 
@@ -464,7 +464,9 @@ def test_all_may_be_in_an_object_store(run, tmp_path, monkeypatch):
     store["bucket://b/out/.unfinished/0"] = b"left by a killed one"
     store["bucket://b/out/failed.jsonl"] = b"left by one before"
     before = dict(store)
-    with pytest.raises(ValueError, match="^bucket://b/nowhere/a2b.keras is not there: name a run"):
+    with pytest.raises(
+        ValueError, match="^bucket://b/nowhere/a2b.keras does not exist: name a run"
+    ):
         many("bucket://b/nowhere", "bucket://b/photos/**", "bucket://b/out/")
     assert many("bucket://b/run", "bucket://b/photos/**", "bucket://b/out/") == 1
     prefix = "bucket://b/out/"

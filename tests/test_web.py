@@ -405,8 +405,8 @@ def test_wrong_files_are_refused_and_the_page_goes_on(visit, networks, models, p
     visitor = visit()
     visitor.choose(RGB)
     cases = [
-        ("own", [("pretty.tflite", png(photo))], "pretty.tflite is no TensorFlow Lite model"),
-        ("own", [("empty.tflite", b"")], "empty.tflite is no TensorFlow Lite model"),
+        ("own", [("pretty.tflite", png(photo))], "pretty.tflite is not a TensorFlow Lite model"),
+        ("own", [("empty.tflite", b"")], "empty.tflite is not a TensorFlow Lite model"),
         ("own", [("cut.tflite", good[: len(good) // 2])], "cut.tflite is damaged or incomplete"),
         ("own", [("short.tflite", good[:200])], "short.tflite is damaged or incomplete"),
         ("own", [("tail.tflite", bare[:-100])], "tail.tflite is damaged or incomplete"),
@@ -418,7 +418,7 @@ def test_wrong_files_are_refused_and_the_page_goes_on(visit, networks, models, p
         ("own", [("m.tflite", good), ("other.json", b"{}")], "other.json does not describe"),
         ("photo", [("text.png", b"no image")], "text.png is not an image"),
         ("photo", [("cut.png", png(photo)[:300])], "cut.png is not an image"),
-        ("photo", [heavy], "heavy.png has 68.2 MB: 64 MB are the most"),
+        ("photo", [heavy], "heavy.png has 68.2 MB: choose one of at most 64 MB"),
         ("photo", [("large.png", bitmap.getvalue())], "large.png has 10000 × 6000 pixels"),
     ]
     for to, files, sentence in cases:
@@ -663,10 +663,10 @@ def test_what_cannot_be_built_is_named(site, models, tmp_path, monkeypatch):
     mixed = shutil.copytree(tmp_path / "bare", tmp_path / "mixed")
     shutil.copy(models / "a2b_gray_32.json", mixed / "a2b_rgb_32.json")
     for folder, output, sentence in [
-        ("empty", "out", "holds no exported models"),
+        ("empty", "out", "holds no models"),
         ("bare", "out", r"a2b_rgb_32\.json is missing or damaged"),
         ("mixed", "out", r"a2b_rgb_32\.json describes another file"),
-        (models, "empty", "is there and no site of this script"),
+        (models, "empty", "exists and is not an earlier build"),
     ]:
         options = build.Options(models=str(tmp_path / folder), output=str(tmp_path / output))
         with pytest.raises(ValueError, match=sentence):
@@ -712,5 +712,5 @@ def test_headers_and_types(address):
 def test_what_cannot_be_served_is_named(site, address, tmp_path):
     with pytest.raises(ValueError, match="holds no site: run export/web/build.py first"):
         serve.make_server(str(tmp_path), 0)
-    with pytest.raises(ValueError, match="port .* cannot be had"):
+    with pytest.raises(ValueError, match="port .* is not available"):
         serve.make_server(str(site), int(address.rstrip("/").split(":")[-1]))

@@ -111,5 +111,5 @@ def test_a_mistake_is_said_and_not_tried_again(tmp_path):
     job = start(tmp_path / "run", "--data_dir=nowhere")
     assert job.wait(120) == 1
     text = Path(f"{tmp_path / 'run'}.log").read_text()
-    assert "error: nowhere is no folder" in text and "start 2" not in text
+    assert "error: nowhere is not a folder" in text and "start 2" not in text
     assert not (tmp_path / "run").exists()

@@ -1,12 +1,12 @@
 """CycleGAN: two generators and two discriminators in one training step.
 
-    real_a --a2b--> fake_b --b2a--> cycle_a ~ real_a        d_b judges real_b and fake_b
-    real_b --b2a--> fake_a --a2b--> cycle_b ~ real_b        d_a judges real_a and fake_a
+    real_a --a2b--> fake_b --b2a--> cycle_a ~ real_a        d_b scores real_b and fake_b
+    real_b --b2a--> fake_a --a2b--> cycle_b ~ real_b        d_a scores real_a and fake_a
     real_a --b2a--> same_a ~ real_a      real_b --a2b--> same_b ~ real_b
 
-Zhu, Park, Isola, Efros 2017, arXiv:1703.10593. The order of a step, what is frozen when, and the
-pools are those of the authors' PyTorch code, which calls a2b `G_A`, b2a `G_B`, d_b `D_A` and
-d_a `D_B`.
+Zhu, Park, Isola, Efros 2017, arXiv:1703.10593. The order of the updates, what is frozen
+when, and the image pools follow the authors' PyTorch code, which calls a2b `G_A`, b2a `G_B`,
+d_b `D_A` and d_a `D_B`.
 """
 
 from contextlib import contextmanager
@@ -23,18 +23,18 @@ from tf_cyclegan.losses import (
     identity_loss,
     paired_loss,
 )
-from tf_cyclegan.random_numbers import stream, to_unit, whole_numbers
+from tf_cyclegan.random_numbers import derive_seed, random_integers, to_unit_interval
 
 GRADIENT_PENALTY = 10.0  # Gulrajani et al. 2017, section 4
-JOINED_NUMBERS = 3 * 128 * 128  # the most that a batch may have for two to go as one
-NEED_ONE_OPTIMIZER = (  # callbacks that look at `model.optimizer`
+JOINED_NUMBERS = 3 * 128 * 128  # up to this batch size, joining two batches is faster
+NEED_ONE_OPTIMIZER = (  # callbacks that use `model.optimizer`
     keras.callbacks.LearningRateScheduler,
     keras.callbacks.ReduceLROnPlateau,
     keras.callbacks.SwapEMAWeights,
 )
 OUT_OF_RANGE = (
-    "The images of {} are not all in [-1, 1]: scale them first, for example by x / 127.5 - 1 "
-    "where they are in [0, 255], and clip what a resizing overshot."
+    "The images of {} are not all in [-1, 1]: scale them, for example with x / 127.5 - 1 if they "
+    "are in [0, 255], and clip values that resizing pushed out of range."
 )
 
 
@@ -42,37 +42,37 @@ OUT_OF_RANGE = (
 class CycleGAN(keras.Model):
     """Two generators trained against two discriminators on unpaired images.
 
-    A whole Keras model: `compile`, `fit`, `evaluate`, `predict`, `train_on_batch`, `save`,
-    `save_weights`, `ModelCheckpoint` and `BackupAndRestore` work as for any other. What is saved
-    includes all that a training step reads or changes: the networks, both optimizers, `step`, the
-    image pools and the random states of dropout layers. After loading, training continues with the
-    same numbers.
+    `compile`, `fit`, `evaluate`, `predict`, `train_on_batch`, `save`, `save_weights`,
+    `ModelCheckpoint` and `BackupAndRestore` work as for any Keras model. A saved model includes
+    everything that a training step reads or changes: the networks, both optimizers, `step`, the
+    image pools and the random states of dropout layers. Training that continues after loading
+    gives the same numbers as training without a break.
 
     Under a `tf.distribute` strategy, create and compile the model inside `strategy.scope()`, and
-    call `fit` outside of it. Losses are means over the global batch, so N replicas with a batch of
-    b equal one replica with a batch of N * b.
+    call `fit` outside of it. Losses are means over the global batch, so N replicas with a batch
+    size of b equal one replica with a batch size of N * b.
 
     Args:
-        a2b, b2a: generators, any Keras models: `[n, h, w, c] -> [n, h, w, c']`, in [-1, 1].
+        a2b, b2a: generators, any Keras models of `[n, h, w, c] -> [n, h, w, c']` in [-1, 1].
         d_a, d_b: discriminators of domain a and of domain b: `[n, h, w, c]` to logits of any shape.
-            Networks that are not built are built for the images that `fit` is given.
-        pool_size: number of earlier fakes kept for each discriminator (section 4 of the paper), in
-            each replica; 0 for none, which images of varying size need.
-        seed: random seed of the image pools, and of the gradient penalty's mixing.
+            Networks that are not built yet are built for the images passed to `fit`.
+        pool_size: number of earlier fakes kept for each discriminator on each replica (section 4
+            of the paper). Use 0 for no pool, as images of varying size require.
+        seed: random seed of the image pools and of the interpolation in the gradient penalty.
 
     Call arguments:
         inputs: `(real_a, real_b)`, each `[n, h, w, c]` float32 in [-1, 1]. `fit`, `evaluate` and
-            `predict` take a `tf.data.Dataset` of such batches, as `tf_cyclegan.data.unpaired`
-            makes one, or two arrays as `x` and `y`.
-        training: whether dropout and batch norm are in training mode.
+            `predict` take a `tf.data.Dataset` of such batches, for example from
+            `tf_cyclegan.data.unpaired`, or two arrays as `x` and `y`.
+        training: whether dropout and batch norm run in training mode.
 
     Returns:
         A dict: `fake_b`, the translation of `real_a`, and `fake_a`, that of `real_b`.
 
     Attributes:
         step: number of training steps done, an int64 variable.
-        pool_a, pool_b: image pools of `fake_a` and of `fake_b`, a list with one for each replica of
-            this process; empty until `fit` or `make_pools` makes them.
+        pool_a, pool_b: image pools of `fake_a` and of `fake_b`: lists with one pool for each
+            replica of this process, empty until `fit` or `make_pools` creates them.
 
     Example:
 
@@ -96,7 +96,7 @@ class CycleGAN(keras.Model):
         self.pool_size = pool_size
         self.pool_a, self.pool_b = [], []
         self.seed = seed
-        self._saved_pools = {}  # of a file, until there are pools that take them
+        self._saved_pools = {}  # loaded from a file, until the pools exist
         self.step = tf.Variable(
             0,
             dtype=tf.int64,
@@ -117,42 +117,44 @@ class CycleGAN(keras.Model):
         run_eagerly=False,
         jit_compile=False,
     ):
-        """Sets the objective (section 3.3, equation 3) and both optimizers; the paper's by default.
+        """Sets the objective (section 3.3, equation 3) and both optimizers.
+
+        The defaults are those of the paper.
 
         Args:
-            generator_optimizer: for both generators, in one step: a Keras optimizer, its name, or
-                None for Adam at the paper's learning rate of 2e-4 and beta_1 of 0.5. The paper's
-                learning rate falls to 0 in the second half of the training run: pass an optimizer
-                with a `tf_cyclegan.LinearDecay` for that.
-            discriminator_optimizer: for both discriminators, in one step; likewise.
+            generator_optimizer: optimizer of both generators: a Keras optimizer, its name, or None
+                for Adam with the paper's learning rate of 2e-4 and beta_1 of 0.5. In the paper,
+                the learning rate falls to 0 in the second half of the training run: pass an
+                optimizer with a `tf_cyclegan.LinearDecay` for that.
+            discriminator_optimizer: optimizer of both discriminators, likewise.
             adversarial: "lsgan", "bce", "hinge" or "wgan-gp".
-            lambda_adversarial: weight of the generators' adversarial terms; 0 leaves the
-                discriminators out altogether.
+            lambda_adversarial: weight of the generators' adversarial terms. With 0, the
+                discriminators are neither used nor trained.
             lambda_cycle_a: weight of a -> b -> a, the forward cycle.
             lambda_cycle_b: weight of b -> a -> b, the backward cycle.
-            lambda_identity: weight of the identity terms, as a share of the cycle weight of the
-                same domain (the authors' code; 0.5 in section 5.2).
-            lambda_l1: weight of the distance to the true counterpart, for batches of pairs. Above
-                0 the discriminators judge an image beside its input, `[n, h, w, c + c']`: with no
-                cycles and no pools that is pix2pix (Isola et al. 2017), both directions at once.
+            lambda_identity: weight of the identity terms, relative to the cycle weight of the same
+                domain (the authors' code; 0.5 in section 5.2).
+            lambda_l1: weight of the L1 distance to the ground truth, for batches of pairs. Above
+                0, the discriminators see each image together with its input, `[n, h, w, c + c']`.
+                Without cycles and pools this is pix2pix (Isola et al. 2017) in both directions.
             run_eagerly: as in `keras.Model.compile`.
-            jit_compile: whether to compile training steps with XLA. With several replicas that is
-                the gradients alone, since XLA cannot compile what passes between devices.
+            jit_compile: whether to compile training steps with XLA. With several replicas only the
+                gradients are compiled: XLA cannot compile communication between devices.
 
         Raises:
-            ValueError: a weight is negative, all terms weigh 0, the optimizers cannot work, or the
-                networks cannot work with `lambda_l1` or `jit_compile`.
+            ValueError: a weight is negative, all weights are 0, the optimizers cannot be used, or
+                the model does not support `lambda_l1` or `jit_compile`.
         """
         networks = (self.a2b, self.b2a, self.d_a, self.d_b)
         weights = (lambda_adversarial, lambda_cycle_a, lambda_cycle_b, lambda_l1, lambda_identity)
         if min(weights) < 0 or max(weights[:4]) == 0:
             raise ValueError(
-                f"The weights of the losses are {weights} (adversarial, cycle a, cycle b, l1, "
-                "identity): use 0 or more, and one of the first four above 0."
+                f"The loss weights are {weights} (adversarial, cycle a, cycle b, l1, identity): "
+                "use 0 or more for each, and a value above 0 for one of the first four."
             )
         if lambda_l1 and self.pool_size:
             raise ValueError(
-                "An image pool keeps fakes without their inputs, which lambda_l1 needs: create the "
+                "lambda_l1 needs the input of each fake, which image pools do not keep: create the "
                 "model with pool_size=0."
             )
         generator_optimizer = self._optimizer(generator_optimizer)
@@ -161,12 +163,12 @@ class CycleGAN(keras.Model):
         replicas = self.distribute_strategy.num_replicas_in_sync
         if jit_compile and replicas > 1 and any(map(has_batch_norm, networks)):
             raise ValueError(
-                f"jit_compile cannot compile batch norm over {replicas} replicas, which share "
-                'their moments: use norm="instance", one device, or no jit_compile.'
+                f"XLA cannot compile batch norm that is synchronized over {replicas} replicas: "
+                'use norm="instance", a single device, or jit_compile=False.'
             )
-        # Without optimizer=None Keras would make, and save, an RMSprop over all weights. Its own
-        # jit_compile would compile the checks of the images, which XLA leaves out, and everything
-        # that passes between replicas, which XLA cannot.
+        # Without optimizer=None, Keras would create and save an RMSprop optimizer of all weights.
+        # Its jit_compile would cover the checks of the images, which XLA drops, and the
+        # communication between replicas, which XLA cannot compile.
         super().compile(optimizer=None, run_eagerly=run_eagerly, jit_compile=False)
         compiled = jit_compile and not run_eagerly
         self.compiles_step = compiled and replicas == 1
@@ -195,7 +197,7 @@ class CycleGAN(keras.Model):
         self.built = True
 
     def _optimizer(self, given):
-        if given is None:  # Keras' default epsilon of 1e-7 is not the authors' 1e-8
+        if given is None:  # the authors use epsilon 1e-8; Keras' default is 1e-7
             given = keras.optimizers.Adam(2e-4, beta_1=0.5, beta_2=0.999, epsilon=1e-8)
         optimizer = keras.optimizers.get(given)
         half = any(n.dtype_policy.name == "mixed_float16" for n in (self.a2b, self.b2a))
@@ -204,7 +206,7 @@ class CycleGAN(keras.Model):
         return optimizer
 
     def _build_optimizers(self):
-        """Does so once all networks are built."""
+        """Builds the optimizers once all networks are built."""
         if all(network.built for network in (self.a2b, self.b2a, self.d_a, self.d_b)):
             if not self.generator_optimizer.built:
                 self.generator_optimizer.build(self._generator_variables())
@@ -212,11 +214,11 @@ class CycleGAN(keras.Model):
                 self.discriminator_optimizer.build(self._discriminator_variables())
 
     def _prepare(self, shapes, pools=False):
-        """Builds what is not built yet for images of the given shapes.
+        """Builds whatever is not built yet, for images of the given shapes.
 
         Args:
-            shapes: `[n, h, w, c]` of real_a and of real_b, all but c perhaps None; or None where
-                they are not known before the data is read.
+            shapes: `[n, h, w, c]` of real_a and of real_b, where all but c may be None; or None if
+                they are unknown until the data is read.
             pools: whether the image pools are needed.
         """
         networks = {"a2b": self.a2b, "b2a": self.b2a, "d_a": self.d_a, "d_b": self.d_b}
@@ -225,9 +227,9 @@ class CycleGAN(keras.Model):
         if shapes is None:
             if missing or pools:
                 raise ValueError(
-                    f"{', '.join(missing) or 'The image pools'} cannot be built from data of "
-                    "unknown shapes: use a tf.data.Dataset or arrays, or build the networks and "
-                    "call make_pools first."
+                    f"{', '.join(missing) or 'The image pools'} cannot be built because the shapes "
+                    "of the data are unknown: use a tf.data.Dataset or arrays, or build the "
+                    "networks and call make_pools first."
                 )
             return
         (*size_a, channels_a), (*size_b, channels_b) = (shape[1:] for shape in shapes)
@@ -246,35 +248,39 @@ class CycleGAN(keras.Model):
             self.make_pools((*size_b, channels_a), (*size_a, channels_b))
 
     def make_pools(self, shape_a, shape_b):
-        """Makes the image pools; `fit` and `train_on_batch` do so where there are none yet.
+        """Creates the image pools, as `fit` and `train_on_batch` do if there are none yet.
 
-        Call it outside of `strategy.scope()`, which would mirror the variables: every replica keeps
+        Call it outside of `strategy.scope()`, which would mirror the variables: each replica keeps
         its own fakes.
 
         Args:
             shape_a, shape_b: (h, w, c) of `fake_a` and of `fake_b`.
 
         Raises:
-            ValueError: it is called inside `strategy.scope()`, a size is not known, or the file
-                that was loaded holds other pools.
+            ValueError: it is called inside `strategy.scope()`, a size is unknown, or the loaded
+                file holds pools of other sizes.
         """
         if not self.pool_size:
             return
         if tf.distribute.has_strategy():
             raise ValueError(
-                "The image pools cannot be made inside strategy.scope(), which would mirror them: "
+                "Image pools cannot be created inside strategy.scope(), which would mirror them: "
                 "call fit, train_on_batch or make_pools outside of it."
             )
         strategy = self.distribute_strategy
-        # The default strategy, which is what get_strategy returns here, has no list of devices.
+        # The default strategy, which get_strategy returns here, has no list of devices.
         default = strategy is tf.distribute.get_strategy()
         devices = [None] if default else strategy.extended.worker_devices
         first = worker_number(strategy) * len(devices)
         pool_a, pool_b = [], []
         for replica, device in enumerate(devices, start=first):
             with tf.device(device):
-                pool_a.append(ImagePool(self.pool_size, shape_a, stream(self.seed, replica, 2)))
-                pool_b.append(ImagePool(self.pool_size, shape_b, stream(self.seed, replica, 3)))
+                pool_a.append(
+                    ImagePool(self.pool_size, shape_a, derive_seed(self.seed, replica, 2))
+                )
+                pool_b.append(
+                    ImagePool(self.pool_size, shape_b, derive_seed(self.seed, replica, 3))
+                )
         self.pool_a, self.pool_b = pool_a, pool_b
         if self._saved_pools:
             assign_all(self._pool_state(), self._saved_pools)
@@ -282,30 +288,30 @@ class CycleGAN(keras.Model):
 
     @property
     def steps_done(self) -> int:
-        """`step` as a number, to be read between steps."""
-        return int(self.step.numpy())  # a mirrored variable has no int() of its own
+        """`step` as an int. Read it between steps."""
+        return int(self.step.numpy())  # mirrored variables do not support int()
 
     @property
     def metrics(self):
-        """The trackers alone: Keras would add one for a `loss` that this model does not have."""
+        """The loss trackers, without the one that Keras adds for a `loss`: this model has none."""
         return list(self.trackers.values())
 
     def get_config(self):
-        """The networks, `pool_size` and `seed`, to be saved by Keras."""
+        """Returns the config that Keras saves: the networks, `pool_size` and `seed`."""
         config = {name: getattr(self, name) for name in ("a2b", "b2a", "d_a", "d_b")}
         config = {name: keras.saving.serialize_keras_object(n) for name, n in config.items()}
         return super().get_config() | config | {"pool_size": self.pool_size, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """The inverse of `get_config`."""
+        """Creates a model from the output of `get_config`."""
         config = dict(config)
         for name in ("a2b", "b2a", "d_a", "d_b"):
             config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
         return cls(**config)
 
     def get_compile_config(self):
-        """The arguments of `compile`, to be saved by Keras."""
+        """Returns the arguments of `compile` for Keras to save."""
         if not self.compiled:
             return None
         optimizers = {
@@ -315,23 +321,23 @@ class CycleGAN(keras.Model):
         return optimizers | dict(self.compile_arguments)
 
     def compile_from_config(self, config):
-        """Compiles with what `get_compile_config` returned."""
+        """Compiles the model with the output of `get_compile_config`."""
         config = dict(config)
         for name in ("generator_optimizer", "discriminator_optimizer"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         self.compile(**config)
 
     def save_own_variables(self, store):
-        """Called by Keras as it saves: all that is in neither the networks nor the optimizers."""
+        """Saves the state outside of the networks and optimizers; called by Keras."""
         state = {name: v.numpy() for name, v in (self._own_state() | self._pool_state()).items()}
         for name, value in (state | self._saved_pools).items():
             store[name] = value
 
     def load_own_variables(self, store):
-        """Called by Keras as it loads.
+        """Restores what `save_own_variables` saved; called by Keras.
 
         Raises:
-            ValueError: the file holds no training state, or that of other pools or networks.
+            ValueError: the file holds no training state, or one of other pools or networks.
         """
         saved = {name: store[name][()] for name in store.keys()}
         pools = {name: saved.pop(name) for name in list(saved) if name.startswith("pool_")}
@@ -342,7 +348,7 @@ class CycleGAN(keras.Model):
             self._saved_pools = pools
 
     def _own_state(self):
-        """Variables by name: the step, and the random states of dropout layers."""
+        """Returns the step and the random states of dropout layers by name."""
         state = {"step": self.step}
         for name in ("a2b", "b2a", "d_a", "d_b"):
             seeds = [v for v in getattr(self, name).non_trainable_variables if is_seed(v)]
@@ -350,7 +356,7 @@ class CycleGAN(keras.Model):
         return state
 
     def _pool_state(self):
-        """The variables of the image pools by name."""
+        """Returns the variables of the image pools by name."""
         state = {}
         for name in ("pool_a", "pool_b"):
             for number, pool in enumerate(getattr(self, name)):
@@ -359,11 +365,11 @@ class CycleGAN(keras.Model):
         return state
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.fit`, on a dataset of `(real_a, real_b)`, or arrays of both as x and y.
+        """Trains like `keras.Model.fit` on a dataset of `(real_a, real_b)`, or both as x and y.
 
         Raises:
-            ValueError: the data is not pairs of image batches, images are outside of [-1, 1], or a
-                callback needs a single optimizer.
+            ValueError: the data is not pairs of image batches, pixel values are outside of
+                [-1, 1], or a callback needs a model with one optimizer.
         """
         self._prepare(image_shapes(x, y), pools=True)
         for callback in keras.tree.flatten(kwargs.get("callbacks")):
@@ -373,7 +379,7 @@ class CycleGAN(keras.Model):
             return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.evaluate`: the means of all losses, without the pools.
+        """Returns the means of all losses like `keras.Model.evaluate`, without image pools.
 
         Raises:
             ValueError: as for `fit`.
@@ -383,7 +389,7 @@ class CycleGAN(keras.Model):
             return super().evaluate(x, y, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
-        """As `keras.Model.train_on_batch`, on real_a and real_b as x and y.
+        """Runs a training step like `keras.Model.train_on_batch`, with real_a as x, real_b as y.
 
         Raises:
             ValueError: as for `fit`.
@@ -393,7 +399,7 @@ class CycleGAN(keras.Model):
             return super().train_on_batch(x, y, *args, **kwargs)
 
     def call(self, inputs, training=False):
-        """Translates in both directions: see the class."""
+        """Translates in both directions, see the class."""
         real_a, real_b = inputs
         return {
             "fake_b": self.a2b(real_a, training=training),
@@ -405,13 +411,13 @@ class CycleGAN(keras.Model):
         return self(tuple(check_images(data)), training=False)
 
     def first_non_finite(self) -> str | None:
-        """Names the first value of the training state that is NaN or infinite.
+        """Returns the name of the first variable of the training state with NaN or infinity.
 
-        A step reports its losses from before its update, so they do not show an update that spoils
-        the weights: call this between steps, before you save.
+        A step reports the losses before its update, so they do not show an update that makes
+        weights non-finite. Call this between steps, before you save.
 
         Returns:
-            For example "a2b: sequential/conv2d/kernel", or None where every value is finite.
+            For example "a2b: sequential/conv2d/kernel", or None if every value is finite.
         """
         owners = "a2b b2a d_a d_b generator_optimizer discriminator_optimizer".split()
         named = [
@@ -428,7 +434,7 @@ class CycleGAN(keras.Model):
         return next((name for (name, _), good in zip(named, finite, strict=True) if not good), None)
 
     def log_names(self):
-        """The names of what a step reports: the losses whose weight is not 0, learning_rate."""
+        """Returns the names of what a step reports: losses of a weight above 0, learning_rate."""
         weights = {
             "g_adv_a2b": self.lambda_adversarial,
             "g_adv_b2a": self.lambda_adversarial,
@@ -444,15 +450,15 @@ class CycleGAN(keras.Model):
         return [*(name for name, weight in weights.items() if weight), "learning_rate"]
 
     def translate_both(self, real_a, real_b, training=False):
-        """Every image that a term of the objective needs, by name.
+        """Computes every image that a term of the objective needs, by name.
 
         Args:
             real_a, real_b: `[n, h, w, c]` in [-1, 1].
-            training: whether dropout and batch norm train.
+            training: whether dropout and batch norm run in training mode.
 
         Returns:
-            A dict of `fake_b cycle_a fake_a cycle_b same_a same_b`, without those that only a
-            term of weight 0 would need.
+            A dict of `fake_b`, `cycle_a`, `fake_a`, `cycle_b`, `same_a` and `same_b`, without those
+            that only a term of weight 0 would need.
         """
         of_a2b, of_b2a = {}, {}
         fakes = self.lambda_adversarial or self.lambda_l1
@@ -464,7 +470,7 @@ class CycleGAN(keras.Model):
             of_a2b["same_b"] = real_b
         if self.lambda_identity_a:
             of_b2a["same_a"] = real_a
-        images = together(self.a2b, of_a2b, training) | together(self.b2a, of_b2a, training)
+        images = call_jointly(self.a2b, of_a2b, training) | call_jointly(self.b2a, of_b2a, training)
         if self.lambda_cycle_a:
             images["cycle_a"] = self.b2a(images["fake_b"], training=training)
         if self.lambda_cycle_b:
@@ -472,14 +478,14 @@ class CycleGAN(keras.Model):
         return images
 
     def generator_losses(self, real_a, real_b, images, training=False):
-        """The generators' terms, weighted, by name: each `[n]`."""
+        """Computes the weighted terms of the generators by name, each `[n]`."""
         losses = {}
         if self.lambda_adversarial:
-            for name, judge, real, fake in (
+            for name, discriminator, real, fake in (
                 ("g_adv_a2b", self.d_b, real_a, images["fake_b"]),
                 ("g_adv_b2a", self.d_a, real_b, images["fake_a"]),
             ):
-                logits = judge(self.shown(fake, real), training=training)
+                logits = discriminator(self.discriminator_input(fake, real), training=training)
                 loss = generator_loss(self.adversarial, logits)
                 losses[name] = self.lambda_adversarial * loss
         if self.lambda_cycle_a:
@@ -495,37 +501,47 @@ class CycleGAN(keras.Model):
             losses["l1_b2a"] = self.lambda_l1 * paired_loss(real_a, images["fake_a"])
         return losses
 
-    def shown(self, image, source):
-        """What a discriminator is shown: the image, and for pairs its input before it."""
+    def discriminator_input(self, image, source):
+        """Returns the input of a discriminator: the image, for pairs concatenated to its source."""
         return tf.concat([source, image], axis=-1) if self.lambda_l1 else image
 
     def discriminator_losses(self, real_a, real_b, fake_a, fake_b, training=False):
-        """The discriminators' terms, `d_b` and `d_a`: each `[n]`."""
+        """Computes the terms of the discriminators, `d_b` and `d_a`, each `[n]`."""
         losses = {}
-        for name, judge, real, fake in (
-            ("d_b", self.d_b, self.shown(real_b, real_a), self.shown(fake_b, real_a)),
-            ("d_a", self.d_a, self.shown(real_a, real_b), self.shown(fake_a, real_b)),
+        for name, discriminator, real, fake in (
+            (
+                "d_b",
+                self.d_b,
+                self.discriminator_input(real_b, real_a),
+                self.discriminator_input(fake_b, real_a),
+            ),
+            (
+                "d_a",
+                self.d_a,
+                self.discriminator_input(real_a, real_b),
+                self.discriminator_input(fake_a, real_b),
+            ),
         ):
-            logits = together(judge, {"real": real, "fake": fake}, training)
+            logits = call_jointly(discriminator, {"real": real, "fake": fake}, training)
             losses[name] = discriminator_loss(self.adversarial, logits["real"], logits["fake"])
             if self.adversarial == "wgan-gp" and training:
-                seed = stream(self.seed, replica_id(), name == "d_b")
-                mix = to_unit(whole_numbers(tf.shape(real)[0], seed, self.step))
+                seed = derive_seed(self.seed, replica_id(), name == "d_b")
+                mix = to_unit_interval(random_integers(tf.shape(real)[0], seed, self.step))
                 scale = self.discriminator_optimizer.scale_loss(1.0)
-                penalty = gradient_penalty(judge, real, fake, mix, scale)
+                penalty = gradient_penalty(discriminator, real, fake, mix, scale)
                 losses[name] += GRADIENT_PENALTY * penalty
         return losses
 
     def train_step(self, data):
-        """One update of the generators, then one of the discriminators on the fakes from before."""
+        """Updates the generators, then the discriminators on the fakes from before that update."""
         real_a, real_b = check_images(data)
-        # Counters, such as an optimizer's, need no image: without this, a step whose images could
-        # not be read would be counted though it updates no weight.
+        # Counters, such as an optimizer's, do not depend on the images. Without this, a step whose
+        # images cannot be read would be counted although it updates no weights.
         with tf.control_dependencies([real_a, real_b]):
             return compiled_if(self.compiles_step, self._step)(real_a, real_b)
 
     def _step(self, real_a, real_b):
-        rate = self.generator_optimizer.learning_rate  # of this step: an update counts it on
+        rate = self.generator_optimizer.learning_rate  # before the update advances its schedule
 
         part = compiled_if(self.compiles_gradients, self._generator_gradients)
         gradients, losses, fake_a, fake_b = part(real_a, real_b)
@@ -549,7 +565,7 @@ class CycleGAN(keras.Model):
             losses = self.generator_losses(real_a, real_b, images, training=True)
             objective = global_mean(sum(losses.values()))
             scaled = self.generator_optimizer.scale_loss(objective)
-        # Only the generators' gradients are asked for: that freezes the discriminators.
+        # Gradients of only the generators' variables: this freezes the discriminators.
         gradients = tape.gradient(scaled, self._generator_variables())
         return gradients, losses, images.get("fake_a"), images.get("fake_b")
 
@@ -561,7 +577,7 @@ class CycleGAN(keras.Model):
         return tape.gradient(scaled, self._discriminator_variables()), losses
 
     def test_step(self, data):
-        """The same losses without an update and without the pools."""
+        """Computes the losses of a training step without an update and without image pools."""
         real_a, real_b = check_images(data)
         images = self.translate_both(real_a, real_b)
         losses = self.generator_losses(real_a, real_b, images)
@@ -573,8 +589,8 @@ class CycleGAN(keras.Model):
         return self.get_metrics_result()
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing: all is built. Keras 3.15 would draw a batch for it, and fails at it in a cluster
-        of workers, where it cannot reduce a nested value."""
+        """Does nothing, since everything is built. Keras 3.15 would draw a batch for it, and fails
+        in a cluster of workers, where it cannot reduce a nested value."""
 
     def _update(self, optimizer, gradients, variables):
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
@@ -582,14 +598,14 @@ class CycleGAN(keras.Model):
         optimizer.apply(gradients, variables)
 
     def _report(self, values):
-        """This step's batch means, in `log_names` order; the trackers keep the epoch's means."""
-        # A step that finds the data at its end must not be counted: counting needs no data.
+        """Updates the trackers, and returns the batch means of this step in `log_names` order."""
+        # Without this, a step that finds no more data would be counted: counting needs no data.
         with tf.control_dependencies(list(values.values())):
             for name, tracker in self.trackers.items():
                 tracker.update_state(values[name])
         means = {name: tf.reduce_mean(values[name]) for name in self.trackers}
         if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
-            # There Keras takes the mean over the first axis of what each worker returns.
+            # Here, Keras takes the mean over the first axis of what each worker returns.
             means = {name: value[tf.newaxis] for name, value in means.items()}
         return means
 
@@ -600,15 +616,15 @@ class CycleGAN(keras.Model):
         return self.d_a.trainable_variables + self.d_b.trainable_variables
 
 
-def together(network, batches, training):
-    """What a network makes of several batches: in one call where that is the same, and faster.
+def call_jointly(network, batches, training):
+    """Calls a network on several batches, jointly if that is equivalent and faster.
 
-    It is not the same with batch norm, which would mix them, nor for images of different sizes.
-    Large images are as fast one after the other, and take less memory.
+    A joint call is not equivalent with batch norm, which would mix the batches, and not possible
+    with images of different sizes. For large images it is not faster, and takes more memory.
 
     Args:
-        network: a generator or a discriminator; one without a `norm`, which may mix what it likes,
-            gets the batches one by one.
+        network: a generator or a discriminator. One without a `norm` attribute might mix the
+            batches, and gets them one by one.
         batches: by name, each `[n, h, w, c]`.
         training: as in a call of the network.
 
@@ -625,25 +641,25 @@ def together(network, batches, training):
 
 
 def compiled_if(condition, part):
-    """The function, compiled with XLA or as it is."""
+    """Returns a function, compiled with XLA if the condition is true."""
     return tf.function(part, autograph=False, jit_compile=True) if condition else part
 
 
 def check_images(data):
-    """Returns a batch `(real_a, real_b)` as it is, once its values are checked in the graph.
+    """Returns a batch `(real_a, real_b)` unchanged, with checks of its values in the graph.
 
     Raises:
         ValueError: the images are not floats.
-        tf.errors.InvalidArgumentError: they are not all in [-1, 1]; XLA leaves this check out.
+        tf.errors.InvalidArgumentError: they are not all in [-1, 1]. XLA drops this check.
     """
     checked = []
     for domain, images in zip("ab", data, strict=True):
         if not images.dtype.is_floating:
             raise ValueError(
                 f"The images of {domain} are {images.dtype.name}: make them float32 in [-1, 1], "
-                "for example by x / 127.5 - 1."
+                "for example with x / 127.5 - 1."
             )
-        # A float16 has the next number after 1 at 1.001. NaN fails too.
+        # 1.001 allows for the rounding of float16. NaN fails as well.
         good = tf.reduce_all(tf.abs(images) <= 1.001)
         with tf.control_dependencies([tf.debugging.Assert(good, [OUT_OF_RANGE.format(domain)])]):
             checked.append(tf.identity(images))
@@ -651,28 +667,28 @@ def check_images(data):
 
 
 def check_optimizers(*optimizers):
-    """Raises a ValueError where two optimizers are one, or average weights for nobody."""
+    """Raises a ValueError if two optimizers are one, or if one averages weights to no effect."""
     inner = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in optimizers]
     if inner[0] is inner[1]:
         raise ValueError(
-            "generator_optimizer and discriminator_optimizer are one object, which can keep the "
-            "momenta of one of them alone: make two."
+            "generator_optimizer and discriminator_optimizer are the same object, but an optimizer "
+            "keeps the state of one of them only: create two."
         )
     if any(optimizer.use_ema and not optimizer.ema_overwrite_frequency for optimizer in inner):
         raise ValueError(
-            "An optimizer has use_ema=True, but nothing would use its averages: leave it out, or "
-            "set its ema_overwrite_frequency."
+            "An optimizer has use_ema=True, but nothing would use the averages: remove it, or set "
+            "ema_overwrite_frequency."
         )
 
 
 @contextmanager
 def clear_errors(callbacks):
-    """Refuses callbacks that cannot work, and makes a failed check of images one line."""
+    """Rejects callbacks that cannot work, and turns a failed image check into one line."""
     for callback in keras.tree.flatten(callbacks):
         if isinstance(callback, NEED_ONE_OPTIMIZER):
             raise ValueError(
-                f"{type(callback).__name__} needs a model with one optimizer, and CycleGAN has "
-                "two: leave it out. For a schedule, give a "
+                f"{type(callback).__name__} needs a model with one optimizer, but CycleGAN has "
+                "two: remove it. For a schedule, pass a "
                 "keras.optimizers.schedules.LearningRateSchedule to each as its learning_rate."
             )
     try:
@@ -685,14 +701,14 @@ def clear_errors(callbacks):
 
 
 def image_shapes(x, y=None):
-    """The shapes of real_a and real_b in what `fit` is given.
+    """Returns the shapes of real_a and real_b in the data passed to `fit`.
 
     Args:
         x: a dataset, plain or distributed; or real_a, if y is given.
         y: real_b, or None.
 
     Returns:
-        Two tuples of four sides, None for those that vary; or None where they are not known.
+        Two tuples of length 4, with None for sides that vary; or None if they are unknown.
 
     Raises:
         ValueError: the data is not pairs of image batches.
@@ -708,10 +724,10 @@ def image_shapes(x, y=None):
     count = len(elements) if isinstance(elements, tuple | list) else 1
     if count != 2:
         raise ValueError(
-            f"CycleGAN trains on batches (real_a, real_b), and each batch of the data has {count} "
-            "part(s): combine two data sets by tf_cyclegan.data.unpaired(a, b)."
+            f"CycleGAN trains on batches (real_a, real_b), but each batch of the data has {count} "
+            "part(s): combine two data sets with tf_cyclegan.data.unpaired(a, b)."
         )
-    # A distributed dataset has a spec for each replica, of which the first is taken.
+    # A distributed dataset has a spec for each replica: take the first.
     first = [tf.nest.flatten(element, expand_composites=True)[0].shape for element in elements]
     shapes = [tuple(tf.TensorShape(shape).as_list()) for shape in first]
     for domain, shape in zip("ab", shapes, strict=True):
@@ -723,7 +739,7 @@ def image_shapes(x, y=None):
 
 
 def assign_all(variables, values):
-    """Assigns values to variables of the same names.
+    """Assigns values to the variables of the same names.
 
     Raises:
         ValueError: names or shapes differ.
@@ -732,7 +748,7 @@ def assign_all(variables, values):
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     if saved != shapes:
         raise ValueError(
-            f"The file holds the training state {saved}, and this model has {shapes}: build it "
+            f"The file holds the training state {saved}, but this model has {shapes}: build it "
             "with the same pool_size, replicas, image size and dropout."
         )
     for name, variable in variables.items():
@@ -740,39 +756,39 @@ def assign_all(variables, values):
 
 
 def has_batch_norm(network):
-    """Whether a built network has a BatchNormalization layer anywhere."""
+    """Returns whether a built network contains a BatchNormalization layer."""
     return any(variable.name == "moving_mean" for variable in network.non_trainable_variables)
 
 
 def is_seed(variable):
-    """Whether a variable is the random state of a layer, such as Dropout."""
+    """Returns whether a variable is the random state of a layer such as Dropout."""
     return variable.path.endswith("seed_generator_state")
 
 
 def global_mean(per_example):
-    """`[n]` of one replica -> the share of it in the mean over the global batch.
+    """Returns what the values `[n]` of one replica add to the mean over the global batch.
 
-    Optimizers sum gradients over replicas: dividing here, and nowhere else, makes that a mean.
+    Optimizers sum gradients over replicas. Dividing here, and nowhere else, makes that a mean.
     """
     return tf.reduce_mean(per_example) / tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def replica_id():
-    """The number of this replica, a Python integer: every replica is traced by itself."""
+    """Returns the number of this replica as an int: each replica is traced separately."""
     return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
 
 
 @tf.function
 def are_finite(tensors):
-    """Whether all values of each tensor are finite: a list of n tensors to bool `[n]`."""
+    """Returns which of n tensors have only finite values: bool `[n]`."""
     return tf.stack([tf.reduce_all(tf.math.is_finite(x)) for x in tensors])
 
 
 def share_overflow(gradients):
-    """Makes all gradients NaN where any replica has one that is not finite.
+    """Makes all gradients NaN if any replica has a gradient that is not finite.
 
-    Keras' LossScaleOptimizer asks the first replica only, before it sums the gradients: an
-    overflow on another replica would be taken for finite and end up in the weights.
+    Keras' LossScaleOptimizer checks only the first replica, before it sums the gradients: an
+    overflow on another replica would go unnoticed and end up in the weights.
     """
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
@@ -783,12 +799,12 @@ def share_overflow(gradients):
 
 
 def worker_number(strategy) -> int:
-    """The number of this process in its cluster, 0 for the chief or where there is no cluster."""
+    """Returns the number of this process in its cluster, 0 for the chief or without a cluster."""
     cluster = strategy.cluster_resolver
     return cluster.task_id or 0 if cluster else 0
 
 
 def worker_count(strategy) -> int:
-    """The number of processes in the cluster, 1 where there is none."""
+    """Returns the number of processes in the cluster, 1 without a cluster."""
     cluster = strategy.cluster_resolver
     return max(cluster.cluster_spec().num_tasks("worker"), 1) if cluster else 1

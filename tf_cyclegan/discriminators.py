@@ -1,4 +1,4 @@
-"""Discriminators: an image in, raw logits out, high where it looks real."""
+"""Discriminators: map an image to logits, which are high where it looks real."""
 
 import keras
 
@@ -9,41 +9,42 @@ from tf_cyclegan.sizes import checked_when_run
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class PatchDiscriminator(keras.Model):
-    """PatchGAN: one logit for each overlapping patch, 70x70 pixels with three layers.
+    """PatchGAN: one logit for each overlapping patch, of 70x70 pixels with three layers.
 
     Section 7.2 of the paper; the authors' `NLayerDiscriminator`, 2,764,737 weights by default.
-    Every convolution is 4x4 with one zero of padding on every side, so the two of stride 1
-    shrink the map by one each: 256x256 gives 30x30 logits. LeakyReLU 0.2; no norm on the first.
+    Every convolution is 4x4 with one zero of padding on every side, so each of the two with stride
+    1 shrinks the map by one: 256x256 gives 30x30 logits. The activation is LeakyReLU 0.2, and the
+    first layer has no norm.
 
     Args:
-        filters: channels of the first layer; at most 8 times as many further on.
-        layers: layers of stride 2, from 1 to 5: patches of 16, 34, 70, 142 and 286 pixels.
+        filters: channels of the first layer; later layers have at most 8 times as many.
+        layers: number of layers of stride 2, 1 to 5: patches of 16, 34, 70, 142 and 286 pixels.
         norm: "instance", "batch" or "none".
 
     Call arguments:
-        inputs: `[n, h, w, c]` in [-1, 1], large enough that a logit is left (24x24 for 3 layers).
+        inputs: `[n, h, w, c]` in [-1, 1], large enough for one logit (24x24 for 3 layers).
 
     Returns:
         `[n, h', w', 1]` logits, float32 also under mixed precision.
 
     Raises:
-        ValueError: an argument that cannot work, or an image too small for a logit.
-        tf.errors.InvalidArgumentError: such an image, in a graph that was traced without sizes.
+        ValueError: an argument is invalid, or the images are too small for one logit.
+        tf.errors.InvalidArgumentError: the same, in a graph that was traced without sizes.
     """
 
     def __init__(self, filters=64, layers=3, norm="instance", **kwargs):
         super().__init__(**kwargs)
         check_positive(filters=filters)
         if not 1 <= layers <= 5:
-            raise ValueError(f"layers={layers}: a PatchDiscriminator has 1 to 5.")
+            raise ValueError(f"layers={layers}: use 1 to 5 in a PatchDiscriminator.")
         self.filters = filters
-        self.strided_layers = layers  # Keras' Model keeps the name `layers` for itself
+        self.strided_layers = layers  # `layers` is reserved by keras.Model
         self.norm = norm
         dtype = self.dtype_policy
         stack = padded_convolution(filters, 2, use_bias=True, dtype=dtype)
         stack += [keras.layers.LeakyReLU(0.2, dtype=dtype)]  # [n, h/2, w/2, filters]
         for level in range(1, layers + 1):
-            # [n, h/2^(level+1), ...], the last one only one pixel smaller than the one before
+            # [n, h/2^(level+1), ...]; the last level is one pixel smaller than the one before
             strides = 2 if level < layers else 1
             stack += padded_convolution(filters * min(2**level, 8), strides, norm, dtype=dtype)
             stack += normalization(norm, dtype)
@@ -60,12 +61,12 @@ class PatchDiscriminator(keras.Model):
         check_nhwc(inputs.shape, self.input_channels)
         smallest = 3 * 2**self.strided_layers  # the last two convolutions take a pixel each
         for size in inputs.shape[1:3]:
-            if size is not None and size < smallest:  # TensorFlow would return another layer's map
+            if size is not None and size < smallest:  # TensorFlow would return another tensor
                 raise ValueError(
-                    f"An image of {inputs.shape[1]}x{inputs.shape[2]} leaves no logit: with "
-                    f"layers={self.strided_layers} use {smallest}x{smallest} or more."
+                    f"An image of {inputs.shape[1]}x{inputs.shape[2]} is too small for one logit: "
+                    f"with layers={self.strided_layers} use {smallest}x{smallest} or more."
                 )
-        complaint = f"Every side must be {smallest} or more, else no logit is left."
+        complaint = f"Every side must be {smallest} or more to give at least one logit."
         images = checked_when_run(inputs, complaint, smallest=smallest)
         return keras.ops.cast(self.stack(images, training=training), self.variable_dtype)
 
@@ -82,11 +83,11 @@ class PatchDiscriminator(keras.Model):
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class PixelDiscriminator(keras.Model):
-    """Judges every pixel by itself, with 1x1 convolutions: the authors' `PixelDiscriminator`.
+    """Scores each pixel separately with 1x1 convolutions: the authors' `PixelDiscriminator`.
 
     Args:
-        filters: channels of the first layer, twice as many in the second.
-        norm: "instance", "batch" or "none", after the second layer.
+        filters: channels of the first layer; the second has twice as many.
+        norm: norm after the second layer: "instance", "batch" or "none".
 
     Call arguments:
         inputs: `[n, h, w, c]` in [-1, 1].
@@ -129,7 +130,7 @@ class PixelDiscriminator(keras.Model):
 
 
 def padded_convolution(filters, strides, norm="none", use_bias=None, dtype=None):
-    """A 4x4 convolution after one zero on every side, PyTorch's `padding=1`."""
+    """Returns a 4x4 convolution with one zero on every side, PyTorch's `padding=1`."""
     return [
         keras.layers.ZeroPadding2D(1, data_format="channels_last", dtype=dtype),
         convolution(filters, 4, strides, norm=norm, use_bias=use_bias, dtype=dtype),

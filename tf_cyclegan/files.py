@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what stands in their way is found before the work."""
+"""Atomic writing of files, and checks of the output folder before any work is done."""
 
 import contextlib
 import os
@@ -8,26 +8,26 @@ from pathlib import Path
 
 
 def check_output(folder, names: Iterable[str] = (), overwrite: bool = False) -> None:
-    """Checks, without a trace, that files can be written into a folder, whether it exists or not.
+    """Checks that files can be written into a folder, without creating or changing anything.
 
     Args:
-        folder: the folder.
-        names: of files that will be written into it.
+        folder: the folder, which need not exist.
+        names: names of the files that will be written into it.
         overwrite: whether they may replace files of the same names.
 
     Raises:
-        ValueError: the folder cannot be made or written, or holds one of the files.
+        ValueError: the folder cannot be created or written, or contains one of the files.
     """
     folder = Path(folder)
     try:
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         reason = "" if nearest.is_dir() else f"{nearest} is not a folder"
-    except OSError as error:  # such as a name too long
+    except OSError as error:  # for example, the name is too long
         reason = str(error.strerror)
     if not reason and not os.access(nearest, os.W_OK | os.X_OK):
         reason = f"{nearest} is read-only"
     if reason:
-        raise ValueError(f"{folder} cannot be made or written ({reason}): use another --output.")
+        raise ValueError(f"{folder} cannot be written ({reason}): use another --output.")
     for path in (folder / name for name in names):
         if path.is_dir():
             raise ValueError(f"{path} is a folder: use another --output.")
@@ -38,17 +38,17 @@ def check_output(folder, names: Iterable[str] = (), overwrite: bool = False) -> 
 
 
 def write_files(folder, files: dict[str, bytes]) -> None:
-    """Writes files into a folder: each appears whole, and none before all could be written.
+    """Writes files into a folder. No file appears there before all are written completely.
 
     Args:
-        folder: the folder, made if it is not there.
-        files: name -> content, at least one; a file of the same name is replaced.
+        folder: the folder, created if it does not exist.
+        files: name -> content, at least one. Files of the same names are replaced.
 
     Raises:
-        ValueError: there is no room, or no right to write.
+        ValueError: the disk is full, or the folder is not writable.
     """
     folder = Path(folder)
-    part = folder / f".{next(iter(files))}.part"  # the next run finds what a killed one left
+    part = folder / f".{next(iter(files))}.part"  # a fixed name: a rerun removes it
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -67,9 +67,9 @@ def write_files(folder, files: dict[str, bytes]) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path with the same suffix, which replaces `path` once the block has ended.
+    """Yields a temporary path with the same suffix; its file replaces `path` after the block.
 
-    If the block raises, `path` is left as it was and the temporary file is removed.
+    If the block raises, `path` stays unchanged and the temporary file is removed.
     """
     path = Path(path)
     part = path.with_name(f"{path.stem}.part{path.suffix}")
@@ -83,6 +83,6 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a UTF-8 text file whole or not at all; what UTF-8 cannot hold becomes "?"."""
+    """Writes a UTF-8 text file atomically; characters that UTF-8 cannot encode become "?"."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8", errors="replace")

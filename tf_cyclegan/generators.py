@@ -1,6 +1,6 @@
-"""Generators: an image of one domain in, an image of the other domain and of the same size out.
+"""Generators: translate an image of one domain into an image of the other, of the same size.
 
-Images are float32 NHWC in [-1, 1]. Height and width are free within each model's multiple.
+Images are float32 NHWC in [-1, 1]. Height and width can be any multiple of the model's `multiple`.
 """
 
 import keras
@@ -24,16 +24,17 @@ from tf_cyclegan.sizes import checked_when_run
 class ResNetGenerator(keras.Model):
     """The paper's generator: downsample by 4, residual blocks, upsample by 4 (section 7.2).
 
-    With the defaults it is the authors' `resnet_9blocks` to the number: 11,378,179 weights.
+    With the defaults it equals the authors' `resnet_9blocks`, with 11,378,179 weights.
 
     Args:
-        filters: channels of the first layer; 4 times as many at the bottom.
-        blocks: residual blocks. The paper takes 6 for 128x128 and 9 from 256x256 up.
+        filters: channels of the first layer; the residual blocks have 4 times as many.
+        blocks: number of residual blocks. The paper uses 6 for 128x128 and 9 from 256x256 up.
         channels: channels of the output, 3 for RGB, 1 for gray.
-        upsampling: "transpose", the paper's transposed convolutions, or "resize", nearest
-            neighbour and a convolution, which leaves no checkerboards (Odena et al. 2016).
+        upsampling: "transpose" for the paper's transposed convolutions, or "resize" for
+            nearest-neighbor resizing and a convolution, which avoids checkerboard artifacts (Odena
+            et al. 2016).
         norm: "instance" (the paper's), "batch" or "none".
-        dropout: rate inside the residual blocks, 0 for none.
+        dropout: dropout rate inside the residual blocks, 0 for none.
 
     Call arguments:
         inputs: `[n, h, w, c]` in [-1, 1], h and w multiples of 4 and at least 8.
@@ -42,12 +43,12 @@ class ResNetGenerator(keras.Model):
         `[n, h, w, channels]` in [-1, 1], float32 also under mixed precision.
 
     Raises:
-        ValueError: an argument that cannot work, or a height or width that is no multiple of 4.
-        tf.errors.InvalidArgumentError: such a side, in a graph that was traced without sizes.
+        ValueError: an argument is invalid, or height or width is not a multiple of 4.
+        tf.errors.InvalidArgumentError: the same, in a graph that was traced without sizes.
 
     Attributes:
-        recompute: whether training computes again what it would keep, see `run_part`; off at first,
-            and saved nowhere.
+        recompute: whether training recomputes activations to save memory, see `run_part`. Off by
+            default, and not saved with the model.
     """
 
     multiple = 4
@@ -83,7 +84,7 @@ class ResNetGenerator(keras.Model):
                 ReflectionPadding2D(3, dtype=dtype),
                 convolution(filters, 7, norm=norm, dtype=dtype),  # [n, h, w, filters]
                 *norm_relu(),
-                # PyTorch pads one zero on every side; Keras' "same" would pad right and below only.
+                # PyTorch pads one zero on every side, Keras' "same" only right and below.
                 keras.layers.ZeroPadding2D(1, data_format="channels_last", dtype=dtype),
                 convolution(2 * filters, 3, strides=2, norm=norm, dtype=dtype),
                 *norm_relu(),  # [n, h/2, w/2, 2 filters]
@@ -144,17 +145,17 @@ class ResNetGenerator(keras.Model):
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class UNetGenerator(keras.Model):
-    """pix2pix's generator: halve `depth` times, double back, skips at every size.
+    """The generator of pix2pix: a U-Net with `depth` halvings and skip connections at every size.
 
     Isola et al. 2017, arXiv:1611.07004, section 6.1.1; the authors' `unet_256` for `depth=8`,
-    `unet_128` for `depth=7`. Each skip joins as [skip, up].
+    `unet_128` for `depth=7`. Skips are concatenated as [skip, up].
 
     Args:
-        filters: channels of the first layer; at most 8 times as many further down.
-        depth: halvings, at least 2; the image's sides are multiples of `2 ** depth`.
+        filters: channels of the first layer; deeper layers have at most 8 times as many.
+        depth: number of halvings, at least 2; height and width are multiples of `2 ** depth`.
         channels: channels of the output.
         norm: "instance", "batch" or "none". The innermost and the outermost layer have none.
-        dropout: rate in the layers of `8 * filters` between the fourth and the innermost.
+        dropout: dropout rate in the layers of `8 * filters` between the fourth and the innermost.
 
     Call arguments:
         inputs: `[n, h, w, c]` in [-1, 1].
@@ -163,8 +164,8 @@ class UNetGenerator(keras.Model):
         `[n, h, w, channels]` in [-1, 1], float32 also under mixed precision.
 
     Raises:
-        ValueError: an argument that cannot work, or a side that is no multiple of `2 ** depth`.
-        tf.errors.InvalidArgumentError: such a side, in a graph that was traced without sizes.
+        ValueError: an argument is invalid, or a side is not a multiple of `2 ** depth`.
+        tf.errors.InvalidArgumentError: the same, in a graph that was traced without sizes.
 
     Attributes:
         recompute: as in `ResNetGenerator`.
@@ -276,12 +277,12 @@ class UNetGenerator(keras.Model):
 
 
 def as_generator(network, multiple: int = 32):
-    """Any Keras model of images to images, with the facts that translation and export ask for.
+    """Prepares any Keras model of images to images for translation and export.
 
     Args:
-        network: a built model, `[n, h, w, c] -> [n, h, w, c']`. A network of this package knows its
-            facts and stays as it is.
-        multiple: what height and width must be a multiple of, for another network: images are
+        network: a built model, `[n, h, w, c] -> [n, h, w, c']`. Generators of this package need no
+            preparation and are not changed.
+        multiple: what height and width must be a multiple of, for other networks: images are
             padded to it. 32 suits up to five halvings.
 
     Returns:
@@ -303,25 +304,27 @@ def as_generator(network, multiple: int = 32):
         )
     if None not in shape[1:3]:
         raise ValueError(
-            f"{type(network).__name__} takes images of {shape[2]}x{shape[1]} pixels alone: build "
-            "it with keras.Input((None, None, channels)), and it translates images of any size."
+            f"{type(network).__name__} takes only images of {shape[2]}x{shape[1]} pixels: build "
+            "it with keras.Input((None, None, channels)) to translate images of any size."
         )
     network.input_channels, network.channels, network.multiple = shape[3], output[3], multiple
     return network
 
 
 def run_part(network, part, x, training):
-    """`part(x)`. Where `network.recompute` is set, training keeps of it only x, and computes the
-    rest again for the gradients: the same numbers, so it has to be without state or randomness.
+    """Computes `part(x)`, with less memory in training if `network.recompute` is set.
+
+    Then only x is kept, and everything else is recomputed for the gradients. The recomputed values
+    must be the same, so `part` must have no state and no randomness.
     """
     if network.recompute and training:
-        # In a graph keras.remat takes no keywords.
+        # In a graph, keras.remat does not support keyword arguments.
         return keras.remat(lambda x: part(x, training=True))(x)
     return part(x, training=training)
 
 
 def upsample(filters, upsampling, norm, dtype):
-    """The layers that double height and width: `[n, h, w, c] -> [n, 2h, 2w, filters]`."""
+    """Returns layers that double height and width: `[n, h, w, c] -> [n, 2h, 2w, filters]`."""
     if upsampling == "transpose":
         return [
             keras.layers.Conv2DTranspose(
@@ -348,15 +351,15 @@ def upsample(filters, upsampling, norm, dtype):
 
 
 def check_multiple(images, multiple):
-    """The images `[n, h, w, c]`, refused where height or width is no multiple.
+    """Returns the images `[n, h, w, c]`, after a check that height and width are multiples.
 
     Raises:
-        ValueError: a known side does not fit. A graph that learns the size as it runs raises a
-            `tf.errors.InvalidArgumentError` instead.
+        ValueError: a known side is not a multiple. If the graph was traced without sizes, a
+            `tf.errors.InvalidArgumentError` is raised when it runs instead.
     """
     advice = "pad the image, or use translate.py, which pads for you."
     for name, size in zip(("height", "width"), images.shape[1:3], strict=True):
         if size is not None and (size % multiple or size == 0):
-            raise ValueError(f"{name} {size} is no multiple of {multiple}: {advice}")
+            raise ValueError(f"{name} {size} is not a multiple of {multiple}: {advice}")
     complaint = f"Height and width must be multiples of {multiple}: {advice}"
     return checked_when_run(images, complaint, multiple, smallest=multiple)

@@ -1,33 +1,33 @@
-"""The history of fakes that the discriminators are shown: section 4 of the paper."""
+"""The history of fakes for training the discriminators: section 4 of the paper."""
 
 import tensorflow as tf
 
-from tf_cyclegan.random_numbers import stream, to_unit, whole_numbers
+from tf_cyclegan.random_numbers import derive_seed, random_integers, to_unit_interval
 
 
 class ImagePool(tf.Module):
-    """A buffer of earlier fakes, as variables, so that it runs in a graph and is checkpointed.
+    """A buffer of earlier fakes, in variables, so that it works in graphs and checkpoints.
 
-    Shrivastava et al. 2017; the authors' `ImagePool`. The images of a batch are taken in order.
-    While the pool is not full, each is stored and returned. Once it is full, half of them (by
-    chance) are swapped for a random stored image, which is returned and replaced; the other half
-    are returned without being stored.
+    Shrivastava et al. 2017; the authors' `ImagePool`. The images of a batch are processed in order.
+    While the pool is not full, each image is stored and returned. Once it is full, each image is,
+    with a probability of 1/2, exchanged for a random stored image, which is returned; otherwise it
+    is returned without being stored.
 
-    Draws are a pure function of `seed` and of the images seen so far: no random generator has to
-    be saved, and XLA can compile them.
+    Random draws are a pure function of `seed` and of the number of images seen, so there is no
+    random generator to save, and XLA can compile them.
 
     Args:
-        size: images kept; 50 in the paper. Use no pool at all rather than 0.
+        size: number of images kept, 1 or more; 50 in the paper.
         shape: (h, w, c) of an image, all known.
-        seed: an integer; pools of different directions and replicas take different ones.
-        dtype: of the images.
+        seed: an integer. Use different seeds for different directions and replicas.
+        dtype: dtype of the images.
 
     Attributes:
-        images: `[size, h, w, c]`.
-        seen: images queried so far.
+        images: the stored images, `[size, h, w, c]`.
+        seen: number of images queried so far.
 
     Raises:
-        ValueError: a size under 1, or a shape that is not known.
+        ValueError: the size is below 1, or the shape is not fully known.
     """
 
     def __init__(self, size, shape, seed, dtype=tf.float32):
@@ -37,29 +37,29 @@ class ImagePool(tf.Module):
         if None in tuple(shape):
             raise ValueError(
                 f"An image pool needs images of one size, got {tuple(shape)}: crop them, or use "
-                "pool_size 0."
+                "pool_size=0."
             )
         self.size = size
-        self.seed = stream(seed)
+        self.seed = derive_seed(seed)
         self.images = tf.Variable(tf.zeros([size, *shape], dtype), trainable=False)
         self.seen = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def draw(self):
-        """One draw: p in [0, 1) and the index of a stored image."""
-        first, second = tf.unstack(whole_numbers(2, self.seed, self.seen))
-        return to_unit(first), second % self.size
+        """Draws p in [0, 1) and the index of a stored image."""
+        first, second = tf.unstack(random_integers(2, self.seed, self.seen))
+        return to_unit_interval(first), second % self.size
 
     def query(self, images):
-        """Exchanges a batch of fresh fakes for what the discriminator is to see.
+        """Exchanges a batch of new fakes for a batch to train the discriminator on.
 
         Args:
             images: `[n, h, w, c]`.
 
         Returns:
-            `[n, h, w, c]`, each the fresh image or an older one.
+            `[n, h, w, c]`, each the new image or an older one.
         """
         if images.shape[0] is None:
-            # One at a time: each looks at what the one before it left.
+            # One at a time: each image depends on the pool as the one before it left it.
             return tf.map_fn(self._exchange, images, parallel_iterations=1)
         return tf.stack([self._exchange(image) for image in tf.unstack(images)])
 
@@ -68,7 +68,7 @@ class ImagePool(tf.Module):
         p, index = self.draw()
         swap = tf.logical_and(full, p > 0.5)
         slot = tf.where(full, index, tf.cast(self.seen, tf.int32))
-        # Indexing would make the slot a constant of the program that XLA compiles.
+        # Not self.images[slot]: XLA would compile the slot as a constant.
         stored = tf.gather(self.images, slot)
         kept = tf.where(tf.logical_and(full, tf.logical_not(swap)), stored, image)
         self.images.scatter_update(tf.IndexedSlices(kept[tf.newaxis], slot[tf.newaxis]))

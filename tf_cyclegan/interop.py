@@ -1,9 +1,9 @@
-"""Weights of the authors' PyTorch code (junyanz/pytorch-CycleGAN-and-pix2pix), in and out.
+"""Reads and writes weights of the authors' PyTorch code (junyanz/pytorch-CycleGAN-and-pix2pix).
 
-The file is a `state_dict`, such as `latest_net_G_A.pth`; its architecture is recognised from the
-names and shapes of its tensors alone. Kernels move between PyTorch's (out, in, h, w) (transposed
-convolutions: (in, out, h, w)) and Keras' (h, w, in, out) (transposed: (h, w, out, in)). PyTorch
-itself is needed to read and write the files: `pip install "tf_cyclegan[torch]"`.
+The file is a `state_dict`, such as `latest_net_G_A.pth`; its architecture is recognized by the
+names and shapes of its tensors. Kernels are converted between PyTorch's (out, in, h, w) (transposed
+convolutions: (in, out, h, w)) and Keras' (h, w, in, out) (transposed: (h, w, out, in)). Reading and
+writing the files needs PyTorch: `pip install "tf_cyclegan[torch]"`.
 """
 
 import os
@@ -19,7 +19,7 @@ from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.model_archive import check_finite, load_model, reason, weights_bounded
 
 STALE = ("running_mean", "running_var", "num_batches_tracked")
-MAX_PICKLE = 2**20  # bytes: some 300 for each tensor
+MAX_PICKLE = 2**20  # bytes; a tensor takes about 300
 
 
 def load_generator(path):
@@ -53,19 +53,19 @@ def load_discriminator(path):
 
 
 def save_torch(network, path):
-    """Writes a network as the authors' code saves it, to be loaded by that code.
+    """Writes a network in the format of the authors' code.
 
     Args:
-        network: one of this package's generators or discriminators, built.
-        path: the file to write, `*.pth`; replaced in one move once it is whole.
+        network: a built generator or discriminator of this package.
+        path: the file to write, `*.pth`. An existing file is replaced atomically.
 
     Raises:
-        ValueError: the network has no counterpart there (`upsampling="resize"`).
+        ValueError: the authors' code has no such network (`upsampling="resize"`).
     """
     torch = _torch()
     state = {}
     for name, array in to_state_dict(network).items():
-        # np.array: a copy in C order, which torch can own
+        # torch needs a writable copy in C order
         state[name] = torch.from_numpy(np.array(array, order="C"))
     part = Path(f"{path}.part")
     torch.save(state, part)
@@ -73,14 +73,14 @@ def save_torch(network, path):
 
 
 def from_state_dict(network, state):
-    """Sets the weights of a built network from PyTorch's names and arrays.
+    """Sets the weights of a built network from a PyTorch `state_dict`.
 
     Args:
-        network: one of this package's generators or discriminators, built.
+        network: a built generator or discriminator of this package.
         state: a dict of name to array.
 
     Raises:
-        ValueError: a name is missing or left over, or a shape differs; nothing is set then.
+        ValueError: a name is missing or unknown, or a shape differs. Then no weight is set.
     """
     state = dict(state)
     values = []
@@ -88,26 +88,26 @@ def from_state_dict(network, state):
         for variable, suffix, order in _torch_weights(layer):
             name = f"{prefix}.{suffix}"
             if name not in state:
-                raise ValueError(f"The file has no {name}: it is not of {type(network).__name__}.")
+                raise ValueError(f"The file lacks {name} of a {type(network).__name__}.")
             array = np.asarray(state.pop(name))
             array = array if order is None else array.transpose(order)
             if array.shape != tuple(variable.shape):
                 raise ValueError(
-                    f"{name} is {array.shape} where the network has {tuple(variable.shape)}."
+                    f"{name} has the shape {array.shape}, but needs {tuple(variable.shape)}."
                 )
             values.append((variable, array))
     left = [name for name in state if not name.endswith(STALE)]
     if left:
-        raise ValueError(f"The file has {left[0]}, which {type(network).__name__} has not.")
+        raise ValueError(f"The file has {left[0]}, which is not in a {type(network).__name__}.")
     for variable, array in values:
         variable.assign(array)
 
 
 def to_state_dict(network):
-    """The weights of a built network by PyTorch's names, in PyTorch's order and layout.
+    """Returns the weights of a built network by PyTorch's names, in PyTorch's order and layout.
 
     Args:
-        network: one of this package's generators or discriminators, built.
+        network: a built generator or discriminator of this package.
 
     Returns:
         A dict of name to NumPy array.
@@ -119,7 +119,7 @@ def to_state_dict(network):
     for layer, prefix in torch_layers(network):
         for variable, suffix, order in _torch_weights(layer):
             array = np.asarray(variable)
-            # order swaps two pairs of axes in a way that argsort undoes
+            # argsort gives the inverse permutation
             state[f"{prefix}.{suffix}"] = (
                 array if order is None else array.transpose(np.argsort(order))
             )
@@ -129,10 +129,10 @@ def to_state_dict(network):
 
 
 def torch_layers(network):
-    """The layers that hold weights, each with its name in the authors' code: (layer, name) pairs.
+    """Returns (layer, name in the authors' code) for each layer that has weights.
 
     Args:
-        network: one of this package's generators or discriminators, built.
+        network: a built generator or discriminator of this package.
 
     Raises:
         ValueError: the network has no counterpart in the authors' code.
@@ -165,7 +165,7 @@ def _resnet_layers(network):
 
 
 def _unet_layers(network):
-    # Every level of the authors' U-Net holds the next one inside it, between its two halves.
+    # In the authors' U-Net, each level contains the next one between its two halves.
     downs, ups = [], []
     prefix = "model"
     last = network.depth - 1
@@ -178,7 +178,7 @@ def _unet_layers(network):
 
 
 def _number(layers, prefix, numbers):
-    """Names the convolutions among `layers` by `numbers`; a batch norm has the number after."""
+    """Names convolutions by `numbers`, and each batch norm by the number after its convolution."""
     pairs, numbers, number = [], iter(numbers), 0
     for layer in layers:
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Conv2DTranspose):
@@ -190,7 +190,7 @@ def _number(layers, prefix, numbers):
 
 
 def _torch_weights(layer):
-    """A layer's variables with PyTorch's suffix and the axes that bring PyTorch's to Keras'."""
+    """Returns (variable, PyTorch's suffix, permutation of axes from PyTorch to Keras) triples."""
     if isinstance(layer, keras.layers.BatchNormalization):
         return [
             (layer.gamma, "weight", None),
@@ -206,12 +206,12 @@ def _torch_weights(layer):
 def _load(path, recognise, strangers):
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path} is not there: give a .keras file or a .pth file.")
+        raise ValueError(f"{path} does not exist: give a .keras file or a .pth file.")
     suffix = path.suffix.lower()
     if suffix == ".keras":
         network = _read_keras(path)
         if isinstance(network, strangers):
-            raise ValueError(f"{path} holds a {type(network).__name__}: give the other kind.")
+            raise ValueError(f"{path} holds a {type(network).__name__}: give another file.")
         return network
     if suffix not in (".pth", ".pt"):
         raise ValueError(f"{path} is neither a .keras nor a .pth file.")
@@ -231,7 +231,7 @@ def _load(path, recognise, strangers):
 def _read_keras(path):
     try:
         return load_model(path)
-    except Exception as error:  # Keras raises a different kind for every way a file can be bad
+    except Exception as error:  # Keras raises many kinds of errors for invalid files
         raise ValueError(f"{path} cannot be read as a Keras model: {reason(error)}") from None
 
 
@@ -239,9 +239,9 @@ def _read_state(path):
     torch = _torch()
     try:
         _check_archive(path)
-        # weights_only: nothing but tensors is unpickled, so a stranger's file runs no code
+        # weights_only unpickles only tensors, so that an untrusted file cannot run code
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch's own words advise to load it without that guard
+    except Exception:  # torch's message advises to load without weights_only
         raise ValueError(
             f"{path} cannot be read as PyTorch weights: it is damaged, or holds more than tensors, "
             "which is refused because it could run code."
@@ -249,23 +249,23 @@ def _read_state(path):
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
     ):
-        raise ValueError(f"{path} holds no state_dict: save the network's own weights.")
+        raise ValueError(f"{path} holds no state_dict: save network.state_dict().")
     tensors = state.values()
     if any(v.is_meta or v.is_quantized or v.layout != torch.strided for v in tensors):
         raise ValueError(
-            f"{path} holds tensors of another kind than weights: save them as float32."
+            f"{path} holds meta, quantized or sparse tensors: save dense float32 weights."
         )
-    # Strides of 0, or many views of one tensor, make a small file claim any size.
+    # With strides of 0, or many views of one tensor, a small file can claim any size.
     if sum(v.numel() * v.element_size() for v in tensors) > path.stat().st_size:
-        raise ValueError(f"{path} claims larger tensors than it holds: save the network anew.")
-    # a network that trained on several GPUs may have each name behind "module."
+        raise ValueError(f"{path} claims larger tensors than it holds: save it again.")
+    # a network trained on several GPUs may have the prefix "module." in each name
     return {k.removeprefix("module."): v.detach().float().numpy() for k, v in state.items()}
 
 
 def _check_archive(path):
-    """Refuses a zip archive that unpacks to more than its own size or holds a huge pickle."""
+    """Raises a ValueError if a zip archive is compressed, or has oversized members or pickles."""
     with open(path, "rb") as file:
-        if file.read(4) != b"PK\3\4":  # torch's test; before PyTorch 1.6 it wrote another format
+        if file.read(4) != b"PK\3\4":  # torch's own test; PyTorch before 1.6 wrote another format
             return
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -275,7 +275,7 @@ def _check_archive(path):
 
 
 def _generator_of(state):
-    """An unbuilt generator that fits the state_dict, and the channels of its input."""
+    """Returns an unbuilt generator that fits the state_dict, and the channels of its input."""
     kernels = _kernel_shapes(state)
     if "model.1.weight" in kernels and "model.4.weight" in kernels:
         filters, channels = kernels["model.1.weight"][:2]
@@ -292,7 +292,7 @@ def _generator_of(state):
             return generator, channels
     if "model.model.0.weight" in kernels and "model.model.3.weight" in kernels:
         filters, channels = kernels["model.model.0.weight"][:2]
-        halving = r"model\.model(\.[13]\.model)+\.1\.weight"  # all but the first
+        halving = r"model\.model(\.[13]\.model)+\.1\.weight"  # all levels but the first
         generator = UNetGenerator(
             filters,
             depth=1 + sum(bool(re.fullmatch(halving, k)) for k in kernels),
@@ -300,11 +300,11 @@ def _generator_of(state):
             norm=_norm_of(state, "model.model.1.model.1"),
         )
         return generator, channels
-    raise ValueError("the names of its tensors are those of no generator of the authors' code.")
+    raise ValueError("its tensor names match no generator of the authors' code.")
 
 
 def _discriminator_of(state):
-    """An unbuilt discriminator that fits the state_dict, and the channels of its input."""
+    """Returns an unbuilt discriminator that fits the state_dict, and the channels of its input."""
     kernels = _kernel_shapes(state)
     if "net.0.weight" in kernels:
         filters, channels = kernels["net.0.weight"][:2]
@@ -313,16 +313,16 @@ def _discriminator_of(state):
         filters, channels = kernels["model.0.weight"][:2]
         layers = len(kernels) - 2
         return PatchDiscriminator(filters, layers, norm=_norm_of(state, "model.2")), channels
-    raise ValueError("the names of its tensors are those of no discriminator of the authors' code.")
+    raise ValueError("its tensor names match no discriminator of the authors' code.")
 
 
 def _kernel_shapes(state):
-    """The shapes of the convolutions' kernels by name: batch norm's weights have one axis."""
+    """Returns the shapes of convolution kernels by name; batch norm weights have one axis."""
     return {name: array.shape for name, array in state.items() if array.ndim == 4}
 
 
 def _norm_of(state, hidden):
-    """The norm: batch norm has weights of its own; a hidden layer has a bias before instance."""
+    """Returns the norm: "batch" has weights, and before "instance" a hidden layer has a bias."""
     if any(name.endswith(".weight") and array.ndim == 1 for name, array in state.items()):
         return "batch"
     return "instance" if f"{hidden}.bias" in state else "none"

@@ -1,4 +1,4 @@
-"""The layers that CycleGAN's networks need and Keras lacks, all NHWC."""
+"""The layers that CycleGAN needs and Keras lacks, all for NHWC tensors."""
 
 import keras
 import numpy as np
@@ -15,23 +15,23 @@ from tf_cyclegan.cpu.winograd import convolution_3x3
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class InstanceNormalization(keras.layers.Layer):
-    """Normalises every channel of every image over its own height and width.
+    """Normalizes each channel of each image over its height and width.
 
     `y = (x - mean) / sqrt(var + epsilon) * gamma + beta`, with the mean and the biased variance
     of one channel of one example (Ulyanov et al. 2016, arXiv:1607.08022). Training and inference
-    are the same. Statistics of half floats are taken in float32.
+    are the same. For half-precision inputs, the statistics are computed in float32.
 
     The arguments, their order and the weight names `gamma` and `beta` are those of
     `tfa.layers.InstanceNormalization`, so code, configs and weights written for TensorFlow Addons
-    carry over. One default differs: `epsilon` is the 1e-5 of the authors' code, TensorFlow Addons
-    had 1e-3; pass `epsilon=1e-3` with weights trained there. The authors' generators use no
+    carry over. One default differs: `epsilon` is 1e-5 as in the authors' code, while TensorFlow
+    Addons had 1e-3; pass `epsilon=1e-3` with weights trained there. The authors' generators use no
     affine part: `center=False, scale=False`.
 
-    Keras' `GroupNormalization(groups=-1)` computes the same in five dimensions, which phone GPUs
-    do not take; here the moments stay in the rank of the input.
+    Keras' `GroupNormalization(groups=-1)` computes the same, but with five-dimensional tensors,
+    which phone GPUs do not support. Here all tensors keep the rank of the input.
 
     Args:
-        groups: accepted and ignored, as TensorFlow Addons does.
+        groups: ignored, for compatibility with TensorFlow Addons.
         axis: the channel axis.
         epsilon: added to the variance.
         center: whether to add a trained `beta`.
@@ -44,7 +44,7 @@ class InstanceNormalization(keras.layers.Layer):
         A tensor of the shape and dtype of the inputs.
 
     Raises:
-        ValueError: the axis is 0, the rank is under 3, or the channel count is not known.
+        ValueError: the axis is 0, the rank is below 3, or the number of channels is unknown.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class InstanceNormalization(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if axis == 0:
-            raise ValueError("InstanceNormalization: axis 0 is the batch; name the channel axis.")
-        del groups  # one group per channel is what makes this instance normalisation
+            raise ValueError("InstanceNormalization: axis 0 is the batch; pass the channel axis.")
+        del groups  # instance normalization always has one group per channel
         self.axis = axis
         self.epsilon = epsilon
         self.center = center
@@ -82,13 +82,13 @@ class InstanceNormalization(keras.layers.Layer):
         if len(input_shape) < 3:
             raise ValueError(
                 f"InstanceNormalization needs [batch, ..., channels] of rank 3 or more, "
-                f"got {tuple(input_shape)}: there is nothing to take the mean over."
+                f"got {tuple(input_shape)}: add the spatial axes."
             )
         channels = input_shape[self.axis]
         if channels is None:
             raise ValueError(
                 f"InstanceNormalization needs a known channel count on axis {self.axis}, "
-                f"got {tuple(input_shape)}."
+                f"got {tuple(input_shape)}: set that axis in the input shape."
             )
         self.gamma = self.beta = None
         if self.scale:
@@ -118,20 +118,20 @@ class InstanceNormalization(keras.layers.Layer):
             y = standardized(inputs, spatial_axes, self.epsilon)
         else:
             x = widened(inputs)
-            # Mean first, then squares of the differences: E[x^2] - E[x]^2 cancels in short floats.
+            # Not E[x^2] - E[x]^2, which loses precision by cancellation.
             centred = x - tf.reduce_mean(x, spatial_axes, keepdims=True)
-            # Not tf.square: LiteRT's converter would fuse it to an operator without 16-bit
-            # integers.
+            # Not tf.square: LiteRT's converter would fuse it into an operator that does not support
+            # 16-bit integers.
             variance = tf.reduce_mean(centred * centred, spatial_axes, keepdims=True)
             y = centred * tf.math.rsqrt(variance + self.epsilon)
         return tf.cast(self._affine(y), inputs.dtype)
 
     def normalize(self, inputs, mean, variance):
-        """`call` with the moments of a larger whole, of which the inputs are a part.
+        """Normalizes a part of an image with the mean and variance of the whole image.
 
         Args:
             inputs: as for `call`.
-            mean, variance: of the whole, in float32, of shapes that broadcast with the inputs.
+            mean, variance: of the whole image, float32, in shapes that broadcast with the inputs.
         """
         y = (widened(inputs) - mean) * tf.math.rsqrt(variance + self.epsilon)
         return tf.cast(self._affine(y), inputs.dtype)
@@ -173,7 +173,7 @@ class InstanceNormalization(keras.layers.Layer):
 class ReflectionPadding2D(keras.layers.Layer):
     """Pads height and width by mirroring about the border pixel, which is not repeated.
 
-    PyTorch's `ReflectionPad2d`; the paper pads this way to avoid artefacts at the borders
+    The same as PyTorch's `ReflectionPad2d`. The paper uses it to reduce artifacts at the borders
     (section 7.1).
 
     Args:
@@ -186,7 +186,7 @@ class ReflectionPadding2D(keras.layers.Layer):
         `[n, h + 2 * padding, w + 2 * padding, c]`.
 
     Raises:
-        ValueError: height or width is known and no greater than `padding`.
+        ValueError: height or width is known and not greater than `padding`.
     """
 
     def __init__(self, padding=1, **kwargs):
@@ -198,8 +198,8 @@ class ReflectionPadding2D(keras.layers.Layer):
         for size in inputs.shape[1:3]:
             if size is not None and size <= p:
                 raise ValueError(
-                    f"A feature map of {inputs.shape[1]}x{inputs.shape[2]} cannot be mirrored by "
-                    f"{p}: use larger images, or translate.py, which pads them for you."
+                    f"A feature map of {inputs.shape[1]}x{inputs.shape[2]} is too small to be "
+                    f"padded by {p}: use larger images, or translate.py, which pads them for you."
                 )
         if training and None not in inputs.shape[1:] and on_cpu():
             return reflected(inputs, p)
@@ -215,12 +215,12 @@ class ReflectionPadding2D(keras.layers.Layer):
 
 
 def widths(padding):
-    """Of height and width, as TensorFlow takes them."""
+    """Returns the `paddings` argument of `tf.pad` for height and width."""
     return [[0, 0], [padding, padding], [padding, padding], [0, 0]]
 
 
 def reflected(x, padding):
-    """`ReflectionPadding2D` with its pixels gathered, which takes a CPU a third of the time."""
+    """Pads like `ReflectionPadding2D` by `tf.gather`, in a third of the time on a CPU."""
     _, height, width, channels = x.shape
     places = np.arange(height * width, dtype=np.int32).reshape(height, width)
     places = np.pad(places, padding, mode="reflect")
@@ -237,15 +237,15 @@ def reflected(x, padding):
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class CropTopLeft(keras.layers.Layer):
-    """Drops the first row and column, so that a transposed convolution lines up with PyTorch's.
+    """Drops the first row and column to align a transposed convolution with PyTorch's.
 
     A 3x3 transposed convolution of stride 2 gives 2n + 1 rows. PyTorch's `padding=1,
-    output_padding=1` keeps rows 1 to 2n; Keras' "same" keeps 0 to 2n - 1, one pixel off.
+    output_padding=1` keeps rows 1 to 2n, but Keras' "same" keeps rows 0 to 2n - 1.
     """
 
     def call(self, inputs):
-        # Not inputs[:, 1:, 1:]: that has a gradient of one thread, 5 % of a step on a CPU.
-        # Sizes are spelled out where they are known, since XNNPACK takes no -1 for "the rest".
+        # Not inputs[:, 1:, 1:]: its gradient is single-threaded and takes 5 % of a step on a CPU.
+        # Known sizes are explicit, since XNNPACK does not support -1 for "the rest".
         n, h, w, c = inputs.shape
         return tf.slice(inputs, [0, 1, 1, 0], [n or -1, h - 1 if h else -1, w - 1 if w else -1, c])
 
@@ -256,12 +256,13 @@ class CropTopLeft(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class ResidualBlock(keras.layers.Layer):
-    """`x + f(x)`, f two reflection-padded 3x3 convolutions, each with norm, a ReLU between them.
+    """Computes `x + f(x)`, where f is two reflection-padded 3x3 convolutions.
 
-    No ReLU follows the sum, as in the authors' code and Johnson et al. 2016.
+    A norm follows each convolution, and a ReLU the first norm. There is no ReLU after the sum, as
+    in the authors' code and Johnson et al. 2016.
 
     Args:
-        filters: channels in and out.
+        filters: channels of input and output.
         norm: "instance", "batch" or "none".
         dropout: rate of the dropout between the two convolutions, 0 for none.
 
@@ -312,9 +313,9 @@ class ResidualBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class Conv2D(keras.layers.Conv2D):
-    """Keras' own, which on a CPU trains by Winograd's convolutions where they are faster.
+    """Keras' Conv2D, with Winograd convolutions in training on a CPU where they are faster.
 
-    It has the name of Keras' layer, since files of weights know a layer by that.
+    It keeps the name of Keras' layer because weights files identify layers by it.
     """
 
     def call(self, inputs, training=None):
@@ -324,7 +325,7 @@ class Conv2D(keras.layers.Conv2D):
         return self.activation(tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs)
 
     def _winograd_is_faster(self, inputs):
-        """As benchmarks/train_step.py has it; half floats would lose too much precision."""
+        """By benchmarks/train_step.py; half-precision floats would lose too much precision."""
         n, height, width, channels = inputs.shape
         return (
             (self.kernel_size, self.strides, self.dilation_rate) == ((3, 3), (1, 1), (1, 1))
@@ -338,10 +339,10 @@ class Conv2D(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class ReLU(keras.layers.ReLU):
-    """Keras' own, which in training keeps its input for the gradient, and not its output.
+    """Keras' ReLU, which in training keeps its input for the gradient instead of its output.
 
-    The norm before it keeps the same tensor, and what follows mostly keeps a padded copy of the
-    output: a sixth less memory for a step.
+    The norm before it keeps the same tensor anyway, and the next layer mostly keeps a padded copy
+    of the output, so this saves a sixth of the memory of a step.
     """
 
     def call(self, inputs, training=None):
@@ -350,30 +351,30 @@ class ReLU(keras.layers.ReLU):
 
 @tf.custom_gradient
 def relu_by_input(x):
-    """`max(x, 0)`."""
+    """Computes `max(x, 0)` with a gradient that needs only x."""
     return tf.nn.relu(x), lambda dy: tf.raw_ops.ReluGrad(gradients=dy, features=x)
 
 
 def on_cpu():
-    """Whether layers may train by what is faster on a CPU; GPUs have kernels of their own.
+    """Returns whether layers may use the operations that make training on a CPU faster.
 
-    In translation they never do: exported models compute as the network.
+    They never use them for inference, so exported models compute the same as the network.
     """
     return not tf.config.list_logical_devices("GPU")
 
 
 def initializer():
-    """N(0, 0.02), not truncated: section 7.1 and the authors' `init_weights`."""
+    """Returns N(0, 0.02), not truncated: section 7.1 and the authors' `init_weights`."""
     return keras.initializers.RandomNormal(stddev=0.02)
 
 
 def convolution(filters, size, strides=1, norm="none", use_bias=None, dtype=None):
-    """An unpadded convolution with the authors' initializer and rule for biases.
+    """Returns an unpadded convolution with the authors' initializer and rule for biases.
 
     Args:
         filters, size, strides: as in `keras.layers.Conv2D`.
-        norm: the norm that follows. A bias stands before "instance" only, as in the authors'
-            code; instance norm takes it out again, it is kept so that weights can be exchanged.
+        norm: the norm that follows. Only a convolution before "instance" has a bias, as in the
+            authors' code. Instance norm cancels it, but weights files have it.
         use_bias: overrides that rule, for the first and last layers.
     """
     return Conv2D(
@@ -389,14 +390,14 @@ def convolution(filters, size, strides=1, norm="none", use_bias=None, dtype=None
 
 
 def normalization(norm, dtype=None):
-    """The norm layers that follow a convolution: a list of one, or of none.
+    """Returns the norm layers that follow a convolution: a list of one or none.
 
     Args:
         norm: "instance" (no affine part, epsilon 1e-5), "batch" (PyTorch's epsilon 1e-5 and
             momentum, gamma from N(1, 0.02)) or "none".
 
     Raises:
-        ValueError: another name.
+        ValueError: the norm is unknown.
     """
     if norm == "instance":
         return [InstanceNormalization(epsilon=1e-5, center=False, scale=False, dtype=dtype)]
@@ -416,11 +417,11 @@ def normalization(norm, dtype=None):
 
 
 def check_nhwc(shape, channels):
-    """Raises a ValueError where images of a shape are not `[n, height, width, channels]`."""
+    """Raises a ValueError if the shape of images is not `[n, height, width, channels]`."""
     if len(shape) != 4 or shape[-1] not in (None, channels):
         raise ValueError(
-            f"The images are {tuple(shape)}, and this network takes (n, height, width, {channels}"
-            "): give a batch, with the channels last."
+            f"The shape of the images is {tuple(shape)}, but this network takes (n, height, width, "
+            f"{channels}): pass a batch with the channels last."
         )
 
 

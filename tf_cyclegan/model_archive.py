@@ -1,9 +1,9 @@
-"""The door for Keras model files of unknown origin: `.keras` and whole-model `.h5` files.
+"""Safe loading of Keras model files of unknown origin: `.keras` and whole-model `.h5` files.
 
-Keras builds what a file's config says before it looks at the weights, so a file of a few kilobytes
-can claim millions of layers, unpack to gigabytes, read other files or name code. Here a file is
-checked first: its parts and their sizes, its classes and numbers, and, while the network is built,
-that every weight it claims is in the file.
+Keras builds the network of a file's config before it reads the weights, so a file of a few
+kilobytes can request millions of layers, unpack to gigabytes, read other files or run code. Here a
+file is checked first: its members and their sizes, its classes and numbers, and, while the network
+is built, that the file contains every weight.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ MAX_WEIGHTS = 2 * 2**30  # bytes
 MAX_OTHER = 64 * 2**20  # bytes of a weights file that are not weights
 MAX_LINKS = 10_000  # names in a weights file; EfficientNetB7's has 2,666
 MAX_OBJECTS = 10_000  # layers, initializers and so on; EfficientNetB7's config has 3,739
-MAX_COUNT = 100  # blocks, depth or layers of one network
-MAX_NUMBER = 2**63  # Keras numbers shared objects by their addresses
-UNSAVED = 10_000  # values that a network may have beyond its file's, such as random states
+MAX_COUNT = 100  # for blocks, depth or layers of one network
+MAX_NUMBER = 2**63  # Keras saves the memory addresses of shared objects
+UNSAVED = 10_000  # values that a network may have beyond those of its file
 MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
 
-# What image networks consist of. Other classes of Keras run code (Lambda), load other files
-# (TFSMLayer, StringLookup) or loop as often as a number says (RNN).
+# The classes of image networks. Other Keras classes can run code (Lambda), load other files
+# (TFSMLayer, StringLookup) or unroll loops of any length (RNN).
 CLASSES = frozenset(
     """
     Functional Model Sequential InputLayer __keras_tensor__ __tuple__ DTypePolicy Policy
@@ -50,20 +50,20 @@ CLASSES = frozenset(
 
 
 def load_model(path: Path) -> keras.Model:
-    """Loads a `.keras` or `.h5` file (in any case of letters) without its training state.
+    """Loads a `.keras` or `.h5` file (suffix in lower or upper case) without training state.
 
-    Only classes of image networks and classes registered in this process are built.
+    Only classes of image networks and classes registered in this process are loaded.
 
     Raises:
         ValueError: the file is damaged, too large, or claims more than it holds; or a weight is
-            not finite. Keras' own loader raises other exceptions too.
+            not finite. Keras' loader may raise other exceptions, too.
     """
     if path.suffix.lower() == ".h5":
         with h5py.File(path) as file:
             values = count_weights(file, path.stat().st_size)
             config = file.attrs.get("model_config")
         if config is None:
-            raise ValueError("it holds weights alone, no architecture")
+            raise ValueError("it holds only weights, no architecture")
         check_config(config)
     else:
         values = _check_keras(path)
@@ -75,10 +75,10 @@ def load_model(path: Path) -> keras.Model:
 
 
 def save(network: keras.Model, filepath, *args, **kwargs) -> None:
-    """`keras.Model.save` for networks of this package, which an `.h5` file cannot restore.
+    """Saves a network like `keras.Model.save`, but rejects `.h5` files, which Keras cannot load.
 
     Raises:
-        ValueError: the suffix is that of an HDF5 file.
+        ValueError: the suffix is `.h5` or `.hdf5`.
     """
     if Path(filepath).suffix.lower() in (".h5", ".hdf5"):
         raise ValueError(
@@ -89,25 +89,25 @@ def save(network: keras.Model, filepath, *args, **kwargs) -> None:
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
-    """Raises a ValueError that names the weight unless all its values are finite."""
+    """Raises a ValueError with the name of the weight unless all its values are finite."""
     if not np.isfinite(values).all():
         raise ValueError(
-            f"{name} holds NaN or infinity: the training run diverged, so use an earlier save"
+            f"{name} holds NaN or infinity: training diverged, use an earlier checkpoint"
         )
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in one line of at most 300 characters, without Keras' preamble."""
+    """Returns the message of an error in one line of at most 300 characters."""
     text = str(error).rpartition("Exception encountered: ")[2] or type(error).__name__
     return " ".join(text.split())[:300]
 
 
 def count_weights(file: h5py.File, size: int) -> int:
-    """How many values an open `.h5` file of `size` bytes holds, all in the file itself.
+    """Returns the number of values in an open `.h5` file of `size` bytes.
 
     Raises:
-        ValueError: it links to other files, holds anything but plain arrays of numbers, or claims
-            more than its size.
+        ValueError: the file links to other files, contains anything but plain arrays of numbers,
+            or claims more than its size.
     """
     groups: list[h5py.Group] = [file]
     links = values = used = 0
@@ -118,12 +118,12 @@ def count_weights(file: h5py.File, size: int) -> int:
             if links > MAX_LINKS:
                 raise ValueError(f"its weights have more than {MAX_LINKS} names")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"{name} is a link to another place, which is not followed")
+                raise ValueError(f"{name} is a link to another place: save the network again")
             item = group[name]
             if isinstance(item, h5py.Group):
                 groups.append(item)
                 continue
-            # Chunks are compressed, or as large as they please; Keras writes none.
+            # Chunks can be compressed or of any size. Keras does not write them.
             if (
                 not isinstance(item, h5py.Dataset)
                 or item.shape is None
@@ -132,13 +132,13 @@ def count_weights(file: h5py.File, size: int) -> int:
                 or item.external
                 or item.is_virtual
             ):
-                raise ValueError(f"{name} is no plain array of numbers: save the network anew")
+                raise ValueError(f"{name} is not a plain array of numbers: save the network again")
             values += math.prod(item.shape)
             used += math.prod(item.shape) * item.dtype.itemsize
     if used > MAX_WEIGHTS:
         raise ValueError(f"{used} bytes of weights are more than {MAX_WEIGHTS}")
     if not 0 <= size - used <= MAX_OTHER:
-        raise ValueError(f"it claims {used} bytes of weights where the file has {size}")
+        raise ValueError(f"it claims {used} bytes of weights, but the file has {size}")
     return values
 
 
@@ -146,13 +146,13 @@ def check_config(text: str | bytes) -> None:
     """Checks the JSON text that describes a network.
 
     Raises:
-        ValueError: it is too long, is no JSON, or holds a class or a number that is not taken.
+        ValueError: it is too long, not JSON, or contains a class or number that is not allowed.
     """
     if len(text) > MAX_CONFIG:
         raise ValueError(f"a config of {len(text)} characters is longer than {MAX_CONFIG}")
     config = json.loads(text)
     if not isinstance(config, dict):
-        raise ValueError("its config is no JSON object")
+        raise ValueError("its config is not a JSON object")
     nodes, objects = [config], 0
     while nodes:
         node = nodes.pop()
@@ -172,22 +172,22 @@ def check_config(text: str | bytes) -> None:
 
 
 def _check_class(node):
-    """Refuses a part of a config that Keras would make an object of another class from."""
+    """Raises a ValueError if this part of a config names a class that is not allowed."""
     name = node.get("class_name")
     if name is None or (isinstance(name, str) and name in CLASSES):
         return
     if name == "function" and node.get("module") == "builtins":
-        return  # an activation by its name
+        return  # an activation, given by its name
     registered = node.get("registered_name") or name
     if keras.saving.get_registered_object(str(registered)) is None:
         raise ValueError(
             f"it holds a {str(name)[:40]}, which is not loaded since it could run code or read "
-            "files: only layers of image networks are"
+            "files: use only layers of image networks"
         )
 
 
 def _check_keras(path):
-    """The number of values that a `.keras` file holds; raises a ValueError if it is not sound."""
+    """Checks a `.keras` file, and returns its number of values; a ValueError if it is invalid."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -199,7 +199,7 @@ def _check_keras(path):
                 if size > limit:
                     raise ValueError(f"its {name} of {size} bytes is larger than {limit}")
                 if member.flag_bits & 1 or member.compress_type != zipfile.ZIP_STORED:
-                    raise ValueError(f"its {name} is compressed or encrypted, as Keras writes none")
+                    raise ValueError(f"its {name} is compressed or encrypted: save it with Keras")
             check_config(archive.read("config.json"))
             weights = archive.read("model.weights.h5")
     except (zipfile.BadZipFile, EOFError) as error:
@@ -210,17 +210,17 @@ def _check_keras(path):
 
 @contextlib.contextmanager
 def weights_bounded(values: int) -> Iterator[None]:
-    """Within it, networks are built of `values` weights and few more, or not at all.
+    """Limits the networks built in this context to about `values` weights.
 
     Raises:
-        ValueError: a weight was claimed beyond that; it has taken no memory.
+        ValueError: a network has more weights. No memory is allocated for them.
     """
     graph, claimed = tf.Graph(), 0
 
     def count(create, **options):
         nonlocal claimed
         value = options["initial_value"]
-        with graph.as_default():  # where a value has a shape, but is not computed
+        with graph.as_default():  # gives the shape without computing the value
             shape = np.shape(value() if callable(value) else value)
         claimed += tf.TensorShape(shape).num_elements()
         if claimed > values + UNSAVED:
@@ -231,13 +231,13 @@ def weights_bounded(values: int) -> Iterator[None]:
         with tf.variable_creator_scope(count):
             yield
     finally:
-        if claimed > values + UNSAVED:  # Keras may have hidden the exception, or gone on
-            raise ValueError(f"it claims {claimed} weights or more, and holds {values}") from None
+        if claimed > values + UNSAVED:  # Keras may have caught the exception
+            raise ValueError(f"it claims {claimed} weights or more, but holds {values}") from None
 
 
 @contextlib.contextmanager
 def _lower_case(path):
-    """A path to the same content whose suffix is in lower case, by which Keras knows its kind."""
+    """Yields a path to the same content with a lower-case suffix, as Keras requires."""
     suffix = path.suffix.lower()
     if path.suffix == suffix:
         yield path

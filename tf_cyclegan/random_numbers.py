@@ -1,26 +1,26 @@
-"""Random draws inside the training step, the same with and without XLA, with no state to save.
+"""Random draws inside the training step, the same with and without XLA, without state to save.
 
-TensorFlow's stateless draws are a pure function of a seed, but XLA reads only 32 bits of each of
-its two numbers, and makes other floats (not other whole numbers) of the same bits.
+TensorFlow's stateless draws are a pure function of a seed of two numbers. But XLA uses only 32 bits
+of each number, and computes other floats (though not other integers) from the same bits.
 """
 
 import numpy as np
 import tensorflow as tf
 
 
-def stream(*numbers: int) -> int:
-    """One 32-bit seed for whole numbers of any size; other numbers give, in effect, another."""
+def derive_seed(*numbers: int) -> int:
+    """Derives a 32-bit seed from integers of any size; different integers give different seeds."""
     words = [number % (1 << 64) for number in numbers]
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
-def whole_numbers(count, seed, place):
-    """Draws whole numbers.
+def random_integers(count, seed, place):
+    """Draws random integers.
 
     Args:
-        count: how many, an integer or a scalar tensor.
-        seed: from `stream`.
-        place: an int64 scalar tensor, such as the step; another place gives other draws.
+        count: number of draws, an integer or a scalar tensor.
+        seed: from `derive_seed`.
+        place: an int64 scalar tensor, such as the step; each place gives other draws.
 
     Returns:
         int32 `[count]` in [0, 2^24).
@@ -29,6 +29,6 @@ def whole_numbers(count, seed, place):
     return tf.random.stateless_uniform([count], key, maxval=1 << 24, dtype=tf.int32)
 
 
-def to_unit(whole):
-    """int32 in [0, 2^24) -> float32 in [0, 1), exactly."""
+def to_unit_interval(whole):
+    """Maps int32 in [0, 2^24) to float32 in [0, 1), without rounding."""
     return tf.cast(whole, tf.float32) / (1 << 24)

@@ -1,4 +1,4 @@
-"""The learning rate over a training."""
+"""The learning rate schedule of a training run."""
 
 import keras
 import tensorflow as tf
@@ -6,20 +6,20 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
 class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Constant for `epochs`, then linear towards zero over `decay_epochs`, in steps of an epoch.
+    """Keeps the rate constant for `epochs`, then decays it linearly over `decay_epochs`.
 
-    In epoch e, counted from 1: `rate * (1 - max(0, e - epochs) / (decay_epochs + 1))`, the authors'
-    `linear` policy (section 7.1 of the paper: 100 + 100 epochs). It is never 0 within
-    `epochs + decay_epochs`, and stays 0 after it.
+    The rate changes once per epoch. In epoch e, counted from 1, it is
+    `rate * (1 - max(0, e - epochs) / (decay_epochs + 1))`, the authors' `linear` policy (section
+    7.1 of the paper: 100 + 100 epochs). It is 0 only after `epochs + decay_epochs`.
 
     Args:
         rate: the initial learning rate.
-        epochs: epochs at that rate.
-        decay_epochs: epochs of decay.
-        steps_per_epoch: optimizer steps in one epoch.
+        epochs: number of epochs at that rate.
+        decay_epochs: number of epochs of decay.
+        steps_per_epoch: number of optimizer steps in one epoch.
 
     Call arguments:
-        step: optimizer steps done, from 0.
+        step: number of optimizer steps done.
 
     Returns:
         The learning rate, a float32 scalar.
@@ -40,7 +40,7 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.steps_per_epoch = steps_per_epoch
 
     def __call__(self, step):
-        # Whole numbers as long as possible: float32 cannot count the steps of a long training.
+        # Integers, since float32 cannot count the steps of a long training run.
         epoch = tf.cast(step, tf.int64) // self.steps_per_epoch + 1
         late = tf.cast(tf.maximum(epoch - self.epochs, 0), tf.float32)
         return tf.maximum(self.rate * (1.0 - late / (self.decay_epochs + 1)), 0.0)

@@ -1,26 +1,26 @@
-"""Image sizes that only a running graph knows."""
+"""Checks of image sizes that are known only when a graph runs."""
 
 import tensorflow as tf
 
 
 def checked_when_run(images, complaint, multiple=1, smallest=1):
-    """The images; a graph of unknown height or width refuses, as it runs, what does not fit.
+    """Returns the images, after a check of height and width when the graph runs.
 
-    Keras' `predict` traces such a graph once it has seen two sizes; so do input signatures and
-    exporters. It gets two operations. An assertion stops it with the complaint. XLA, ONNX and
-    LiteRT leave assertions out, so after it comes a reshape to the nearest sides that would fit:
-    it costs nothing where these are the sides already, and fails in every runtime where they are
-    not, most of which print its name. A graph of known sizes stays as it is.
+    A graph of unknown height and width comes from Keras' `predict` once it has seen two sizes, from
+    input signatures and from exporters. It gets two operations. The first is an assertion with the
+    given message. XLA, ONNX and LiteRT drop assertions, so the second reshapes the images to the
+    nearest valid size: for a valid size this costs nothing, for another it fails in every runtime,
+    and most of them print the name of the operation. A graph of known sizes gets no checks.
 
     Args:
         images: `[n, h, w, c]`, c known.
-        complaint: a sentence that says what fits and how to mend what does not.
+        complaint: error message that says which sizes are valid and what to do.
         multiple: what height and width must be multiples of.
-        smallest: the least that each must be.
+        smallest: smallest valid height and width.
 
     Returns:
-        A tensor of the same values and static shape. Where one of the sides does not fit,
-        computing it raises a `tf.errors.InvalidArgumentError`.
+        A tensor of the same values and static shape. If the size is invalid, computing it raises
+        a `tf.errors.InvalidArgumentError`.
     """
     if None not in images.shape[1:3]:
         return images

@@ -1,11 +1,12 @@
-"""Translate one image with a model that TensorFlow Serving serves.
+"""Translate one image with a model in TensorFlow Serving.
 
     python export/serving/client.py --server=127.0.0.1:8500 --protocol=grpc \\
         --model=summer2winter --input=photo.jpg --output=winter.png
 
-The image is set upright, its alpha put on white, and sent as PNG (signature image_bytes), or as
-floats (serving_default), which are many times as many bytes. TensorFlow Serving listens for gRPC on
-port 8500 and for REST on 8501. gRPC needs tensorflow-serving-api: pip install "tf_cyclegan[export]"
+The image is rotated by its EXIF orientation, composited on white, and sent as PNG (signature
+image_bytes) or as floats (serving_default), which take many times more bytes. TensorFlow Serving
+uses port 8500 for gRPC and 8501 for REST.
+gRPC needs tensorflow-serving-api: pip install "tf_cyclegan[export]"
 """
 
 import base64
@@ -22,7 +23,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-MAX_BYTES = 256 * 2**20  # of a message; gRPC's own limit of 4 MiB is a small image
+MAX_BYTES = 256 * 2**20  # of a message; gRPC's default of 4 MiB only suffices for small images
 
 
 @dataclass(frozen=True)
@@ -30,32 +31,32 @@ class Options:
     """The flags."""
 
     server: str
-    """Host and port."""
+    """The server's host and port."""
     model: str
     """The model's name."""
     input: str
-    """An image file."""
+    """The image file to translate."""
     output: str
-    """File for the translation; its suffix says which format."""
+    """File for the translation; its suffix selects the format."""
     protocol: Literal["grpc", "rest"] = "grpc"
-    """How to ask."""
+    """The protocol of the request."""
     signature: Literal["image_bytes", "serving_default"] = "image_bytes"
-    """Whether PNGs or floats are exchanged."""
+    """Whether to exchange PNGs or floats."""
     channels: Literal[1, 3] = 3
-    """1 where the model takes gray floats; image_bytes does that by itself."""
+    """Use 1 if the model takes gray floats; with image_bytes you do not need it."""
     timeout: float = 60
-    """Seconds to wait for the answer."""
+    """Seconds to wait for the response."""
 
 
 def main(options: Options) -> int:
     """Writes the translation, and returns the exit code."""
-    from tf_cyclegan.data import image_files as images  # after --help, which needs none of it
+    from tf_cyclegan.data import image_files as images
 
     image = images.read_image(options.input, options.channels)
     ask = {"grpc": ask_grpc, "rest": ask_rest}[options.protocol]
     if options.signature == "image_bytes":
         answer = ask(options, "image_bytes", np.array([to_png(image)], object))[0]
-        gray = answer[25:26] == b"\0"  # the colour type in a PNG's header
+        gray = answer[25:26] == b"\0"  # the color type in a PNG's header
         fake = images.decode_image(answer, "the answer", channels=1 if gray else 3)
     else:
         fake = images.to_uint8(ask(options, "image", images.to_float(image)[np.newaxis])[0])
@@ -66,25 +67,25 @@ def main(options: Options) -> int:
 
 
 def to_png(image: np.ndarray) -> bytes:
-    """uint8 `[h, w, 1 or 3]` -> the bytes of a PNG."""
+    """Encodes uint8 `[h, w, 1 or 3]` as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def ask_grpc(options: Options, key: str, array: np.ndarray) -> np.ndarray:
-    """Predicts over gRPC.
+    """Sends a Predict request over gRPC.
 
     Args:
         options: server, model, signature and timeout.
         key: the name of the input and of the output.
-        array: float32, or of bytes objects.
+        array: an array of float32 or of bytes objects.
 
     Returns:
-        The output, likewise.
+        The output, with the same dtype.
 
     Raises:
-        ValueError: whatever went wrong, in one line.
+        ValueError: the request failed; the message is one line.
     """
     try:
         import grpc
@@ -113,14 +114,14 @@ def ask_grpc(options: Options, key: str, array: np.ndarray) -> np.ndarray:
 
 
 def ask_rest(options: Options, key: str, array: np.ndarray) -> np.ndarray:
-    """Predicts over REST; see `ask_grpc`."""
+    """Sends a Predict request over REST; see `ask_grpc`."""
     strings = array.dtype == object
     rows = [{"b64": base64.b64encode(text).decode()} for text in array] if strings else array
     body = {"signature_name": options.signature, "inputs": rows if strings else rows.tolist()}
     request = urllib.request.Request(
         f"http://{options.server}/v1/models/{options.model}:predict", json.dumps(body).encode()
     )
-    proxies = {} if on_this_machine(options.server) else None  # None: those of the environment
+    proxies = {} if on_this_machine(options.server) else None  # None: use the environment's
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
         with opener.open(request, timeout=options.timeout) as response:
@@ -135,12 +136,12 @@ def ask_rest(options: Options, key: str, array: np.ndarray) -> np.ndarray:
 
 
 def on_this_machine(server: str) -> bool:
-    """Whether the server is reached without a proxy, whatever `http_proxy` says."""
+    """Returns whether the server is on this machine, and `http_proxy` must be ignored."""
     return server.rpartition(":")[0] in ("localhost", "127.0.0.1", "[::1]")
 
 
 def failure(options: Options, reason: str) -> ValueError:
-    """The one line for whatever went wrong on the way or on the server."""
+    """Returns an error, in one line, for a failed request."""
     return ValueError(
         f"{options.server} gave no translation by {options.model} ({' '.join(reason.split())}): "
         "check --server, --model, --signature and the image."

@@ -1,13 +1,13 @@
-"""The TF Serving protocol over TensorFlow's C++ SavedModel loader: a test double, not TF Serving.
+"""Serve a SavedModel with TF Serving's protocol and C++ loader, for tests without TF Serving.
 
     python export/serving/loader_server.py --model_base_path=models/summer2winter
 
-TensorFlow Serving itself comes as a docker image only. What it is built on comes with pip: the C++
-loader and runtime in TensorFlow's wheel, called here through their C API, and the gRPC services of
-tensorflow-serving-api. This server puts the one behind the other, so that a model, its warm-up
-requests and its clients can be tried without docker. It serves the newest version of one model:
-Predict, GetModelMetadata and GetModelStatus over gRPC, and the same over REST. No batching, no
-reloading, no metrics; Linux only.
+TensorFlow Serving itself is only available as a Docker image, but pip installs its parts: the C++
+loader and runtime in TensorFlow's wheel, called here through their C API, and the gRPC services in
+tensorflow-serving-api. This server combines them, so that you can try a model, its warm-up requests
+and its clients without Docker. It serves the newest version of one model: Predict,
+GetModelMetadata and GetModelStatus over gRPC, and the same over REST. It does not support batching,
+reloading or metrics, and only runs on Linux.
 """
 
 import base64
@@ -38,26 +38,26 @@ from tensorflow_serving.apis import (
 )
 
 MAX_BYTES = 64 * 2**20  # of a request; a float32 image of 2048 x 2048 pixels has 48 MiB
-NOT_FOUND, INVALID_ARGUMENT = 5, 3  # of google.rpc.Code, which gRPC and TensorFlow share
+NOT_FOUND, INVALID_ARGUMENT = 5, 3  # in google.rpc.Code, which gRPC and TensorFlow share
 
 
 @dataclass(frozen=True)
 class Options:
-    """The flags, named as TF Serving's."""
+    """The flags, named like those of TF Serving."""
 
     model_base_path: str
-    """The model's folder: its name is the model's name, and the highest number in it is served."""
+    """The model's folder: its name is the model's name, and the highest version is served."""
     port: int = 8500
-    """For gRPC; 0 for a free one."""
+    """Port for gRPC; 0 selects a free one."""
     rest_api_port: int = 8501
-    """For REST; 0 for a free one."""
+    """Port for REST; 0 selects a free one."""
 
 
 class Refused(Exception):
-    """A request that failed: a code of google.rpc.Code, and why."""
+    """A request failed, with a code of google.rpc.Code and a reason."""
 
     def __init__(self, code: int, message: str):
-        super().__init__(message[:2000])  # gRPC's trailers hold no more than 8 KiB
+        super().__init__(message[:2000])  # gRPC trailers are limited to 8 KiB
         self.code = code
 
 
@@ -88,7 +88,7 @@ LIBRARIES = [
 
 
 def load_library():
-    """The C API. What is not listed returns an int or nothing."""
+    """Loads the C API. Functions that are not listed return an int or nothing."""
     ctypes.CDLL(str(LIBRARIES[0]), ctypes.RTLD_GLOBAL)
     c = ctypes.CDLL(str(LIBRARIES[1]))
     for kind, names in {
@@ -108,12 +108,12 @@ class SavedModel:
     """One version of a model in the C++ runtime.
 
     Attributes:
-        signatures: the `SignatureDef`s by name.
+        signatures: a dict from name to `SignatureDef`.
     """
 
     def __init__(self, folder: Path):
         self.c = load_library()
-        self.turns = threading.Semaphore(2)  # images at a time: each takes much memory
+        self.turns = threading.Semaphore(2)  # requests at a time, since each takes much memory
         self.graph, meta_graph = self.c.TF_NewGraph(), self.c.TF_NewBuffer()
         self.session = self._checked(
             self.c.TF_LoadSessionFromSavedModel,
@@ -125,16 +125,16 @@ class SavedModel:
         self.signatures = {k: v for k, v in signatures.items() if not k.startswith("__")}
 
     def signature(self, name: str):
-        """A `SignatureDef`; "" is serving_default."""
+        """Returns a `SignatureDef`; "" is serving_default."""
         if (name or "serving_default") not in self.signatures:
             raise Refused(INVALID_ARGUMENT, f"Serving signature name: {name!r} not found")
         return self.signatures[name or "serving_default"]
 
     def predict(self, name: str, inputs: dict) -> dict:
-        """Runs a signature on arrays (strings: of bytes objects) by key, to the like.
+        """Runs a signature on a dict of arrays and returns one; strings are bytes objects.
 
         Raises:
-            Refused: the inputs are not the signature's, or TensorFlow refused.
+            Refused: the inputs do not match the signature, or TensorFlow failed.
         """
         signature = self.signature(name)
         if set(inputs) != set(signature.inputs):
@@ -158,7 +158,7 @@ class SavedModel:
                 self.c.TF_DeleteTensor(tensor)
 
     def _checked(self, function, *arguments):
-        """Calls a function whose last argument is a status, and raises what that says."""
+        """Calls a function whose last argument is a status, and raises its error."""
         status = self.c.TF_NewStatus()
         try:
             result = function(*arguments, status)
@@ -175,7 +175,7 @@ class SavedModel:
         )
 
     def _to_tensor(self, array):
-        """An array -> a TF_Tensor, and what must outlive it."""
+        """Converts an array to a TF_Tensor; also returns the data that must outlive it."""
         kind, shape = tf.as_dtype(array.dtype), (ctypes.c_int64 * array.ndim)(*array.shape)
         size = array.nbytes if kind != tf.string else array.size * ctypes.sizeof(String)
         tensor = self.c.TF_AllocateTensor(
@@ -210,16 +210,18 @@ class SavedModel:
         return [Pointer((address.value or 0) + i * size) for i in range(count)]
 
 
-# === What both protocols ask for ===
+# === Requests of both protocols ===
 
 
 class Servable:
-    """A model folder's newest version, warmed up."""
+    """The newest version in a model's folder, warmed up."""
 
     def __init__(self, folder: Path):
         versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
         if not versions:
-            raise ValueError(f"{folder} holds no version: export one with export/saved_model.py.")
+            raise ValueError(
+                f"{folder} holds no version: export one with tf-cyclegan export saved-model."
+            )
         self.name, self.version = folder.resolve().name, max(versions)
         path = folder / str(self.version)
         try:
@@ -239,17 +241,17 @@ class Servable:
         return len(requests)
 
     def check(self, name: str, version: int | None):
-        """Raises Refused unless this is the model, and its version or no particular one."""
+        """Raises Refused unless the name, and the version if given, are those of this model."""
         if name != self.name or version not in (None, self.version):
             wanted = "Latest" if version is None else f"Specific({version})"
             raise Refused(NOT_FOUND, f"Servable not found for request: {wanted} {name}")
 
     def predict(self, request):
-        """A PredictRequest -> a PredictResponse."""
+        """Answers a PredictRequest with a PredictResponse."""
         try:
             inputs = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
         except (TypeError, ValueError) as error:
-            raise Refused(INVALID_ARGUMENT, f"no tensor: {error}") from None
+            raise Refused(INVALID_ARGUMENT, f"not a tensor: {error}") from None
         response = predict_pb2.PredictResponse()
         for key, array in self.model.predict(request.model_spec.signature_name, inputs).items():
             response.outputs[key].CopyFrom(tf.make_tensor_proto(array))
@@ -258,7 +260,7 @@ class Servable:
         return response
 
     def metadata(self):
-        """A GetModelMetadataResponse with the signatures."""
+        """Returns a GetModelMetadataResponse with the signatures."""
         signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=self.model.signatures)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = self.name
@@ -267,7 +269,7 @@ class Servable:
         return response
 
     def status(self):
-        """A GetModelStatusResponse: a server that answers has loaded its one version."""
+        """Returns a GetModelStatusResponse: the version is available once the server answers."""
         status = get_model_status_pb2.ModelVersionStatus(version=self.version, state="AVAILABLE")
         return get_model_status_pb2.GetModelStatusResponse(model_version_status=[status])
 
@@ -276,7 +278,7 @@ class Servable:
 
 
 def start_grpc(servable: Servable, port: int) -> tuple[grpc.Server, int]:
-    """Starts the two services; they run as long as the server is held, on the port beside it."""
+    """Starts both services; returns the server, which you must keep, and its port."""
     codes = {code.value[0]: code for code in grpc.StatusCode}
 
     def answered(answer):
@@ -312,7 +314,7 @@ PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/([0-9]{1,18}))?(/metadata|:p
 
 
 def answer_rest(servable: Servable, method: str, path: str, body: bytes) -> dict:
-    """The JSON object that answers a request; raises Refused."""
+    """Returns the JSON object that answers a request, or raises Refused."""
     match = PATH.fullmatch(path)
     if not match or (method == "POST") != (match[3] == ":predict"):
         raise Refused(NOT_FOUND, f"Malformed request: {method} {path}")
@@ -324,7 +326,7 @@ def answer_rest(servable: Servable, method: str, path: str, body: bytes) -> dict
 
 
 def predict_json(model: SavedModel, body: bytes) -> dict:
-    """Predicts by rows ("instances") or by columns ("inputs")."""
+    """Answers a predict request with rows ("instances") or columns ("inputs")."""
     try:
         request = json.loads(body)
         name = request.get("signature_name", "")
@@ -348,7 +350,7 @@ def predict_json(model: SavedModel, body: bytes) -> dict:
 
 
 def _named(value, key):
-    """An input may go without its name where it is the only one."""
+    """Returns a named input; a single input may be given without its name."""
     return value[key] if isinstance(value, dict) and key in value else value
 
 
@@ -374,7 +376,7 @@ def _json(key, array):
 
 
 class RestHandler(BaseHTTPRequestHandler):
-    """Answers for the `servable` of its server."""
+    """Handles requests for the `servable` of its server."""
 
     timeout = 60  # seconds without a byte
 
@@ -386,7 +388,7 @@ class RestHandler(BaseHTTPRequestHandler):
         if size.isdecimal() and int(size) <= MAX_BYTES:
             self.answer(self.rfile.read(int(size)))
         else:
-            self.reply(413, {"error": f"give a Content-Length of at most {MAX_BYTES}"})
+            self.reply(413, {"error": f"send a Content-Length of at most {MAX_BYTES}"})
 
     def answer(self, body):
         try:
@@ -404,11 +406,11 @@ class RestHandler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_):
-        """No line for each request."""
+        """Does not log requests."""
 
 
 class RestServer(ThreadingHTTPServer):
-    """One thread a connection; `SavedModel` lets few of them compute at a time."""
+    """A server with one thread per connection; `SavedModel` limits how many compute at a time."""
 
     daemon_threads = True
     request_queue_size = 512

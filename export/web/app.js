@@ -1,7 +1,7 @@
 /**
- * The page: a photo and a model in, a translation out.
+ * The page translates a photo with a model.
  *
- * `window.lastResult` holds the last translation as the model gave it, for tests and the console:
+ * `window.lastResult` holds the model's last output, for tests and the console:
  * {output: Float32Array [1, height, width, channels] in [-1, 1], height, width, channels}.
  */
 
@@ -12,24 +12,24 @@ import { Refusal } from "./refusal.js";
 import { Runner } from "./runner.js";
 
 const MAX_MODEL_BYTES = 2 ** 30;
-const NO_GPU = "This browser offers no WebGPU, so the CPU translated.";
-const NO_GPU_FOR_MODEL = "WebGPU cannot run this model at this size, so the CPU translated.";
+const NO_GPU = "This browser has no WebGPU, so the CPU was used.";
+const NO_GPU_FOR_MODEL = "WebGPU cannot run this model at this size, so the CPU was used.";
 
 const $ = (id) => document.getElementById(id);
 
-const models = []; // {contract, buffer: the .tflite, once it is here}
+const models = []; // {contract, buffer: the .tflite, once it is loaded}
 let photo; // {name, bitmap}
-let job; // AbortController of the translation under way
+let job; // AbortController of the current translation
 let compiled; // {key, runner, engine}: the model that ran last, kept for the next photo
 
-// === What the visitor gives ===
+// === Input from the user ===
 
 async function takeFiles(files) {
   const model = files.find((file) => /\.tflite$/i.test(file.name));
   const description = files.find((file) => /\.json$/i.test(file.name));
   const image = files.find((file) => file !== model && file !== description);
   if (description && !model) {
-    throw new Refusal(`${description.name} only describes a model: give its .tflite with it.`);
+    throw new Refusal(`${description.name} only describes a model: open its .tflite with it.`);
   }
   const ownModel = model && (await readOwnModel(model, description));
   const bitmap = image && (await readPhoto(image));
@@ -40,7 +40,7 @@ async function takeFiles(files) {
 
 async function readOwnModel(file, description) {
   if (file.size > MAX_MODEL_BYTES) {
-    throw new Refusal(`${file.name} has ${megabytes(file.size)} MB: too many for a browser.`);
+    throw new Refusal(`${file.name} has ${megabytes(file.size)} MB: too large for a browser.`);
   }
   const beside = description && (await readDescription(description));
   const buffer = await file.arrayBuffer();
@@ -82,12 +82,12 @@ async function shoot() {
 
 function closeCamera() {
   for (const track of $("video").srcObject.getTracks()) track.stop();
-  $("shoot").disabled = true; // until there is an image again
+  $("shoot").disabled = true; // until the camera delivers an image again
 }
 
 // === The translation ===
 
-/** Translates the photo by the chosen model. A translation under way is given up. */
+/** Translates the photo with the selected model. Aborts the current translation, if any. */
 async function translate() {
   job?.abort();
   const model = models[$("model").value];
@@ -113,7 +113,7 @@ async function translate() {
     console.error(error);
     throw new Refusal(
       `${model.contract.name} could not translate this photo: the file is damaged, uses ` +
-        "operations that LiteRT.js lacks, or needs more memory than the browser gives. Try a " +
+        "operations that LiteRT.js lacks, or needs more memory than is available. Try a " +
         "smaller size or another model.",
     );
   }
@@ -124,7 +124,7 @@ function sizeFor(bitmap, { resizable, width, height, multiple }) {
   return fit(bitmap.width, bitmap.height, Number($("limit").value), multiple);
 }
 
-/** Loads, compiles and runs a model on the chosen accelerator, or on the CPU where that fails. */
+/** Loads, compiles and runs a model on the selected accelerator, or on the CPU if that fails. */
 async function compute(model, input, size, signal) {
   const start = performance.now();
   if (!model.buffer) {
@@ -144,7 +144,7 @@ async function compute(model, input, size, signal) {
   }
 }
 
-/** A listed model's file, with the progress bar. */
+/** Downloads the file of a listed model, and updates the progress bar. */
 async function download({ file, bytes }, signal) {
   const buffer = new Uint8Array(bytes);
   let length = 0;
@@ -153,7 +153,7 @@ async function download({ file, bytes }, signal) {
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     const reader = response.body.getReader();
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
-      buffer.set(part.value, length); // a RangeError where more comes than is listed
+      buffer.set(part.value, length); // throws a RangeError if the file is larger than listed
       length += part.value.length;
       progress(`Loading the model: ${megabytes(length)} of ${megabytes(bytes)} MB`, length / bytes);
     }
@@ -194,9 +194,9 @@ async function run(model, accelerator, input, { height, width }, signal, start) 
   }
 }
 
-// === What the page shows ===
+// === Output of the page ===
 
-/** @param {"empty" | "photo" | "busy" | "done"} state decides in style.css what is there */
+/** @param {"empty" | "photo" | "busy" | "done"} state selects in style.css what is visible */
 function show(state, size) {
   document.body.dataset.state = state;
   if (size) $("compare").style.setProperty("--aspect", size.width / size.height);
@@ -207,7 +207,7 @@ function complain(sentence) {
   $("error").hidden = !sentence;
 }
 
-/** @param {number} [part] from 0 to 1; without it the bar only says that something goes on */
+/** @param {number} [part] from 0 to 1; without it, the progress bar is indeterminate */
 function progress(sentence, part) {
   $("doing").textContent = sentence;
   if (part === undefined) $("progress").removeAttribute("value");
@@ -264,7 +264,7 @@ function duration(milliseconds) {
 
 // === Controls ===
 
-/** Listens; what the action refuses becomes a sentence in the page. */
+/** Adds a listener; if its action throws a Refusal, the page shows the message. */
 function on(target, type, action) {
   target.addEventListener(type, async (event) => {
     complain("");
@@ -280,7 +280,7 @@ function on(target, type, action) {
 for (const id of ["photo", "own"]) {
   on($(id), "change", async ({ target }) => {
     const files = [...target.files];
-    target.value = ""; // so that the same file can be chosen again
+    target.value = ""; // allows the same file to be chosen again
     await takeFiles(files);
   });
 }

@@ -1,10 +1,10 @@
-"""Put the page, LiteRT.js and exported models into one folder that any static server can serve.
+"""Copy the page, LiteRT.js and exported models into one folder for any static web server.
 
     python export/web/build.py --models=exported --output=dist/web
     python export/web/serve.py --folder=dist/web
 
-The models are the .tflite files, with their .json, that export/tflite.py wrote. LiteRT.js comes
-from npm, at the version that package-lock.json names, the first time.
+The models are the .tflite and .json files that `tf-cyclegan export tflite` wrote. The first build
+installs LiteRT.js from npm, in the version that package-lock.json pins.
 """
 
 import json
@@ -28,15 +28,15 @@ class Options:
     models: str
     """Folder of exported models."""
     output: str = "dist/web"
-    """Folder for the site; a site that was built there before is replaced."""
+    """Folder for the site; an earlier build there is replaced."""
 
 
 def main(options: Options) -> None:
-    """Builds the site beside its place, and then moves it there."""
+    """Builds the site in a temporary folder, and then moves it into place."""
     output = Path(options.output)
     contracts = read_contracts(Path(options.models))
     if output.exists() and not (output / "models.json").is_file():
-        raise ValueError(f"{output} is there and no site of this script: use another --output.")
+        raise ValueError(f"{output} exists and is not an earlier build: use another --output.")
     install()
 
     partial = output.with_name(f".{output.name}.part")
@@ -59,7 +59,7 @@ def main(options: Options) -> None:
 
 
 def read_contracts(folder: Path) -> list[dict]:
-    """What the .json beside each model says; it must fit its file."""
+    """Reads the .json file of each model, and checks that it describes the model."""
     contracts = []
     for file in sorted(folder.glob("*.tflite")):
         beside = file.with_suffix(".json")
@@ -72,31 +72,31 @@ def read_contracts(folder: Path) -> list[dict]:
             raise ValueError(f"{beside} describes another file: export {file.name} again.")
         contracts.append(contract)
     if not contracts:
-        raise ValueError(f"{folder} holds no exported models: run export/tflite.py first.")
+        raise ValueError(f"{folder} holds no models: run tf-cyclegan export tflite first.")
     return contracts
 
 
 def install() -> None:
-    """Runs `npm ci`, unless the packages lie there as package-lock.json wants them."""
+    """Runs `npm ci`, unless the packages of package-lock.json are already installed."""
     lock = HERE / "package-lock.json"
     installed = HERE / "node_modules" / ".package-lock.json"
     if installed.is_file() and installed.stat().st_mtime >= lock.stat().st_mtime:
         return
     npm = shutil.which("npm")
     if npm is None:
-        raise ValueError("npm is not installed: install Node.js, which brings it.")
+        raise ValueError("npm is not installed: install Node.js, which includes it.")
     command = [npm, "ci", "--no-audit", "--no-fund"]
     done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     if done.returncode:
         reason = next((x for x in done.stderr.splitlines() if "error" in x.lower()), "no reason")
-        raise ValueError(f"npm ci failed in {HERE} ({reason}): mend that and run it again.")
+        raise ValueError(f"npm ci failed in {HERE} ({reason}): fix that and run this again.")
 
 
 def copy_litert(folder: Path) -> None:
-    """LiteRT.js without its source maps, its one import made relative."""
+    """Copies LiteRT.js without its source maps, and makes its only import relative."""
     folder.mkdir()
     shutil.copytree(PACKAGES / "core" / "wasm", folder / "wasm")
-    shutil.copy(PACKAGES / "core" / "package.json", folder)  # names the licence and the source
+    shutil.copy(PACKAGES / "core" / "package.json", folder)  # states the license and the source
     shutil.copy(PACKAGES / "wasm-utils" / "dist" / "index.js", folder / "wasm-utils.js")
     source = (PACKAGES / "core" / "dist" / "index.js").read_text(encoding="utf-8")
     name = '"@litertjs/wasm-utils"'

@@ -1,15 +1,15 @@
-/** Images to numbers and back, with the numbers of tf_cyclegan/data/image_files.py. No DOM. */
+/** Converts images to floats and back, as in tf_cyclegan/data/image_files.py. Uses no DOM. */
 
-const SMALLEST = 8; // pixels a side, below which a generator's deepest map cannot be mirrored
+const SMALLEST = 8; // smallest side in pixels for which a generator's deepest map can be padded
 
-/** Every level as float32 level / 127.5 - 1, rounded to float32 after each step. */
+/** level / 127.5 - 1 for every level, rounded to float32 after each step. */
 const FLOATS = Float32Array.from({ length: 256 }, (_, level) => Math.fround(level / 127.5) - 1);
 
 /**
- * RGBA bytes to float32 in [-1, 1].
+ * Converts RGBA bytes to float32 in [-1, 1].
  *
- * @param {Uint8ClampedArray} rgba opaque pixels, row by row; alpha is not looked at
- * @param {1 | 3} channels 1 turns RGB gray by ITU-R 601's luma, in Pillow's integer arithmetic
+ * @param {Uint8ClampedArray} rgba opaque pixels, row by row; alpha is ignored
+ * @param {1 | 3} channels 1 converts to gray: the luma of ITU-R 601 in Pillow's integer arithmetic
  */
 export function toFloat(rgba, channels) {
   const floats = new Float32Array((rgba.length / 4) * channels);
@@ -27,8 +27,8 @@ export function toFloat(rgba, channels) {
 }
 
 /**
- * Float32 in [-1, 1] to opaque RGBA bytes: (y + 1) * 127.5, rounded half to even and clipped, both
- * of which Uint8ClampedArray does by itself.
+ * Converts float32 in [-1, 1] to opaque RGBA bytes: (y + 1) * 127.5, rounded half to even and
+ * clipped, both by Uint8ClampedArray.
  *
  * @param {Float32Array} floats
  * @param {1 | 3} channels of `floats`
@@ -45,7 +45,7 @@ export function toPixels(floats, channels) {
   return rgba;
 }
 
-/** The largest rectangle in the middle of an image that has the shape of width x height. */
+/** Returns the largest centered rectangle of an image with the aspect ratio of width x height. */
 export function crop(imageWidth, imageHeight, width, height) {
   const scale = Math.min(imageWidth / width, imageHeight / height);
   const [w, h] = [width * scale, height * scale];
@@ -53,9 +53,9 @@ export function crop(imageWidth, imageHeight, width, height) {
 }
 
 /**
- * The size that a resizable model computes an image at: its own, or scaled down until the longer
- * side is at most `limit`, each side rounded to a multiple that the model takes. Never 0, so that
- * a limit below the smallest such multiple gives that multiple.
+ * Returns the size at which a resizable model translates an image: the image's own, or scaled down
+ * until the longer side is at most `limit`, with each side rounded to a multiple that the model
+ * accepts. If `limit` is below the smallest such multiple, the result is that multiple.
  */
 export function fit(imageWidth, imageHeight, limit, multiple) {
   const smallest = Math.ceil(SMALLEST / multiple) * multiple;

@@ -1,8 +1,8 @@
 /**
- * What a .tflite says about itself, and how it is set to another size.
+ * Reads the description of a .tflite file, and sets the file to another size.
  *
- * The file is a FlatBuffer. This reads the few tables that matter here; a field's number is its
- * place in TensorFlow's tensorflow/compiler/mlir/lite/schema/schema.fbs.
+ * The file is a FlatBuffer. Only a few of its tables are read here; a field's number is its
+ * position in TensorFlow's tensorflow/compiler/mlir/lite/schema/schema.fbs.
  */
 
 import { Refusal } from "./refusal.js";
@@ -14,9 +14,9 @@ const BUFFER = { data: 0 };
 const METADATA = { name: 0, buffer: 1 };
 const FLOAT32 = 0;
 
-const MAX_PIXELS = 4096 * 4096; // what a canvas may have on most phones
+const MAX_PIXELS = 4096 * 4096; // limit of a canvas on most phones
 
-/** One FlatBuffer table. Reading beyond the file's end raises a RangeError. */
+/** A FlatBuffer table. Reading beyond the end of the file throws a RangeError. */
 class Table {
   #view;
   #at;
@@ -26,7 +26,7 @@ class Table {
     this.#at = at;
   }
 
-  /** Where a field's value lies, or 0 where the field is left out. */
+  /** Returns the position of a field's value, or 0 if the field is absent. */
   #field(number) {
     const fields = this.#at - this.#view.getInt32(this.#at, true);
     const entry = 4 + 2 * number;
@@ -45,7 +45,7 @@ class Table {
     return at ? this.#view.getUint32(at, true) : 0;
   }
 
-  /** The bytes of a vector: none where the field is left out. */
+  /** Returns the bytes of a vector, which is empty if the field is absent. */
   vector(number, bytesEach = 1) {
     const field = this.#field(number);
     if (!field) return new DataView(new ArrayBuffer(0));
@@ -71,7 +71,7 @@ class Table {
   }
 }
 
-/** The model's table, its input tensors and its output tensors. */
+/** Returns the model's table, its input tensors and its output tensors. */
 function open(buffer) {
   const view = new DataView(buffer);
   const model = new Table(view, view.getUint32(0, true));
@@ -81,7 +81,7 @@ function open(buffer) {
   return { model, inputs: pick(SUBGRAPH.inputs), outputs: pick(SUBGRAPH.outputs) };
 }
 
-/** The one tensor's shape, -1 for a free side, if it is a float32 image; else undefined. */
+/** Returns the shape of a single float32 image, with -1 for a free side; otherwise undefined. */
 function imageShape(tensors) {
   const [tensor] = tensors;
   const signature = tensor.ints(TENSOR.signature);
@@ -100,21 +100,21 @@ function imageShape(tensors) {
  * Checks that a file is a model for this page, and reads its contract.
  *
  * @param {ArrayBuffer} buffer the file
- * @param {string} name what messages call it
- * @param {object} [beside] the contract from the JSON beside it, for a file that holds none
- * @returns {object} the contract. Sizes and channels are the tensors' own, whatever it says.
- * @throws {Refusal} if it is no such model
+ * @param {string} name the file's name in messages
+ * @param {object} [beside] the contract from the model's .json, for a file without one
+ * @returns {object} the contract, with the sizes and channels of the tensors
+ * @throws {Refusal} if the file is not such a model
  */
 export function readModel(buffer, name, beside) {
   if (String.fromCharCode(...new Uint8Array(buffer).subarray(4, 8)) !== "TFL3") {
-    throw new Refusal(`${name} is no TensorFlow Lite model: choose a .tflite file.`);
+    throw new Refusal(`${name} is not a TensorFlow Lite model: choose a .tflite file.`);
   }
   let input, output, contract;
   try {
     const { model, inputs, outputs } = open(buffer);
     [input, output] = [imageShape(inputs), imageShape(outputs)];
     const buffers = model.tables(MODEL.buffers);
-    for (const weights of buffers) weights.vector(BUFFER.data); // they end within the file
+    for (const weights of buffers) weights.vector(BUFFER.data); // throws if the file is cut short
     const entries = model.tables(MODEL.metadata);
     const entry = entries.find((each) => each.text(METADATA.name) === "tf_cyclegan");
     contract = entry ? JSON.parse(buffers[entry.uint(METADATA.buffer)].text(BUFFER.data)) : beside;
@@ -130,7 +130,7 @@ export function readModel(buffer, name, beside) {
   }
   const [, height, width, channels] = input;
   if (height * width > MAX_PIXELS) {
-    throw new Refusal(`${name} computes ${width} × ${height} pixels: too many for a browser.`);
+    throw new Refusal(`${name} needs ${width} × ${height} pixels: too many for a browser.`);
   }
   const resizable = height < 0;
   return {
@@ -146,8 +146,8 @@ export function readModel(buffer, name, beside) {
 }
 
 /**
- * A copy of a resizable model that takes height x width. LiteRT.js cannot resize an input, so the
- * shapes of the input and the output are written into the file; the runtime infers all others.
+ * Returns a copy of a resizable model for height x width. LiteRT.js cannot resize inputs, so the
+ * shapes of input and output are written into the file; the runtime infers all others.
  *
  * @param {ArrayBuffer} buffer
  */

@@ -1,4 +1,4 @@
-/** Photos: from a file or the camera, bounded before they are decoded. */
+/** Reads photos, and checks their size before they are decoded. */
 
 import { Refusal } from "./refusal.js";
 
@@ -6,17 +6,17 @@ const MAX_BYTES = 64 * 2 ** 20;
 const MAX_PIXELS = 50_000_000; // as in tf_cyclegan/data/image_files.py
 
 /**
- * Decodes a photo, upright by its EXIF orientation.
+ * Decodes a photo, and applies its EXIF orientation.
  *
  * @param {File} file
  * @returns {Promise<ImageBitmap>}
- * @throws {Refusal} if it is too large, or not an image that this browser knows
+ * @throws {Refusal} if it is too large, or not an image that this browser supports
  */
 export async function readPhoto(file) {
   if (file.size > MAX_BYTES) {
-    throw new Refusal(`${file.name} has ${megabytes(file.size)} MB: 64 MB are the most.`);
+    throw new Refusal(`${file.name} has ${megabytes(file.size)} MB: choose one of at most 64 MB.`);
   }
-  const image = new Image(); // its size is known before its pixels are decoded
+  const image = new Image(); // reports its size before its pixels are decoded
   image.src = URL.createObjectURL(file);
   try {
     await new Promise((resolve, reject) => {
@@ -43,12 +43,12 @@ export async function readPhoto(file) {
 export const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
 /**
- * Draws the middle of a photo at a size, on white where it is transparent.
+ * Draws a part of a photo, scaled to a size, on a white background.
  *
  * @param {ImageBitmap} bitmap
  * @param {{x: number, y: number, width: number, height: number}} part of the photo
  * @param {HTMLCanvasElement} canvas gets the size and the image
- * @returns {Uint8ClampedArray} its RGBA bytes
+ * @returns {Uint8ClampedArray} the canvas's RGBA bytes
  */
 export function draw(bitmap, part, canvas, { width, height }) {
   Object.assign(canvas, { width, height });

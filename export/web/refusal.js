@@ -1,2 +1,2 @@
-/** An error whose message is one sentence for the visitor: what is wrong, and what to do. */
+/** An error whose message tells the user in one sentence what is wrong and how to fix it. */
 export class Refusal extends Error {}

@@ -1,7 +1,7 @@
-/** A compiled model in a worker of its own: what goes wrong there ends with the worker. */
+/** A compiled model in its own worker, so that a failed model can be terminated. */
 export class Runner {
   #worker = new Worker(new URL("worker.js", import.meta.url));
-  #settle = {}; // of the question that is open
+  #settle = {}; // resolves or rejects the pending request
 
   constructor() {
     this.#worker.onmessage = ({ data }) => {
@@ -21,7 +21,7 @@ export class Runner {
   /**
    * @param {ArrayBuffer} buffer the .tflite
    * @param {"wasm" | "webgpu"} accelerator
-   * @returns {Promise<{accelerator: string, threads: number}>} what it was in fact compiled for
+   * @returns {Promise<{accelerator: string, threads: number}>} what it was actually compiled for
    */
   compile(buffer, accelerator) {
     return this.#ask({ bytes: new Uint8Array(buffer), accelerator });
@@ -36,7 +36,7 @@ export class Runner {
     return this.#ask({ input, shape });
   }
 
-  /** Ends the worker, and with it all memory; what is open is rejected. */
+  /** Terminates the worker, which frees all its memory, and rejects the pending request. */
   stop() {
     this.#worker.terminate();
     this.#settle.reject?.(new Error("stopped"));

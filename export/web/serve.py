@@ -1,10 +1,10 @@
-"""Serve a built site on this machine, with the headers that its threads and its workers need.
+"""Serve a built site on this machine, with the headers that its threads and workers need.
 
     python export/web/serve.py --folder=dist/web --port=8080
 
-Another server should send the same: Cross-Origin-Opener-Policy and Cross-Origin-Embedder-Policy,
-without which LiteRT.js has one thread, and the page's Content-Security-Policy, which a worker takes
-only from a header.
+Configure other servers to send the same headers: Cross-Origin-Opener-Policy and
+Cross-Origin-Embedder-Policy, without which LiteRT.js uses a single thread, and the page's
+Content-Security-Policy, which workers only read from a header.
 """
 
 import re
@@ -22,13 +22,13 @@ class Options:
     """The flags."""
 
     folder: str = "dist/web"
-    """What build.py wrote."""
+    """Folder that build.py wrote."""
     port: int = 8080
-    """0 takes any free one."""
+    """Port of the server; 0 selects a free one."""
 
 
 def make_server(folder: str, port: int) -> ThreadingHTTPServer:
-    """A server of the site on 127.0.0.1, not started yet."""
+    """Creates a server for the site on 127.0.0.1, without starting it."""
     try:
         page = (Path(folder) / "index.html").read_text(encoding="utf-8")
         [policy] = re.findall(r'"Content-Security-Policy" content="(.*?)"', page)
@@ -39,7 +39,7 @@ def make_server(folder: str, port: int) -> ThreadingHTTPServer:
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Embedder-Policy": "require-corp",
         "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-cache",  # asks whether it changed: a site is built again and again
+        "Cache-Control": "no-cache",  # the browser checks for a newer build
     }
 
     class Handler(SimpleHTTPRequestHandler):
@@ -62,13 +62,15 @@ def make_server(folder: str, port: int) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer(("127.0.0.1", port), partial(Handler, directory=folder))
     except OSError as error:
-        raise ValueError(f"port {port} cannot be had ({error.strerror}): use another.") from None
+        raise ValueError(
+            f"port {port} is not available ({error.strerror}): use another --port."
+        ) from None
 
 
 def main(options: Options) -> None:
     """Serves until Ctrl-C."""
     server = make_server(options.folder, options.port)
-    print(f"http://127.0.0.1:{server.server_port} (Ctrl-C ends it)", flush=True)
+    print(f"http://127.0.0.1:{server.server_port} (press Ctrl-C to stop)", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

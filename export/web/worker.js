@@ -1,18 +1,18 @@
 "use strict";
 
 /*
- * One model, off the page's thread. Messages in: first {bytes, accelerator}, then as often as
- * wanted {input, shape}. Each is answered by an object, or by {failure} after which the worker is
- * of no more use.
+ * Runs one model outside the page's thread. The first message is {bytes, accelerator}, and all
+ * others are {input, shape}. The answer is an object, or {failure}, after which the worker cannot
+ * be used any more.
  *
- * A classic worker, because LiteRT.js loads its wasm by importScripts, which module workers lack.
- * Import maps do not reach workers: build.py makes LiteRT.js' own import relative.
+ * This is a classic worker, because LiteRT.js loads its wasm with importScripts, which module
+ * workers lack. Import maps do not apply to workers, so build.py makes LiteRT.js's import relative.
  */
 
 const FOLDER = new URL("litert/", self.location.href);
 let litert;
 let model;
-let complaint; // of the runtime: it logs, then hands out uninitialised memory as the output
+let complaint; // an error that the runtime only logs before it outputs uninitialized memory
 
 self.onmessage = async ({ data }) => {
   try {
@@ -29,8 +29,8 @@ async function compile({ bytes, accelerator }) {
   const gpu = accelerator === "webgpu";
   const simd = await litert.supportsFeature("relaxedSimd"); // the other builds need it
   const threads = !gpu && simd && self.crossOriginIsolated;
-  const jspi = gpu && simd && (await litert.supportsFeature("jspi")); // for operators left to wasm
-  // Emscripten would look for its files, and start its threads, at this worker's own address.
+  const jspi = gpu && simd && (await litert.supportsFeature("jspi")); // for operators run by wasm
+  // By default, Emscripten loads its files and starts its threads from this worker's address.
   self.Module = {
     locateFile: (name) => new URL(`wasm/${name}`, FOLDER).href,
     mainScriptUrlOrBlob: new URL("wasm/litert_wasm_threaded_internal.js", FOLDER).href,
@@ -41,9 +41,9 @@ async function compile({ bytes, accelerator }) {
   };
   const runtime = await litert.loadLiteRt(new URL("wasm/", FOLDER).href, { threads, jspi });
   if (gpu && !litert.getWebGpuDevice()) return { failure: "no WebGPU" };
-  // Sums over whole feature maps may overflow in half precision.
+  // Sums over whole feature maps can overflow in float16.
   model = await litert.loadAndCompile(bytes, { accelerator, gpuOptions: { precision: "fp32" } });
-  // LiteRT.js itself turns to wasm where WebGPU takes only a part and the browser has no JSPI.
+  // LiteRT.js falls back to wasm if WebGPU supports only a part and the browser has no JSPI.
   return { accelerator: model.options.accelerator, threads: runtime.liteRtWasm.getThreadCount() };
 }
 

@@ -1,1 +1,1 @@
-"""The commands of `tf-cyclegan`, one module for each."""
+"""Implements the commands of `tf-cyclegan`, with one module for each."""

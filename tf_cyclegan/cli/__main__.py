@@ -1,4 +1,4 @@
-"""The command `tf-cyclegan`, which `python -m tf_cyclegan.cli` runs too.
+"""Runs a command. You can use `python -m tf_cyclegan.cli` instead of `tf-cyclegan`.
 
 tf-cyclegan train --data_a=photos --data_b=paintings --run_dir=runs/mine
 tf-cyclegan translate --run_dir=runs/mine --input=holiday.jpg --output=translated
@@ -12,19 +12,19 @@ import sys
 COMMANDS = {
     "train": ("train", "train a CycleGAN, or continue a training run"),
     "translate": ("translate", "translate images with a trained generator"),
-    "translate-many": ("translate_many", "translate a large collection, by Apache Beam"),
+    "translate-many": ("translate_many", "translate a large collection with Apache Beam"),
     "evaluate": ("evaluate", "measure the translations of the test images"),
     "import-weights": ("import_weights", "convert a generator of the authors' PyTorch code"),
-    "export saved-model": ("export_saved_model", "a generator for TensorFlow Serving"),
-    "export tflite": ("export_tflite", "a generator for phones and browsers"),
-    "export onnx": ("export_onnx", "a generator for ONNX Runtime"),
-    "workers": ("workers", "train in several processes of this machine"),
+    "export saved-model": ("export_saved_model", "export a generator for TensorFlow Serving"),
+    "export tflite": ("export_tflite", "export a generator for phones and browsers"),
+    "export onnx": ("export_onnx", "export a generator for ONNX Runtime"),
+    "workers": ("workers", "train in several processes on this machine"),
     "experiments": ("experiments", "train and compare variants of one setting"),
 }
 
 
 def main() -> None:
-    """Runs the command that the command line names, and ends the process."""
+    """Runs the command that you typed, and ends the process."""
     words = sys.argv[1:]
     for count in (2, 1):
         name = " ".join(words[:count])
@@ -35,7 +35,7 @@ def main() -> None:
     for name, (_, purpose) in COMMANDS.items():
         print(f"  {name:<20}{purpose}")
     if words and words[0] not in ("-h", "--help"):
-        sys.exit(f"error: unknown command {' '.join(words)[:60]}: use one of the above.")
+        sys.exit(f"error: unknown command {' '.join(words)[:60]}: use one of those above.")
     sys.exit(0)
 
 

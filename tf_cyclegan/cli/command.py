@@ -1,4 +1,4 @@
-"""What every command line of this project does around its work."""
+"""Parses flags and reports errors for every command of this project."""
 
 import dataclasses
 import io
@@ -15,12 +15,12 @@ Options = TypeVar("Options")
 def parse(options: type[Options], description: str | None, default: Any = None) -> Options:
     """Reads the flags of a command line, which are the fields of a dataclass.
 
-    `~` is expanded at the start of every value: shells leave it in `--run_dir=~/mine` as it is.
+    `~` is expanded at the start of every value, since shells do not expand `--run_dir=~/mine`.
 
     Args:
         options: the dataclass.
-        description: for --help.
-        default: an instance that holds the defaults, if they are not those of the class.
+        description: text for --help.
+        default: an instance with the defaults, if they are not those of the class.
     """
     settings = {} if default is None else {"default": default}
     parsed = tyro.cli(options, description=description, use_underscores=True, **settings)
@@ -31,17 +31,16 @@ def parse(options: type[Options], description: str | None, default: Any = None) 
 def run(main: Callable[[Options], int], options: Options, needs: str = "") -> NoReturn:
     """Calls `main(options)` and ends the process with its exit code.
 
-    An error that you can mend is one line and exit code 1. Ctrl-C is exit code 130. Text that
-    nobody can read any more, because a pipe or terminal is closed, is dropped: a failed print never
-    ends the work.
+    An error that you can fix prints one line and gives exit code 1. Ctrl-C gives exit code 130. If
+    a pipe or terminal is closed, further output is dropped: a failed print never stops the work.
 
     Args:
         main: does the work, and returns the exit code.
         options: from `parse`.
-        needs: what to install if a package is missing; empty where a missing package is a fault.
+        needs: what to install if a package is missing; if empty, an ImportError is raised.
     """
-    # A notebook leaves its own backend to every program that it starts, and without that backend
-    # `import matplotlib` fails, which Keras does. A command draws into files alone.
+    # Programs started from a notebook inherit its Matplotlib backend. If that is not installed,
+    # `import matplotlib`, and so `import keras`, fails. Commands only draw into files.
     os.environ["MPLBACKEND"] = "agg"
     for name in ("stdout", "stderr"):
         setattr(sys, name, Output(getattr(sys, name)))
@@ -59,17 +58,17 @@ def run(main: Callable[[Options], int], options: Options, needs: str = "") -> No
 
 
 class Output(io.TextIOWrapper):
-    """A standard stream that drops what it cannot write, and writes any file name.
+    """A standard stream that drops what it cannot write, and that accepts any file name.
 
     Args:
-        stream: sys.stdout or sys.stderr, which is replaced.
+        stream: the stream to replace, sys.stdout or sys.stderr.
     """
 
     def __init__(self, stream):
         super().__init__(
             stream.buffer,
             encoding=stream.encoding,
-            errors="backslashreplace",  # file names may hold what the encoding does not
+            errors="backslashreplace",  # file names may hold characters outside the encoding
             line_buffering=True,
         )
 
@@ -87,7 +86,7 @@ class Output(io.TextIOWrapper):
             self._drop()
 
     def _drop(self):
-        # What is still in the buffer goes there as well, and so does all that follows.
+        # Redirects the buffer and all further output to the null device.
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.fileno())
         os.close(null)

@@ -1,14 +1,14 @@
-"""Measure what a training's generators make of the test images, in both directions.
+"""Measure the translations of the test images in both directions.
 
     tf-cyclegan evaluate --run_dir=runs/demo
     tf-cyclegan evaluate --run_dir=runs/mine --features=inception  # comparable KID and FID
     tf-cyclegan evaluate --run_dir=theirs --dataset=cycle_gan/maps --features=network.keras
 
-Prints a table, and writes evaluation.json and a sheet for each direction. Distances on "pixels",
-the default, and on a network of your own tell runs on the same data apart, no more: only those on
-inception may stand beside published ones. It needs: pip install "tf_cyclegan[metrics]"
+Prints a table, and writes evaluation.json and a contact sheet for each direction. Distances on
+"pixels", the default, or on your own network only compare runs on the same data. To compare with
+published numbers, use inception, which needs: pip install "tf_cyclegan[metrics]"
 
-An image that cannot be read is named and left out; the exit code is then 1.
+An image that cannot be read is reported and left out; the exit code is then 1.
 """
 
 import dataclasses
@@ -27,31 +27,31 @@ class Options:
     """The flags."""
 
     run_dir: str
-    """A run folder, or a folder that import_weights.py wrote both directions into."""
+    """A run folder, or a folder into which import-weights wrote both directions."""
     features: str = "pixels"
-    """What distances are taken on: pixels, inception, inception-clean, or a FILE.h5 or .keras."""
+    """Features for distances: pixels, inception, inception-clean, or a FILE.h5 or .keras."""
     dataset: str | None = None
-    """Another data set than the run's own, by its name in TensorFlow Datasets."""
+    """Use this dataset, a name in TensorFlow Datasets, instead of the run's own."""
     data_dir: str | None = None
-    """Another data set: a folder with testA and testB, or trainA and trainB."""
+    """Use this dataset instead: a folder with testA and testB, or trainA and trainB."""
     paired: bool = False
-    """Images of one name in testA and testB are pairs: measure against them."""
+    """Images with the same name in testA and testB are pairs: use them as ground truth."""
     side_by_side: bool = False
-    """Each image of --data_dir holds a pair, a left and b right, as in pix2pix's data sets."""
+    """Each image in --data_dir holds a pair, a on the left and b on the right, as for pix2pix."""
     recursive: bool = False
-    """Search the sub-folders of --data_dir's folders too."""
+    """Search the sub-folders of the folders in --data_dir too."""
     palette: str | None = None
-    """Where domain b is label maps in pairs: cityscapes, facades, or a text file of colours."""
+    """Colors, if domain b holds label maps: cityscapes, facades, or a text file of colors."""
     resize: int | None = None
-    """Scale all images first so that their longer side has this many pixels; for a training whose
+    """Scale all images first so that their longer side has this many pixels. Use it if the run's
     --load_size was far from the images' own size."""
     output: str | None = None
-    """Folder for the results; if not given, evaluation/ in the run folder."""
+    """Folder for the results; by default, evaluation/ in the run folder."""
 
 
 def main(options: Options) -> int:
     """Evaluates both directions, and returns the exit code."""
-    import tensorflow as tf  # after --help, which needs none of it
+    import tensorflow as tf  # imported here to keep --help fast
 
     from tf_cyclegan.data.image_files import write_image
     from tf_cyclegan.data.tfds import PAIRED
@@ -71,7 +71,7 @@ def main(options: Options) -> int:
     from tf_cyclegan.training.checkpoint_files import saved_steps
     from tf_cyclegan.training.run_folder import load_run_images, read_config
 
-    # === What is measured, on what, with what ===
+    # === Check the flags, load the data and the networks ===
     run_dir = Path(options.run_dir)
     output = Path(options.output or run_dir / "evaluation")
     check_output(output)
@@ -84,10 +84,10 @@ def main(options: Options) -> int:
         other = {name: getattr(options, name) for name in names}
         config = dataclasses.replace(config, **other, data_a=None, data_b=None, paired=False)
     elif own is None:
-        raise ValueError(f"{run_dir} has no data of its own: name some by --data_dir or --dataset.")
+        raise ValueError(f"{run_dir} has no data of its own: use --data_dir or --dataset.")
     paired = config.paired or options.paired or config.side_by_side or config.dataset in PAIRED
     if options.palette and not paired:
-        raise ValueError("label maps are measured against true ones: --palette goes with --paired.")
+        raise ValueError("--palette needs true label maps: add --paired, or leave it out.")
     palettes = {"a2b": read_palette(options.palette) if options.palette else None, "b2a": None}
     translators = {d: load_translator(run_dir, d) for d in ("a2b", "b2a")}
     features = pixel_features if options.features == "pixels" else load_features(options.features)
@@ -99,7 +99,7 @@ def main(options: Options) -> int:
         sets = {name: resized(images, options.resize) for name, images in sets.items()}
     split = "test" if {"testA", "testB"} <= set(sets) else "train"
 
-    # === Both directions ===
+    # === Measure both directions ===
     results, sheets = {}, {}
     for direction, domains in (("a2b", "AB"), ("b2a", "BA")):
         inputs, targets = (sets[f"{split}{domain}"] for domain in domains)
@@ -111,10 +111,10 @@ def main(options: Options) -> int:
         )
         sheets[direction] = contact_sheet(columns, scale=-(-128 // columns["real"][0].shape[1]))
 
-    # === What came of it ===
+    # === Write and print the results ===
     step = max(saved_steps(run_dir / "checkpoints" / "worker_0"), default=None)
     epoch = None
-    if step is not None and config == own:  # of one replica
+    if step is not None and config == own:  # assumes one replica
         larger = max(len(sets["trainA"]), len(sets["trainB"]))
         epoch = round(step / -(-larger // config.batch_size), 2)
     protocol = {
@@ -153,11 +153,11 @@ def main(options: Options) -> int:
 
 
 def commit() -> str | None:
-    """The commit of this checkout, where it is one; marked where files have changed since."""
+    """Returns the commit of this checkout, marked if files have changed; None without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     folder = Path(__file__).resolve().parent
     try:
-        # Installed, this file may lie inside another project's repository.
+        # An installed copy of this file may be inside another project's repository.
         tracked = ["git", "ls-files", "--error-unmatch", __file__]
         subprocess.check_output(tracked, cwd=folder, stderr=subprocess.DEVNULL)
         return subprocess.check_output(

@@ -1,4 +1,4 @@
-"""Train variants of one setting with equal budgets and seeds, measure them, and draw them.
+"""Train variants of one setting with equal budgets and seeds, and compare them.
 
     tf-cyclegan experiments losses
     tf-cyclegan experiments identity --seeds 0 1 --train="--epochs=11 --decay_epochs=4"
@@ -6,9 +6,9 @@
         --train="--data_dir=my_photos" --features=network.h5 --output=measured
 
 Trains and evaluates each variant with each seed under runs/experiments/, and writes README.md (a
-table of means and ranges over the seeds), results.json and figure.png. Run again, it continues
-where it stopped; variants that experiments share are trained once. With the defaults a variant and
-seed takes 2 to 4 minutes of 2 CPU cores.
+table of means and ranges over the seeds), results.json and figure.png. If you run it again, it
+continues where it stopped; variants that experiments share are trained once. With the defaults,
+each variant and seed takes 2 to 4 minutes on 2 CPU cores.
 """
 
 import json
@@ -24,7 +24,7 @@ import tyro
 
 from tf_cyclegan.cli import command
 
-# Name -> the question, and the flags of scripts/train.py that set each variant apart.
+# Name -> the question, and the flags of `tf-cyclegan train` for each variant.
 EXPERIMENTS = {
     "losses": (
         "Which terms does the objective need? (section 5.1.4, tables 4 and 5, figure 7)",
@@ -50,11 +50,11 @@ EXPERIMENTS = {
         {"without": "--lambda_identity=0", "with identity": ""},
     ),
     "pool": (
-        "What does the pool of 50 earlier fakes steady? (section 4)",
+        "What does the pool of 50 earlier fakes stabilize? (section 4)",
         {"no pool": "--pool_size=0", "pool of 50": ""},
     ),
     "paired": (
-        "How far is it from what true pairs would teach? (pix2pix, the ceiling of tables 2 to 5)",
+        "How far is it from training on true pairs? (pix2pix, the upper bound of tables 2 to 5)",
         {"CycleGAN": "", "pix2pix": "--model=pix2pix"},
     ),
 }
@@ -69,29 +69,29 @@ class Options:
     ]
     """Which experiment."""
     variants: tuple[str, ...] = ()
-    """Only these rows of the table, by name; if not given, all."""
+    """Train only these variants, by name; by default, all."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each variant is trained once with each."""
+    """Train each variant once with each of these random seeds."""
     train: str = "--epochs=5 --decay_epochs=3"
-    """Flags of scripts/train.py for all variants: other data, another budget, a GPU's settings."""
+    """Flags of tf-cyclegan train for all variants: other data, another budget, GPU settings."""
     features: str = "pixels"
-    """As in scripts/evaluate.py."""
+    """As in tf-cyclegan evaluate."""
     resize: int | None = None
-    """As in scripts/evaluate.py."""
+    """As in tf-cyclegan evaluate."""
     figure: bool = True
-    """Draw figure.png; --no_figure where the images may not be passed on."""
+    """Draw figure.png; use --no_figure if you must not share the images."""
     output: str | None = None
-    """Folder for the results; if not given, docs/experiments/<name>."""
+    """Folder for the results; by default, docs/experiments/<name>."""
 
 
 def main(options: Options) -> int:
-    """Trains and measures what is not there yet, and returns the exit code."""
+    """Trains and measures what is missing, and returns the exit code."""
     question, variants = EXPERIMENTS[options.name]
     if unknown := set(options.variants) - set(variants):
-        raise ValueError(f"no variant {', '.join(unknown)}: use some of {', '.join(variants)}.")
+        raise ValueError(f"no variant {', '.join(unknown)}: choose from {', '.join(variants)}.")
     variants = {n: flags for n, flags in variants.items() if n in (options.variants or variants)}
 
-    from tf_cyclegan.data.image_files import write_image  # now: it takes seconds
+    from tf_cyclegan.data.image_files import write_image  # imported late: it takes seconds
     from tf_cyclegan.evaluation.experiment_report import figure, page
 
     results = {
@@ -119,13 +119,13 @@ def main(options: Options) -> int:
 
 
 def run_folder(flags: str, seed: int, options: Options) -> Path:
-    """Where a variant and seed is trained: named after the flags, so that experiments share it."""
+    """Returns a run folder named after the flags, so that experiments share it."""
     names = [re.sub(r"[^\w.]+", "_", text).strip("_") for text in (options.train, flags)]
     return Path("runs/experiments", *(name or "default" for name in names), f"seed_{seed}")
 
 
 def measured(flags: str, seed: int, options: Options) -> dict:
-    """The scores of a variant and seed, trained and evaluated now or by an earlier call."""
+    """Returns the scores of a variant and seed; trains and evaluates it if needed."""
     from tf_cyclegan.evaluation.experiment_report import late_spread
 
     run = run_folder(flags, seed, options)
@@ -144,12 +144,12 @@ def measured(flags: str, seed: int, options: Options) -> dict:
 
 
 def call(name: str, *flags: str):
-    """Runs a command of tf-cyclegan, whose output goes to the terminal."""
+    """Runs a command of tf-cyclegan, with its output on the terminal."""
     command = shlex.join(["tf-cyclegan", name, *flags])
     print(command, flush=True)
     code = subprocess.run([sys.executable, "-m", "tf_cyclegan.cli", name, *flags]).returncode
     if code:
-        raise ValueError(f"{command} ended with {code}: see above; then run this again.")
+        raise ValueError(f"{command} failed with exit code {code}: see above, then run this again.")
 
 
 def cli() -> None:

@@ -1,11 +1,11 @@
-"""Export a generator to ONNX, for ONNX Runtime and what reads its files.
+"""Export a generator to ONNX, for ONNX Runtime and compatible tools.
 
     tf-cyclegan export onnx --run_dir=runs/mine --direction=a2b --output=models/a2b.onnx
 
-The file takes images of any size that is a multiple of 4 (of 256 for a U-Net of depth 8), in
-batches: `image` float32 [n, h, w, c] in [-1, 1] to `fake`; it fails at any other size. Its metadata
-hold that multiple, the range, the channels and the direction. ONNX Runtime has run it against Keras
-before it is written. Needs: pip install "tf_cyclegan[export]"
+The model maps batches `image`, float32 [n, h, w, c] in [-1, 1], to `fake`. Height and width must be
+multiples of 4 (of 256 for a U-Net of depth 8); other sizes fail. The file's metadata hold that
+multiple, the range, the channels and the direction. Its output in ONNX Runtime is compared with
+Keras before it is written. This needs: pip install "tf_cyclegan[export]"
 """
 
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ class Options:
     """The flags."""
 
     run_dir: str
-    """A run folder, a folder that import_weights.py wrote, or a generator: .keras or .pth."""
+    """A run folder, a folder from import-weights, or a generator file: .keras or .pth."""
     output: str
-    """The file, *.onnx."""
+    """The .onnx file to write."""
     direction: Literal["a2b", "b2a"] = "a2b"
-    """Which generator of the folder."""
+    """Which generator of the folder to use."""
     name: str | None = None
-    """What users see; if not given, the run folder's name."""
+    """The model's name for its users; by default, the run folder's name."""
     overwrite: bool = False
-    """Replace a file of the same name; without it the file is kept, and the export is refused."""
+    """Replace an existing file; without this flag, the export stops if the file exists."""
 
 
 def main(options: Options) -> int:
     """Writes the file, and returns the exit code."""
-    import numpy as np  # after --help, which needs none of it
+    import numpy as np  # imported here to keep --help fast
 
     from tf_cyclegan.export.onnx_file import export_onnx
     from tf_cyclegan.files import check_output
@@ -41,7 +41,7 @@ def main(options: Options) -> int:
 
     path = Path(options.output)
     if path.suffix != ".onnx":
-        raise ValueError(f"{path}: name a file that ends in .onnx by --output.")
+        raise ValueError(f"{path}: use an --output that ends in .onnx.")
     check_output(path.parent, [path.name], options.overwrite)
     generator = find_generator(options.run_dir, options.direction)
     name = options.name or Path(options.run_dir).resolve().stem

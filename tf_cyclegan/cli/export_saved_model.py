@@ -2,7 +2,7 @@
 
     tf-cyclegan export saved-model --run_dir=runs/demo --direction=a2b --output=models/summer2winter
 
-Writes models/summer2winter/1: see export/serving/README.md for how it is served. Needs
+Writes models/summer2winter/1. To serve it, see export/serving/README.md. This needs
 tensorflow-serving-api: pip install "tf_cyclegan[export]"
 """
 
@@ -17,20 +17,20 @@ class Options:
     """The flags."""
 
     run_dir: str
-    """A run folder, a folder that import_weights.py wrote, or a generator: .keras or .pth."""
+    """A run folder, a folder from import-weights, or a generator file: .keras or .pth."""
     output: str
     """The model's folder; its name is the model's name."""
     direction: Literal["a2b", "b2a"] = "a2b"
-    """Which generator of the folder."""
+    """Which generator of the folder to use."""
     version: int = 1
-    """A folder of its own in the model's; servers take the highest. None is ever replaced."""
+    """The version's sub-folder, which must not exist; servers load the highest version."""
     max_pixels: int = 2048 * 2048
-    """Larger images are refused, by their headers; 4 million pixels take gigabytes of memory."""
+    """Reject larger images by their headers; 4 million pixels take gigabytes of memory."""
 
 
 def main(options: Options) -> int:
     """Writes the version's folder, and returns the exit code."""
-    from tf_cyclegan.export.saved_model import check_version, export_saved_model  # after --help
+    from tf_cyclegan.export.saved_model import check_version, export_saved_model
     from tf_cyclegan.inference.translator import find_generator
 
     check_version(options.output, options.version, options.max_pixels)

@@ -4,11 +4,11 @@
     tf-cyclegan export tflite --run_dir=runs/mine --direction=a2b --size=320x240 --output=phone
     tf-cyclegan export tflite --run_dir=runs/mine --direction=a2b --resizable --output=laptop
 
-Writes a2b_256_float32.tflite and so on, beside each a .json that describes it, a2b_256_report.json,
-and a2b_256_report.png: images, Keras, each mode, its difference. Every file has run on the run's
-test images, in LiteRT's interpreter, before it is written; if one is too far from Keras, none is.
-Sizes are WIDTHxHEIGHT, as everywhere for images: --size=320x240 makes a2b_320x240_float32.tflite.
-Needs: pip install "tf_cyclegan[export]"
+For each mode, writes a file such as a2b_256_float32.tflite and a .json that describes it. Also
+writes a2b_256_report.json and a2b_256_report.png, which compare each mode with Keras. Every file is
+tested on the run's test images in LiteRT's interpreter first. If one differs too much from Keras,
+nothing is written. Sizes are WIDTHxHEIGHT: --size=320x240 gives a2b_320x240_float32.tflite.
+This needs: pip install "tf_cyclegan[export]"
 """
 
 import json
@@ -24,29 +24,29 @@ class Options:
     """The flags."""
 
     run_dir: str
-    """A run folder, a folder that import_weights.py wrote, or a generator: .keras or .pth."""
+    """A run folder, a folder from import-weights, or a generator file: .keras or .pth."""
     output: str
     """Folder for the files."""
     direction: Literal["a2b", "b2a"] = "a2b"
-    """Which generator of the folder."""
+    """Which generator of the folder to use."""
     size: str | None = None
-    """The images' side, such as 256, or WIDTHxHEIGHT, such as 320x240; if not given, what the run
-    was trained on, or 256."""
+    """Image size: a side, such as 256, or WIDTHxHEIGHT, such as 320x240; by default, the run's
+    crop size, or 256."""
     modes: str = "float32,float16,dynamic"
-    """Any of float32, float16, dynamic, int8, int16x8 and int8_convolutions, with commas."""
+    """Comma-separated: float32, float16, dynamic, int8, int16x8, int8_convolutions."""
     resizable: bool = False
-    """One file for images of any size, CPU only, instead of one that is bound to its size."""
+    """Write files for images of any size, CPU only, instead of files for one fixed size."""
     images: tuple[str, ...] = ()
-    """Images or folders to calibrate and compare on; if not given, the run's own."""
+    """Images or folders for calibration and comparison; by default, the run's own images."""
     name: str | None = None
-    """What users see; if not given, the run folder's name."""
+    """The model's name for its users; by default, the run folder's name."""
     overwrite: bool = False
-    """Replace files of the same names; without it they are kept, and the export is refused."""
+    """Replace existing files; without this flag, the export stops if a file exists."""
 
 
 def main(options: Options) -> int:
     """Writes the files and the report, and returns the exit code."""
-    from tqdm import tqdm  # after --help, which needs none of it
+    from tqdm import tqdm  # imported here to keep --help fast
 
     from tf_cyclegan.data.image_files import encode_image
     from tf_cyclegan.export.compare import example_images, find_sets
@@ -63,7 +63,7 @@ def main(options: Options) -> int:
     from tf_cyclegan.inference.translator import find_generator
     from tf_cyclegan.training.run_folder import read_config
 
-    # === Everything that can be wrong with the flags, before any work ===
+    # === Check all flags before any work ===
     modes = parse_modes(options.modes, options.resizable)
     is_run = (Path(options.run_dir) / "config.json").is_file()
     default = read_config(options.run_dir).crop_size if is_run else 256
@@ -75,9 +75,9 @@ def main(options: Options) -> int:
     generator = find_generator(options.run_dir, options.direction)
     check_size(generator, size)
 
-    # === Images, conversion and comparison ===
+    # === Load the images, convert and compare ===
     training, test = find_sets(options.images, options.run_dir, options.direction)
-    count = 32 if CALIBRATED & set(modes) else 0  # calibration runs without XNNPACK: slow
+    count = 32 if CALIBRATED & set(modes) else 0  # few: calibration is slow without XNNPACK
     calibration = example_images(training, size, generator.input_channels, count)
     examples = example_images(test, size, generator.input_channels, 8)
     name = options.name or Path(options.run_dir).resolve().stem

@@ -1,11 +1,11 @@
-"""Take over a generator that the authors' PyTorch code trained.
+"""Convert a generator that was trained with the authors' PyTorch code.
 
     tf-cyclegan import-weights --checkpoint=latest_net_G_A.pth --direction=a2b --output=theirs
     tf-cyclegan import-weights --checkpoint=latest_net_G_B.pth --direction=b2a --output=theirs
     tf-cyclegan translate --run_dir=theirs --direction=a2b --input=photos --output=translated
 
-Writes a2b.keras or b2a.keras, and into import.json where each came from. The architecture is
-recognised from the file. Needs PyTorch: pip install "tf_cyclegan[torch]"
+Writes a2b.keras or b2a.keras, and records the source of each in import.json. The architecture is
+recognized from the file. This needs PyTorch: pip install "tf_cyclegan[torch]"
 """
 
 import hashlib
@@ -22,18 +22,18 @@ class Options:
     """The flags."""
 
     checkpoint: str
-    """A generator's state_dict, *.pth. The authors' G_A is a2b, their G_B is b2a."""
+    """The state_dict of a generator, a .pth file. The authors' G_A is a2b, their G_B is b2a."""
     direction: Literal["a2b", "b2a"]
-    """Which generator it becomes."""
+    """The direction in which the generator translates."""
     output: str
-    """Folder to write to; both directions may share it."""
+    """Folder to write to; use the same one for both directions."""
 
 
 def main(options: Options) -> int:
     """Writes the generator and import.json, and returns the exit code."""
     from tf_cyclegan.files import check_output, write_text
     from tf_cyclegan.interop import load_generator
-    from tf_cyclegan.training.run_folder import save_generator  # after --help
+    from tf_cyclegan.training.run_folder import save_generator
 
     source, folder = Path(options.checkpoint), Path(options.output)
     target, record = folder / f"{options.direction}.keras", folder / "import.json"
@@ -54,7 +54,7 @@ def main(options: Options) -> int:
     config = generator.get_config()
     origin |= {k: v for k, v in config.items() if k not in ("name", "trainable", "dtype")}
     if target.exists() and origins.get(options.direction) != origin:
-        raise ValueError(f"{target} is there and not from {source}: use another --output.")
+        raise ValueError(f"{target} exists and is not from {source}: use another --output.")
 
     folder.mkdir(parents=True, exist_ok=True)
     write_text(record, json.dumps(origins | {options.direction: origin}, indent=2) + "\n")
@@ -64,12 +64,12 @@ def main(options: Options) -> int:
 
 
 def read_record(path: Path) -> dict:
-    """What import.json says of each direction; of none where there is no such file."""
+    """Reads import.json, a record for each direction; without that file, returns an empty dict."""
     try:
         origins = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if isinstance(origins, dict):
             return origins
-        reason = "it is no JSON object"
+        reason = "it is not a JSON object"
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
     raise ValueError(f"{path} cannot be read ({reason}): remove it, or use another --output.")

@@ -1,13 +1,13 @@
-"""Translate images with a trained generator, each in its own size.
+"""Translate images with a trained generator, each at its own size.
 
     tf-cyclegan translate --run_dir=runs/mine --direction=a2b --input=photos --output=out
-    tf-cyclegan translate --run_dir=runs/mine --direction=both --output=out  # its test set
+    tf-cyclegan translate --run_dir=runs/mine --direction=both --output=out  # its test images
     tf-cyclegan translate --run_dir=a2b.keras --input holiday.jpg more/ --output=out
     tf-cyclegan translate --run_dir=runs/mine --input=poster.png --output=out --tile=1024
 
-Writes the translations under the images' own names, and index.html with real beside fake (its
-small copies are in index_files/). An
-image that cannot be read is named and left out; the exit code is then 1.
+Writes each translation under the name of its image, and index.html, which shows both side by side
+(with small copies in index_files/). An image that cannot be read is reported and left out; the exit
+code is then 1.
 """
 
 import os
@@ -24,26 +24,26 @@ class Options:
     """The flags."""
 
     run_dir: str
-    """A run folder, a folder that import_weights.py wrote, or a generator: .keras or .pth."""
+    """A run folder, a folder from import-weights, or a generator file: .keras or .pth."""
     output: str
-    """Folder for the translations; for both directions, its folders a2b and b2a."""
+    """Folder for the translations; for both directions, they go to its sub-folders a2b and b2a."""
     direction: Literal["a2b", "b2a", "both"] = "a2b"
-    """Which generator of the folder, or both, one after the other."""
+    """Which generator of the folder to use, or both, one after the other."""
     input: tuple[str, ...] = ()
-    """Images, or folders of images; of a folder that holds testA and testB, the one that fits
-    the direction. If not given: the run's own test images."""
+    """Images or folders of images. If a folder holds testA and testB, the one for the direction
+    is used. By default, the run's own test images."""
     recursive: bool = False
     """Search the sub-folders of --input too; translations go into the same sub-folders."""
     resize: int | None = None
     """Scale the images first so that their longer side has this many pixels."""
     tile: int | None = None
-    """Compute this many pixels a side at a time, for images too large for memory: slower, and
-    free of seams. Scratch files go where TMPDIR says, else into the output folder."""
+    """Translate in tiles of this side in pixels, for images too large for memory: slower, but
+    without seams. Scratch files go to TMPDIR if it is set, otherwise to the output folder."""
 
 
 def main(options: Options) -> int:
-    """Translates, and returns the exit code: 0, or 1 where an image was left out."""
-    from tqdm import tqdm  # after --help, which needs none of it
+    """Translates, and returns the exit code: 0, or 1 if an image was left out."""
+    from tqdm import tqdm  # imported here to keep --help fast
 
     from tf_cyclegan.data.image_files import MAX_PIXELS, ImageError, write_image
     from tf_cyclegan.data.resizing import resize_longer_side
@@ -52,12 +52,12 @@ def main(options: Options) -> int:
     from tf_cyclegan.inference.tiles import MAX_TILED_PIXELS, check_tile, tiled_translator
     from tf_cyclegan.inference.translator import find_generator, find_images, translator
 
-    # === Everything that can be wrong with the flags, before any work ===
+    # === Check all flags before any work ===
     both = options.direction == "both"
     if options.resize is not None and options.resize < 1:
         raise ValueError(f"resize is {options.resize}: use 1 or more.")
     if both and Path(options.run_dir).is_file():
-        raise ValueError(f"{options.run_dir} is one generator: use --direction=a2b or b2a.")
+        raise ValueError(f"{options.run_dir} is a single generator: use --direction=a2b or b2a.")
     if options.tile is not None:
         check_tile(options.tile)
     outputs = {options.direction: Path(options.output)}
@@ -79,7 +79,7 @@ def main(options: Options) -> int:
         )
         jobs.append((direction, output, translate, images, max_pixels))
 
-    # === Image by image ===
+    # === Translate image by image ===
     failed = 0
     for direction, output, translate, images, max_pixels in jobs:
         output.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def main(options: Options) -> int:
                     real = resize_longer_side(real, options.resize, max_pixels)
                 shown = thumbnail(real)
                 fake = translate(real)
-                del real  # encoding the other takes memory enough
+                del real  # frees memory for encoding the translation
                 (output / name).parent.mkdir(parents=True, exist_ok=True)
                 write_image(output / name, fake)
                 page.add(name, shown, fake)

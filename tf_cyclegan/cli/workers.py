@@ -1,11 +1,11 @@
-"""Train in several processes of this machine, as a cluster would on several machines.
+"""Train in several processes on this machine, as a cluster does on several machines.
 
     tf-cyclegan workers --workers=2 -- --data_dir=my_photos --run_dir=runs/mine
 
-What follows `--` are the flags of scripts/train.py. Each worker trains on its own share of the
-images and has a batch of its own; the gradient is that of all batches. If one is killed, all are
-started again and continue from the last checkpoint that all of them have. Ctrl-C and SIGTERM stop
-them all; the same command continues. For real clusters see docs/cluster.md.
+After `--`, give the flags of tf-cyclegan train. Each worker trains on its own share of the images
+with its own batches; gradients are averaged over all workers. If one is killed, all are restarted
+from the last checkpoint that all of them have. Ctrl-C and SIGTERM stop them all; run the same
+command again to continue. For real clusters, see docs/cluster.md.
 """
 
 import json
@@ -21,7 +21,7 @@ import tyro
 
 from tf_cyclegan.cli import command
 
-GRACE = 60  # seconds that stopped workers have to save before they are killed
+GRACE = 60  # seconds for stopped workers to save a checkpoint before they are killed
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Options:
     """The flags."""
 
     train: tyro.conf.Positional[tuple[str, ...]] = ()
-    """After --: flags of scripts/train.py."""
+    """After --: flags of tf-cyclegan train."""
     workers: int = 2
-    """Processes, each with all the devices it sees: with GPUs, use one process with all instead."""
+    """Number of processes. Each uses all devices: with GPUs, run tf-cyclegan train instead."""
     restarts: int = 10
-    """How often killed workers are started again, before the job is given up."""
+    """How often to restart killed workers before giving up."""
 
 
 def main(options: Options) -> int:
-    """Trains to the end, and returns the exit code: of the workers, 0 if all is done."""
+    """Trains to the end, and returns the workers' exit code, 0 on success."""
     if options.workers < 1 or options.restarts < 0:
         raise ValueError("use --workers=1 or more and --restarts=0 or more.")
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -52,7 +52,7 @@ def main(options: Options) -> int:
 
 
 def run_once(options: Options) -> int:
-    """Runs all workers to their end, or to that of the first that fails, and returns its code."""
+    """Runs all workers until all end or one fails, and returns the exit code."""
     addresses = free_addresses(options.workers)
     processes = []
     try:
@@ -60,10 +60,10 @@ def run_once(options: Options) -> int:
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             command = [sys.executable, "-m", "tf_cyclegan.cli", "train"]
             command += [*options.train, "--strategy=multiworker"]
-            # Only the first one's words: all say the same.
+            # Only the first one prints, since all print the same.
             output = None if index == 0 else subprocess.DEVNULL
             environment = os.environ | {"TF_CONFIG": json.dumps(task)} | without_proxy()
-            # In a session of its own: Ctrl-C reaches this process alone, which hands it on.
+            # In a new session, so that Ctrl-C only reaches this process, which forwards it.
             processes.append(
                 subprocess.Popen(command, env=environment, stdout=output, start_new_session=True)
             )
@@ -72,10 +72,10 @@ def run_once(options: Options) -> int:
             if any(codes):
                 break
             time.sleep(0.2)
-        # A signal's negative code first: it is why the others ended with an error.
+        # The negative code of a signal comes first: it caused the errors of the others.
         return min(code or 0 for code in codes) or max(code or 0 for code in codes)
     except Stopped as stop:
-        # Together, so that all save the same step: none can go on without the others.
+        # All at once, so that all save the same step: no worker can continue without the others.
         for process in processes:
             process.send_signal(stop.number)
         deadline = time.monotonic() + GRACE
@@ -92,16 +92,17 @@ def run_once(options: Options) -> int:
 
 
 def without_proxy() -> dict[str, str]:
-    """Keeps what the workers say to each other away from a proxy, where it would wait for ever.
+    """Returns environment variables that exclude the workers' connections from a proxy.
 
-    gRPC reads http_proxy, and the first of no_grpc_proxy and no_proxy that is set.
+    Through a proxy, they would hang. gRPC reads http_proxy, and no_grpc_proxy if it is set,
+    otherwise no_proxy.
     """
     names = os.environ.get("no_grpc_proxy", os.environ.get("no_proxy", ""))
     return {"no_grpc_proxy": f"{names},127.0.0.1".lstrip(",")}
 
 
 class Stopped(Exception):
-    """This process was asked to stop by the signal `number`."""
+    """The signal `number` asked this process to stop."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -109,12 +110,12 @@ class Stopped(Exception):
 
 
 def raise_stopped(number, frame):
-    """A signal handler: what the process waits for ends, and the signal is handed on."""
+    """Handles a signal: raises `Stopped`, which interrupts the wait and forwards the signal."""
     raise Stopped(number)
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses on the loopback interface that nothing listens at."""
+    """Returns unused addresses on the loopback interface."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
     for s in sockets:

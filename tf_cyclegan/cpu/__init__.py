@@ -1,1 +1,1 @@
-"""What only makes training on a CPU faster: convolutions, normalization, memory."""
+"""Faster convolutions and normalization for training on a CPU."""

@@ -1,8 +1,8 @@
-"""What InstanceNormalization trains by: standard scores with gradients of fewer operations.
+"""Standardization for InstanceNormalization in training, with gradients of fewer operations.
 
 Ioffe and Szegedy 2015, section 3, simplified: with y the result, m(.) the mean and f the factor
-`1 / sqrt(var + epsilon)`, `dx = f * (dy - m(dy) - y * m(dy * y))`. All can be differentiated again.
-Of what they compute only y is kept for the gradient, in the dtype of x.
+`1 / sqrt(var + epsilon)`, `dx = f * (dy - m(dy) - y * m(dy * y))`. All functions are twice
+differentiable. The only large tensor kept for the gradient is y, in the dtype of x.
 """
 
 import keras
@@ -10,12 +10,12 @@ import tensorflow as tf
 
 
 def widened(x):
-    """At least float32: half floats lose the variance, and float16 sums overflow."""
+    """Casts to at least float32: in half precision the variance is imprecise, and sums overflow."""
     return tf.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
 def standardized(x, axes, epsilon):
-    """`(x - mean) / sqrt(var + epsilon)` over some axes."""
+    """Computes `(x - mean) / sqrt(var + epsilon)` over the given axes."""
 
     @tf.custom_gradient
     def standardize(x):
@@ -29,8 +29,8 @@ def standardized(x, axes, epsilon):
 
 
 def gradient(dy, y, factor, axes):
-    """That of `standardized` by x, given `factor` of a dtype that is `widened`."""
-    with tf.control_dependencies([dy]):  # or a graph would widen y at once, and keep that
+    """Computes the gradient of `standardized`, given `factor` in the dtype of `widened`."""
+    with tf.control_dependencies([dy]):  # or a graph would widen y early, and keep the copy
         wide, wide_dy = widened(tf.identity(y)), widened(dy)
     along = tf.reduce_mean(wide_dy * wide, axes, keepdims=True)
     dx = factor * (wide_dy - tf.reduce_mean(wide_dy, axes, keepdims=True) - wide * along)
@@ -38,25 +38,25 @@ def gradient(dy, y, factor, axes):
 
 
 def kernels_are_faster(x):
-    """Whether `standardized_images` is, on a CPU: of few and large maps (docs/performance.md)."""
+    """Returns whether `standardized_images` is faster: for few and large maps, on a CPU."""
     known = x.shape.is_fully_defined() and x.dtype != tf.float64
     return known and x.shape[0] <= 2 and x.shape.num_elements() >= 1 << 17
 
 
 def standardized_images(x, epsilon):
-    """`standardized` over height and width by batch norm's kernels, faster on a CPU.
+    """Computes `standardized` over height and width with the kernels of batch norm.
 
-    An image is a batch of one for them, since a batch shares its moments.
+    Each image is a batch of its own, since batch norm computes one mean per batch.
 
     Args:
-        x: `[n, h, w, c]`, of which `kernels_are_faster`.
+        x: `[n, h, w, c]`, for which `kernels_are_faster` is true (see docs/performance.md).
     """
     images = [standardized_image(image, epsilon) for image in tf.split(x, x.shape[0])]
     return tf.concat(images, axis=0)
 
 
 def standardized_image(x, epsilon):
-    """`standardized_images` of one."""
+    """Computes `standardized_images` for a single image `[1, h, w, c]`."""
     _, height, width, channels = x.shape
     pixels, axes = height * width, [1, 2]
     zeros, ones, none = tf.zeros([channels]), tf.ones([channels]), tf.zeros([0])
@@ -68,7 +68,7 @@ def standardized_image(x, epsilon):
         )
 
         @tf.custom_gradient
-        def inverse_deviation(_):  # of x: the kernel's variance has no gradient in TensorFlow
+        def inverse_deviation(_):  # of x: TensorFlow has no gradient of the kernel's variance
             factor = tf.math.rsqrt(variance * ((pixels - 1) / pixels) + epsilon)
             return factor, lambda d: tf.cast(-(factor**2) / pixels * d * widened(y), x.dtype)
 
@@ -77,7 +77,7 @@ def standardized_image(x, epsilon):
 
     @tf.custom_gradient
     def by_kernel(dy, y, factor):
-        # With y in the place of x, whose moments are 0 and 1, x need not be kept.
+        # Uses y, with mean 0 and variance 1, in place of x, so that x need not be kept.
         dx, *_ = tf.raw_ops.FusedBatchNormGradV3(
             y_backprop=dy,
             x=y,

@@ -1,14 +1,14 @@
 """3x3 convolutions by Winograd's minimal filtering, with a quarter of the multiplications.
 
 Lavin and Gray 2016, arXiv:1509.09308, F(4x4, 3x3). A tile of 4x4 outputs needs 6x6 inputs. These
-and the 3x3 kernel are transformed to 36 numbers each, so that 36 products do in place of 144:
-`y = A (B x * G w)`. Summed over the channels, the products are 36 products of matrices.
+and the 3x3 kernel are transformed to 36 numbers each, so that 36 products replace 144:
+`y = A (B x * G w)`. With the sum over channels, these are 36 matrix products.
 """
 
 import numpy as np
 import tensorflow as tf
 
-# The transforms of one dimension, section 4.3 there, and of a tile, written row after row.
+# The transforms of one dimension (section 4.3) and, below, of a tile flattened row by row.
 INPUT = [
     [4, 0, -5, 0, 1, 0],
     [0, -4, -4, 1, 1, 0],
@@ -31,10 +31,10 @@ B, G, A = (np.kron(np.array(m), np.array(m)) for m in (INPUT, KERNEL, OUTPUT))
 
 @tf.custom_gradient
 def convolution_3x3(inputs, kernel):
-    """An unpadded convolution of stride 1, it and its gradients by the transforms.
+    """Computes an unpadded convolution of stride 1, and its gradients, by the transforms.
 
-    For a CPU, in float32, where its rounding is some four times that of TensorFlow's convolution,
-    3e-6 of the result. It can be differentiated again.
+    It is meant for CPUs and float32. Its rounding error is about four times that of TensorFlow's
+    convolution, 3e-6 of the result. It is twice differentiable.
 
     Args:
         inputs: `[n, 4i + 2, 4j + 2, c]`, all known.
@@ -48,7 +48,7 @@ def convolution_3x3(inputs, kernel):
 
 @tf.function  # one graph for all layers of a size: traced inline, a step would take twice as long
 def forward(inputs, kernel):
-    """The convolution."""
+    """Computes the convolution."""
     n, height, width, _ = inputs.shape
     x = transformed_inputs(inputs, after=inputs)
     y = linear(A, tf.matmul(x, transformed_kernel(kernel, after=x)))
@@ -57,10 +57,10 @@ def forward(inputs, kernel):
 
 @tf.function
 def gradients(inputs, kernel, dy):
-    """Those by the inputs and by the kernel, the latter first: less is in memory at a time."""
+    """Computes the gradients of inputs and kernel, the kernel's first to save memory."""
     n, height, width, c = inputs.shape
     dm = tf.reshape(linear(A.T, tiles(dy)), [36, -1, kernel.shape[3]])
-    x = transformed_inputs(inputs, after=dm)  # anew: it takes more than twice as much as they do
+    x = transformed_inputs(inputs, after=dm)  # recomputed: twice as large as inputs
     dw = linear(G.T, tf.matmul(x, dm, transpose_a=True))
     dx = linear(B.T, tf.matmul(dm, transformed_kernel(kernel, after=dw), transpose_b=True))
     dx = tf.reshape(dx, [6, 6, n, (height - 2) // 4, (width - 2) // 4, c])
@@ -68,39 +68,42 @@ def gradients(inputs, kernel, dy):
 
 
 def transformed_inputs(inputs, after):
-    """`[36, n * i * j, c]`; a graph would compute it and keep it as soon as it could."""
+    """Computes the transformed inputs, `[36, n * i * j, c]`, after another tensor.
+
+    Without this dependency, a graph would compute them early and keep them in memory.
+    """
     with tf.control_dependencies([after]):
         x = overlapping_tiles(tf.identity(inputs))
     return tf.reshape(linear(B, x), [36, -1, inputs.shape[3]])
 
 
 def transformed_kernel(kernel, after):
-    """`[36, c, k]`, no sooner either."""
+    """Computes the transformed kernel, `[36, c, k]`, after another tensor."""
     with tf.control_dependencies([after]):
         w = linear(G, tf.identity(kernel))
     return tf.reshape(w, [36, *kernel.shape[2:]])
 
 
 def linear(matrix, x):
-    """`matrix` times what x is along its first dimensions, as a matrix of two dimensions."""
+    """Multiplies `matrix` with the leading dimensions of x; returns a matrix."""
     rows = tf.reshape(x, [matrix.shape[1], -1])
     return tf.matmul(tf.constant(matrix, x.dtype), rows)
 
 
 def tiles(x):
-    """`[n, 4i, 4j, c]` -> `[4, 4, n, i, j, c]`."""
+    """Splits an image into tiles: `[n, 4i, 4j, c]` -> `[4, 4, n, i, j, c]`."""
     n, height, width, c = x.shape
     return tf.transpose(tf.reshape(x, [n, height // 4, 4, width // 4, 4, c]), [2, 4, 0, 1, 3, 5])
 
 
 def image(x):
-    """`[4, 4, n, i, j, c]` -> `[n, 4i, 4j, c]`."""
+    """Joins tiles to an image: `[4, 4, n, i, j, c]` -> `[n, 4i, 4j, c]`."""
     _, _, n, rows, columns, c = x.shape
     return tf.reshape(tf.transpose(x, [2, 3, 0, 4, 1, 5]), [n, 4 * rows, 4 * columns, c])
 
 
 def overlapping_tiles(x):
-    """`[n, 4i + 2, 4j + 2, c]` -> `[6, 6, n, i, j, c]`: each shares 2 with the next."""
+    """Gathers tiles that overlap by 2: `[n, 4i + 2, 4j + 2, c]` -> `[6, 6, n, i, j, c]`."""
     n, height, width, c = x.shape
     places = np.arange(n * height * width, dtype=np.int32).reshape(n, height, width)
     windows = np.lib.stride_tricks.sliding_window_view(places, (6, 6), axis=(1, 2))[:, ::4, ::4]
@@ -108,7 +111,7 @@ def overlapping_tiles(x):
 
 
 def sum_of_overlapping_tiles(x):
-    """`[6, 6, n, i, j, c]` -> `[n, 4i + 2, 4j + 2, c]`, `overlapping_tiles` transposed."""
+    """Adds up overlapping tiles: `[6, 6, n, i, j, c]` -> `[n, 4i + 2, 4j + 2, c]`."""
     none, after, before = [0, 0], [0, 1], [1, 0]
     x = tf.pad(x[:4], [none, none, none, after, none, none]) + tf.pad(
         x[4:], [[0, 2], none, none, before, none, none]

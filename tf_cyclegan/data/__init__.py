@@ -1,7 +1,7 @@
-"""Images as training data: `images`, `unpaired`, `paired` and `load` make `tf.data.Dataset`s.
+"""Builds training data: `images`, `unpaired`, `paired` and `load` return `tf.data.Dataset`s.
 
-The modules that read and write image files work without TensorFlow, which is loaded as soon as you
-use one of these functions.
+The modules that read and write image files work without TensorFlow, which is imported when you
+first use one of these functions.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Resized images in a file on disk: made once, and shared by all later starts and processes."""
+"""Caches resized images in a file on disk, which later runs and other processes share."""
 
 from __future__ import annotations
 
@@ -15,52 +15,56 @@ from PIL import Image
 
 from tf_cyclegan.data.image_files import DatasetError, ImageError
 
-FORMAT = 1  # of the files below; to be raised where images are decoded or resized differently
-REMEDY = "use --cache=none, or another folder by the environment variable XDG_CACHE_HOME"
+FORMAT = 1  # version of the files below; raise it when decoding or resizing changes
+REMEDY = "use --cache=none, or set the environment variable XDG_CACHE_HOME to another folder"
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/tf_cyclegan/images, or ~/.cache/tf_cyclegan/images: safe to delete."""
+    """Returns $XDG_CACHE_HOME/tf_cyclegan/images or ~/.cache/tf_cyclegan/images.
+
+    You can delete this folder at any time.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "tf_cyclegan" / "images"
 
 
 def data_key(paths: Sequence[Path], settings: tuple) -> str:
-    """A name for these files, as they are now, under these settings.
+    """Returns a cache key for files in their current state and for settings.
 
-    It is another one once a file is added, removed, renamed, or has another size or time of change.
+    The key changes when a file is added, removed or renamed, or its size or modification time
+    changes.
 
     Raises:
-        ImageError: a file is gone or cannot be looked at.
+        ImageError: a file does not exist or cannot be accessed.
     """
     digest = hashlib.sha256(repr((FORMAT, Image.__version__, settings)).encode())
     for path in paths:
         try:
             state = os.stat(path)
         except OSError as error:
-            raise ImageError(f"{path}: cannot be read ({error.strerror}): check it") from None
+            raise ImageError(f"{path}: cannot be read ({error.strerror}): check the file") from None
         digest.update(os.fsencode(os.path.abspath(path)))
         digest.update(f"\0{state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
 
 
 class CachedImages:
-    """Images in a file that `write_cache` has made, mapped into memory and read on access.
+    """The images of a cache file, mapped into memory and read on access.
 
     The file holds the pixels of all images, one after the other, and then their sizes, int32
-    `[n, 2]`. What is read of it is page cache, which the system takes back when it needs memory.
+    `[n, 2]`. The pages that are read are page cache, which the system frees when memory is short.
 
     Args:
         path: the file.
-        channels: of every image.
-        count: of images.
+        channels: number of channels of every image.
+        count: number of images.
 
     Attributes:
         sizes: (h, w) of each image, `[n, 2]`.
 
     Raises:
-        OSError: it is not there.
-        ValueError: it holds something else.
+        OSError: the file does not exist.
+        ValueError: the file holds something else.
     """
 
     def __init__(self, path: Path, count: int, channels: int):
@@ -82,19 +86,19 @@ class CachedImages:
 def cached_images(
     key: str, count: int, channels: int, expected_bytes: int, images: Iterable[np.ndarray]
 ) -> CachedImages:
-    """The cache of this key, made now if it is not there yet.
+    """Returns the cache for a key, and writes it first if it does not exist.
 
-    Processes that start together make it once: the others wait. One that is killed meanwhile leaves
-    a part that the next one writes anew.
+    If several processes start together, one writes the cache and the others wait. If that process
+    is killed, the next one discards the partial file and writes it again.
 
     Args:
         key: from `data_key`.
-        count, channels: of the images.
-        expected_bytes: about what the images take, uncompressed.
-        images: uint8 `[h, w, channels]`, decoded as they are asked for.
+        count, channels: number of images, and of their channels.
+        expected_bytes: estimated size of the uncompressed images.
+        images: uint8 `[h, w, channels]`, decoded lazily.
 
     Raises:
-        DatasetError: the folder cannot be written, or the disk has too little room.
+        DatasetError: the folder is not writable, or the disk does not have enough space.
     """
     folder = cache_folder()
     path, part = folder / f"{key}.pixels", folder / f"{key}.part"
@@ -117,12 +121,12 @@ def cached_images(
             return CachedImages(path, count, channels)
     except OSError as error:
         raise DatasetError(
-            f"images cannot be kept in {folder} ({error.strerror or error}): {REMEDY}"
+            f"images cannot be cached in {folder} ({error.strerror or error}): {REMEDY}"
         ) from None
 
 
 def _write(path: Path, images: Iterable[np.ndarray]) -> None:
-    # Not through a memory map, where a full disk would kill the process.
+    # No memory map: writing to one on a full disk kills the process.
     sizes = []
     with open(path, "wb") as file:
         for image in images:
@@ -135,7 +139,7 @@ def _write(path: Path, images: Iterable[np.ndarray]) -> None:
 
 @contextlib.contextmanager
 def _lock(path: Path):
-    lock = FileLock(path)  # of the system, which frees it when a process is killed
+    lock = FileLock(path)  # the system releases it when the process is killed
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -148,12 +152,12 @@ def _lock(path: Path):
 
 
 def cached_sizes(key: str, count: int, sizes: Iterable[tuple[int, int]]) -> np.ndarray:
-    """(h, w) of each image, `[n, 2]`, kept under this key if the cache folder can be written.
+    """Returns (h, w) of each image, `[n, 2]`, and caches them if the cache folder is writable.
 
     Args:
         key: from `data_key`.
-        count: of the images.
-        sizes: read from the files as they are asked for.
+        count: number of images.
+        sizes: the sizes, read from the files lazily.
     """
     path = cache_folder() / f"{key}.sizes.npy"
     with contextlib.suppress(OSError, ValueError):
@@ -162,7 +166,7 @@ def cached_sizes(key: str, count: int, sizes: Iterable[tuple[int, int]]) -> np.n
             return kept
     found = np.array(list(sizes), np.int64).reshape(count, 2)
     part = path.with_name(f"{key}.{os.getpid()}.npy")
-    with contextlib.suppress(OSError):  # it only saves time
+    with contextlib.suppress(OSError):  # the cache is optional: it only saves time
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(part, found)
         os.replace(part, path)

@@ -1,4 +1,4 @@
-"""From an image's own color profile to sRGB, by LittleCMS."""
+"""Converts images from their embedded color profile to sRGB, with LittleCMS."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ _GRAY_MODES = ("1", "L", "LA", "La")
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Converts an 8-bit image from its profile's colors to sRGB, with the perceptual intent.
+    """Converts an 8-bit image from its color profile to sRGB, with the perceptual intent.
 
-    A profile that cannot be read, or that is for another kind of image (such as an RGB profile in a
-    CMYK image), is ignored, as browsers do. One that is sRGB already, within one level, changes no
-    pixel.
+    As in browsers, a profile is ignored if it cannot be read or is for another kind of image (such
+    as an RGB profile in a CMYK image). A profile that equals sRGB within one level changes nothing.
 
     Args:
-        image: in any of Pillow's 8-bit modes.
+        image: an image in any of Pillow's 8-bit modes.
         profile: an ICC profile for RGB, gray or CMYK.
 
     Returns:
-        RGB or RGBA where colors were converted; else the image as it is.
+        An RGB or RGBA image if colors were converted; otherwise the unchanged image.
     """
     if image.mode in ("LAB", "YCbCr", "HSV"):
         return image
@@ -44,7 +43,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 @functools.lru_cache(maxsize=8)  # the images of a data set mostly share one profile
 def _transform(profile: bytes, kind: str) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """The mode that a profile takes, and its way to sRGB; None where there is nothing to do."""
+    """Returns a profile's image mode and its transform to sRGB; None if nothing has to be done."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space.strip()

@@ -1,9 +1,9 @@
-"""Image files before any decoder: what they are, and only those parts of them that pixels need.
+"""Identifies image files, and passes only the parts that pixels need to the decoder.
 
-Pillow's parsers read metadata in Python, item by item and without limits, and refuse a sound image
-over a damaged or large comment. Here a file is looked through once, in bounded time and memory: the
-metadata that matters is taken out, the rest is left out, and claims that would cost much more than
-the image itself are refused.
+Pillow's parsers read metadata in Python, item by item and without limits, and reject a valid image
+because of a damaged or large comment. This module scans a file once, in bounded time and memory. It
+extracts the metadata that is needed, drops the rest, and rejects files whose headers claim much
+more time or memory than the image itself takes.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from typing import BinaryIO
 import numpy as np
 
 MAX_METADATA = 16 << 20  # bytes of one color profile, EXIF or XMP block
-_MAX_PARTS = 1 << 17  # PNG chunks, GIF blocks, TIFF strips: 400 MB in usual ones of 4 KB or more
+_MAX_PARTS = 1 << 17  # PNG chunks, GIF blocks, TIFF strips: 400 MB if they have the usual 4 KB
 _MAX_SEGMENTS = 1 << 12  # JPEG and JPEG 2000 segments, JPEG 2000 boxes, TIFF tags of a directory
-_MAX_SCANNED = 1 << 31  # pixels of a JPEG's scans together: encoders make 10 scans of each pixel
-_MAX_RUN_PIXELS = 1 << 20  # of a run-length coded BMP: Pillow decodes them in Python, in a second
-_MAX_PLAIN_PIXELS = 1 << 22  # of a PPM in plain text
+_MAX_SCANNED = 1 << 31  # pixels in all scans of a JPEG; encoders scan each pixel about 10 times
+_MAX_RUN_PIXELS = 1 << 20  # of a run-length encoded BMP, which Pillow decodes slowly, in Python
+_MAX_PLAIN_PIXELS = 1 << 22  # of a plain text PPM
 
 
 @dataclass(frozen=True)
 class Contents:
-    """An image file as a decoder should see it.
+    """The part of an image file that is passed to the decoder.
 
     Attributes:
         kind: Pillow's name of the format.
-        file: what Pillow is to read.
-        info: "icc_profile", "exif", "xmp": metadata found here, where Pillow does not read it.
+        file: the file that Pillow reads.
+        info: metadata that was found here because Pillow does not see it: "icc_profile", "exif",
+            "xmp".
     """
 
     kind: str
@@ -44,18 +45,18 @@ class Contents:
 
 
 def read_container(file: BinaryIO, max_pixels: int) -> Contents | None:
-    """Recognizes an image file by its first bytes and looks through it.
+    """Recognizes an image file by its first bytes and scans it.
 
     Args:
-        file: a seekable file, open while the result is used.
-        max_pixels: larger GIFs are refused; Pillow would make room for one before its size is
-            known. The other formats' sizes are for the caller to check.
+        file: a seekable file that stays open while the result is used.
+        max_pixels: larger GIFs are rejected, since Pillow allocates memory before it reports
+            their size. The caller checks the sizes of the other formats.
 
     Returns:
         The contents, or None for any other kind of file.
 
     Raises:
-        ValueError: the file claims what would take unbounded time or memory.
+        ValueError: decoding the file could take unbounded time or memory.
     """
     file.seek(0)
     head = file.read(32)
@@ -81,11 +82,11 @@ def read_container(file: BinaryIO, max_pixels: int) -> Contents | None:
 
 
 class _Parts(io.RawIOBase):
-    """Parts of a file, one after the other, as a file.
+    """A file object that concatenates parts of another file.
 
     Args:
         file: the whole file.
-        parts: where each part begins and ends in it.
+        parts: start and end of each part in the file.
     """
 
     def __init__(self, file: BinaryIO, parts: list[tuple[int, int]]):
@@ -117,7 +118,7 @@ class _Parts(io.RawIOBase):
 
 
 def _parts(file: BinaryIO, parts: list[tuple[int, int]]) -> BinaryIO:
-    """`_Parts`, buffered, and parts that touch joined to one."""
+    """Returns a buffered `_Parts`, with adjacent parts merged."""
     joined = parts[:1]
     for start, stop in parts[1:]:
         if start == joined[-1][1]:
@@ -138,12 +139,12 @@ def _size(file: BinaryIO) -> int:
 
 # === JPEG ===
 
-# A segment's marker: neither fill bytes nor what lies within a scan (stuffed zeros, restarts).
+# The marker of a segment, but not fill bytes or the codes inside a scan (stuffed zeros, restarts).
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 
 def _jpeg(file: BinaryIO) -> Contents:
-    """Leaves out comments, metadata, and whatever follows the image, such as a phone's video."""
+    """Drops comments, metadata, and whatever follows the image, such as a phone's video."""
     parts, position, pixels, scanned = [(0, 2)], 2, 0, 0
     info: dict[str, bytes] = {}
     profile: dict[int, bytes] = {}
@@ -156,7 +157,7 @@ def _jpeg(file: BinaryIO) -> Contents:
         position = start + 2 + (0 if code in (0xD8, 0xD9) else int.from_bytes(head[2:4], "big"))
         if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):  # a frame
             pixels = int.from_bytes(head[5:7], "big") * int.from_bytes(head[7:], "big")
-        elif code == 0xDA:  # a scan, with its pixels up to the next marker
+        elif code == 0xDA:  # a scan, whose pixels end at the next marker
             scanned += pixels
             if scanned > _MAX_SCANNED:
                 raise ValueError("it has too many scans for its size")
@@ -187,7 +188,7 @@ def _next_marker(file: BinaryIO, position: int) -> int | None:
     while len(block := file.read(1 << 16)) > 1:
         if match := _MARKER.search(block):
             return position + match.start()
-        position += len(block) - 1  # a marker may lie across the end of the block
+        position += len(block) - 1  # a marker may cross the end of the block
         file.seek(position)
     return None
 
@@ -199,9 +200,9 @@ _RAW_EXIF = b"Raw profile type exif\0"
 
 
 def _png(file: BinaryIO) -> Contents:
-    """Leaves out all ancillary chunks but transparency, as browsers do where one is damaged.
+    """Drops all ancillary chunks except transparency; a damaged one is ignored, as in browsers.
 
-    EXIF may follow the pixels. Of an animation the still image remains.
+    EXIF may follow the pixels. An animation is reduced to its still image.
     """
     parts, position = [(0, 8)], 8
     info: dict[str, bytes] = {}
@@ -229,7 +230,7 @@ def _png(file: BinaryIO) -> Contents:
 
 
 def _png_metadata(kind: bytes, data: bytes, info: dict[str, bytes]) -> None:
-    """Adds what one chunk says; the first of each sort counts."""
+    """Adds the metadata of one chunk; the first chunk of each kind wins."""
     if kind == b"eXIf":
         info.setdefault("exif", data)
     elif kind == b"iCCP" and "icc_profile" not in info:
@@ -238,7 +239,7 @@ def _png_metadata(kind: bytes, data: bytes, info: dict[str, bytes]) -> None:
         flags, text = data[len(_XMP) :][:2], data[len(_XMP) + 2 :].split(b"\0", 2)[-1]
         info["xmp"] = _inflate(text) if flags[:1] == b"\1" else text
     elif kind in (b"tEXt", b"zTXt") and data.startswith(_RAW_EXIF) and "exif" not in info:
-        text = data[len(_RAW_EXIF) :]  # ImageMagick's: a name, a length, and the EXIF in hex
+        text = data[len(_RAW_EXIF) :]  # from ImageMagick: a name, a length, and the EXIF in hex
         text = _inflate(text[1:]) if kind == b"zTXt" else text
         try:
             raw = bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
@@ -248,7 +249,7 @@ def _png_metadata(kind: bytes, data: bytes, info: dict[str, bytes]) -> None:
 
 
 def _inflate(data: bytes) -> bytes:
-    """Decompressed data; none where it is damaged or too large."""
+    """Returns the decompressed data, or b"" if it is damaged or too large."""
     inflater = zlib.decompressobj()
     try:
         result = inflater.decompress(data, MAX_METADATA)
@@ -261,7 +262,7 @@ def _inflate(data: bytes) -> bytes:
 
 
 def _gif(file: BinaryIO, max_pixels: int) -> Contents:
-    """Leaves out what lies before the first image, such as comments."""
+    """Drops everything before the first image, such as comments."""
     head = _at(file, 0, 13)
     position = 13 + (3 << (head[10] & 7) + 1 if len(head) == 13 and head[10] & 128 else 0)
     parts = [(0, position)]
@@ -282,7 +283,7 @@ def _gif(file: BinaryIO, max_pixels: int) -> Contents:
             control = [(start, position)]  # the first image's transparency
     left, top, width, height = struct.unpack("<4H", _at(file, position + 1, 8).ljust(8, b"\0"))
     if (left + width) * (top + height) > max_pixels:
-        raise ValueError(f"its first image of {width} x {height} is more than {max_pixels} pixels")
+        raise ValueError(f"its first image, {width} x {height}, has more than {max_pixels} pixels")
     return Contents("GIF", _parts(file, [*parts, *control, (position, _size(file))]))
 
 
@@ -294,7 +295,7 @@ _INTEGERS = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
 
 
 def _tiff(file: BinaryIO) -> Contents:
-    """Checks the claims of the first image's tags; the file itself stays as it is."""
+    """Checks the sizes that the first image's tags claim; the file itself is unchanged."""
     size = _size(file)
     head = _at(file, 0, 16)
     order = "<" if head.startswith(b"I") else ">"
@@ -302,13 +303,13 @@ def _tiff(file: BinaryIO) -> Contents:
     room = size
 
     def directory(offset: int) -> dict[int, list[int]]:
-        """The tags with integers; entries that cannot be read are left out, as Pillow does."""
+        """Returns the integer tags; like Pillow, it skips entries that cannot be read."""
         nonlocal room
         counter = "Q" if inline == 8 else "H"
         data = _at(file, min(offset, size), struct.calcsize(counter))
         count = struct.unpack(order + counter, data)[0] if data else 0
         if count > _MAX_SEGMENTS:
-            raise ValueError(f"a directory of its tags has {count} entries")
+            raise ValueError(f"one of its tag directories has {count} entries")
         entries = file.read(count * entry_size)
         tags = {}
         for start in range(0, len(entries) - entry_size + 1, entry_size):
@@ -353,19 +354,19 @@ def _tiff(file: BinaryIO) -> Contents:
     return Contents("TIFF", file)
 
 
-# === BMP and PPM, parts of which Pillow decodes in Python ===
+# === BMP and PPM, which Pillow decodes partly in Python ===
 
 
 def _bmp(file: BinaryIO, head: bytes) -> Contents:
-    """Limits run lengths: one of them may stand for 255 rows."""
+    """Limits run-length encoded images, where a single run can stand for 255 rows."""
     if len(head) == 32 and int.from_bytes(head[14:18], "little") >= 40:
         width, height, _, _, coding = struct.unpack("<iiHHH", head[18:32])
         pixels = abs(width * height)
-        most = 2 * pixels + 65536  # bytes that such an image may take
+        most = 2 * pixels + 65536  # maximum bytes of such an image
         if coding in (1, 2) and (pixels > _MAX_RUN_PIXELS or _size(file) > most):
-            raise ValueError(f"run-length coded BMPs are read up to {_MAX_RUN_PIXELS} pixels")
+            raise ValueError(f"run-length encoded BMPs may have at most {_MAX_RUN_PIXELS} pixels")
         if coding in (1, 2) and width > 1 << 15:
-            raise ValueError(f"run-length coded BMPs are read up to {1 << 15} pixels wide")
+            raise ValueError(f"run-length encoded BMPs may be at most {1 << 15} pixels wide")
     return Contents("BMP", file)
 
 
@@ -374,22 +375,22 @@ _PPM_HEAD = re.compile(rb"P([2356])" + 3 * (_SPACE + rb"([0-9]{1,9})") + rb"\s")
 
 
 def _ppm(file: BinaryIO) -> Contents:
-    """Turns plain text and other depths than 8 bit into what Pillow decodes fast.
+    """Converts plain text and bit depths other than 8 to a form that Pillow decodes quickly.
 
-    Values are rounded from [0, maxval] to [0, 255], as Pillow does.
+    Like Pillow, it scales values from [0, maxval] to [0, 255] and rounds them.
     """
     match = _PPM_HEAD.match(_at(file, 0, 4096))
     if not match:
-        raise ValueError("its header is not that of a gray or RGB PPM")
+        raise ValueError("it does not have the header of a gray or RGB PPM")
     kind, (width, height, highest) = match[1], map(int, match.groups()[1:])
     count = width * height * (3 if kind in b"36" else 1)
     if not 0 < highest < 65536:
-        raise ValueError(f"its highest value is {highest}")
+        raise ValueError(f"its maximum value is {highest}")
     if kind in b"56" and highest == 255:
         return Contents("PPM", file)
     if kind in b"23":
         if width * height > _MAX_PLAIN_PIXELS or _size(file) > 16 * count + 65536:
-            raise ValueError(f"plain PPMs are read up to {_MAX_PLAIN_PIXELS} pixels")
+            raise ValueError(f"plain PPMs may have at most {_MAX_PLAIN_PIXELS} pixels")
         text = _at(file, match.end(), _size(file)).decode("latin-1")
         values = np.fromstring(text, np.int64, count, sep=" ")
     else:
@@ -402,7 +403,7 @@ def _ppm(file: BinaryIO) -> Contents:
     header = b"P%d %d %d 255\n" % (6 if kind in b"36" else 5, width, height)
     result = io.BytesIO(header)
     result.seek(0, io.SEEK_END)
-    for start in range(0, count, 1 << 20):  # indices take eight times the memory
+    for start in range(0, count, 1 << 20):  # in blocks: indices take eight times the memory
         result.write(levels.take(values[start : start + (1 << 20)], mode="clip"))
     return Contents("PPM", result)
 
@@ -411,7 +412,7 @@ def _ppm(file: BinaryIO) -> Contents:
 
 
 def _jpeg2000(file: BinaryIO) -> Contents:
-    """Finds the color profile, and checks what the decoder makes room for before any pixel."""
+    """Finds the color profile, and checks the sizes for which the decoder allocates memory."""
     info: dict[str, bytes] = {}
     codestream = 0
     if _at(file, 0, 2) != b"\xff\x4f":
@@ -440,16 +441,16 @@ def _jpeg2000(file: BinaryIO) -> Contents:
             tiles = -((tile_left - right) // width) * -((tile_top - bottom) // height)
             if tiles > max(64, pixels >> 12):
                 raise ValueError(f"it has {tiles} tiles")
-            if pixels > max(1 << 22, _size(file) << 11):  # encoders fill one byte with about 100
+            if pixels > max(1 << 22, _size(file) << 11):  # encoders reach about 100 pixels a byte
                 raise ValueError(f"it claims {pixels} pixels in {_size(file)} bytes")
-        elif code in (b"\xff\x52", b"\xff\x53"):  # coding style, of all or of one component
+        elif code in (b"\xff\x52", b"\xff\x53"):  # coding style, of all components or of one
             own = code == b"\xff\x53"
             has_precincts = data[own : own + 1] and data[own] & 1
             layers = 1 if own else int.from_bytes(data[2:4], "big")
             blocks, precincts = data[3 if own else 6 :][:2], data[7 if own else 10 :]
             small = [size for size in precincts if (size & 15) + (size >> 4) < 8]
             if layers > 256 or sum(b & 15 for b in blocks) + 4 < 8 or has_precincts and small:
-                raise ValueError("its layers, code blocks or precincts are too many")
+                raise ValueError("it has too many layers, code blocks or precincts")
         elif code == b"\xff\x90":  # a tile part
             tile_part = position
             tile_part_length = int.from_bytes(data[2:6], "big")
@@ -468,7 +469,7 @@ def _jpeg2000(file: BinaryIO) -> Contents:
 
 
 def _boxes(file: BinaryIO, position: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """The boxes in a part of a file: type, begin and end of what is in them."""
+    """Yields the boxes in a part of a file: type, and start and end of their contents."""
     for _ in range(_MAX_SEGMENTS):
         head = _at(file, position, 16)
         length, kind, start = int.from_bytes(head[:4], "big"), head[4:8], position + 8
@@ -488,9 +489,9 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 
 
 def _isobmff(file: BinaryIO, head: bytes) -> Contents | None:
-    """Tells the two apart, and takes an AVIF's EXIF away.
+    """Distinguishes the two formats, and removes the EXIF data of an AVIF.
 
-    Pillow reads its tags without a limit on their sizes, and both formats say how to turn the image
+    Pillow reads EXIF tags without a limit on their size, and both formats store the orientation
     elsewhere.
     """
     brands = _at(file, 8, min(max(int.from_bytes(head[:4], "big") - 8, 4), 4096))

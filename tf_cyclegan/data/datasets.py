@@ -1,8 +1,8 @@
-"""Folders of images, and data sets by name, as `tf.data.Dataset`s for `CycleGAN.fit`.
+"""Loads folders of images and named datasets as `tf.data.Dataset`s for `CycleGAN.fit`.
 
-An image is a float32 tensor `[crop, crop, channels]` in [-1, 1]: resized, cropped at random and
-mirrored at random, as in section 7.1 of the paper and in the authors' code. Every epoch has the
-images in another order and cuts other crops. The same random seed gives the same epochs.
+Each image is a float32 tensor `[crop, crop, channels]` in [-1, 1]: resized, randomly cropped and
+randomly flipped, as in section 7.1 of the paper and in the authors' code. Every epoch has its own
+order and crops. The same random seed gives the same epochs.
 """
 
 import os
@@ -29,21 +29,21 @@ def images(
     recursive: bool = False,
     seed: int = 0,
 ) -> tf.data.Dataset:
-    """The images of one domain.
+    """Loads the images of one domain.
 
     Args:
         source: a folder of image files, or a list of files.
         size: side in pixels of the square that images are resized to.
         crop: side in pixels of the random crop, at most `size` and a multiple of 4.
         channels: 3 for RGB, 1 for gray.
-        flip: whether to mirror half of the images left to right.
-        cache: where resized images are kept: "memory"; "disk", where later runs find them; or
-            "none", and each is decoded whenever it is used.
+        flip: whether to flip images left to right with probability 0.5.
+        cache: where to keep resized images: "memory"; "disk", where later runs find them; or
+            "none", which decodes each image whenever it is used.
         recursive: whether to search the sub-folders of `source` too.
-        seed: random seed for order, crops and mirroring.
+        seed: random seed for order, crops and flips.
 
     Returns:
-        A dataset of one epoch, every image once: float32 `[crop, crop, channels]` in [-1, 1].
+        A dataset of one epoch, with every image once: float32 `[crop, crop, channels]` in [-1, 1].
 
     Raises:
         DatasetError: the folder is missing or empty, or the sizes do not fit together.
@@ -63,31 +63,31 @@ def images(
 def unpaired(
     images_a: tf.data.Dataset, images_b: tf.data.Dataset, batch_size: int = 1
 ) -> tf.data.Dataset:
-    """Batches of two domains whose images do not belong together.
+    """Combines two domains of unpaired images into batches.
 
-    An epoch is as long as the larger domain; the smaller one starts again, in another order. Images
-    that do not fill a last batch are left out, since an image pool takes whole batches.
+    An epoch is as long as the larger domain; the smaller one repeats, in another order. Images that
+    do not fill the last batch are dropped, since an image pool takes whole batches.
 
     Args:
         images_a, images_b: finite datasets of images `[h, w, c]`, such as `images` returns.
-        batch_size: images of each domain in a batch, over all replicas; 1 in the paper.
+        batch_size: global batch size, the images of each domain over all replicas; 1 in the paper.
 
     Returns:
         A dataset of `(real_a, real_b)`, each `[batch_size, h, w, c]`.
 
     Raises:
-        DatasetError: the number of images in a dataset is not known, or too small for a batch.
+        DatasetError: the number of images in a dataset is unknown, or too small for a batch.
     """
     counts = [int(part.cardinality()) for part in (images_a, images_b)]
     if min(counts) < 1:
         raise DatasetError(
-            "unpaired needs two finite datasets that are not empty and know their number of "
-            "elements: use tf.data.experimental.assert_cardinality, and no repeat()."
+            "unpaired needs two finite, non-empty datasets of known cardinality: leave out "
+            "repeat(), or use tf.data.experimental.assert_cardinality."
         )
     if max(counts) < batch_size:
         raise DatasetError(f"{max(counts)} images are too few for a batch of {batch_size}.")
     both = tf.data.Dataset.zip((images_a.repeat(), images_b.repeat())).take(max(counts))
-    return both.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return _batched(both, batch_size)
 
 
 def paired(
@@ -102,22 +102,22 @@ def paired(
     batch_size: int = 1,
     seed: int = 0,
 ) -> tf.data.Dataset:
-    """Batches of true pairs, for `compile(lambda_l1=...)`: pix2pix (Isola et al. 2017).
+    """Loads batches of true pairs for `compile(lambda_l1=...)`: pix2pix (Isola et al. 2017).
 
-    Images of one name, such as `1.jpg` and `1.png`, or `1_A.jpg` and `1_B.jpg`, are a pair. Both
-    are cropped and mirrored alike.
+    Two images with the same name are a pair, such as `1.jpg` and `1.png`, or `1_A.jpg` and
+    `1_B.jpg`. Both get the same crop and flip.
 
     Args:
-        source_a, source_b: a folder of image files each, or a list of files.
-        channels: of the images of domain a and of domain b.
-        batch_size: pairs in a batch, over all replicas.
-        size, crop, flip, cache, recursive, seed: as for `images`.
+        source_a, source_b: for each domain, a folder of image files or a list of files.
+        channels: of the images in domain a and in domain b.
+        batch_size: global batch size, the pairs in a batch over all replicas.
+        size, crop, flip, cache, recursive, seed: as in `images`.
 
     Returns:
         A dataset of one epoch of `(real_a, real_b)`, each `[batch_size, crop, crop, c]`.
 
     Raises:
-        DatasetError: as for `images`; or an image has no counterpart, or two.
+        DatasetError: as in `images`; or an image has no counterpart, or more than one.
         ImageError: an image cannot be read.
     """
     found = [
@@ -128,9 +128,8 @@ def paired(
     both = [
         _epoch(_resized(sets[name], size, crop, c, cache), c, flip, seed)
         for name, c in zip(("trainA", "trainB"), channels, strict=True)
-    ]  # of one seed, so that order, crops and mirroring agree
-    pairs = tf.data.Dataset.zip(tuple(both)).batch(batch_size, drop_remainder=True)
-    return pairs.prefetch(tf.data.AUTOTUNE)
+    ]  # with the same seed, so that order, crops and flips agree
+    return _batched(tf.data.Dataset.zip(tuple(both)), batch_size)
 
 
 def load(
@@ -142,16 +141,16 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """The two training domains of a data set by name.
+    """Loads the two training domains of a named dataset.
 
     Args:
-        name: `cycle_gan/<config>` of TensorFlow Datasets, downloaded on first use, such as
-            "cycle_gan/horse2zebra"; or "synthetic/summer2winter", drawn by code.
+        name: `cycle_gan/<config>` from TensorFlow Datasets, downloaded on first use, such as
+            "cycle_gan/horse2zebra"; or "synthetic/summer2winter", which is drawn by code.
         data_dir: where TensorFlow Datasets keeps its data; ~/tensorflow_datasets by default.
-        size, crop, flip, cache, seed: as for `images`.
+        size, crop, flip, cache, seed: as in `images`.
 
     Returns:
-        `(images_a, images_b)`, as `images` returns them; combine them by `unpaired`.
+        `(images_a, images_b)`, as `images` returns them; combine them with `unpaired`.
 
     Raises:
         DatasetError: the name is unknown, or the download fails.
@@ -183,7 +182,14 @@ def _epoch(found: ResizedImages, channels: int, flip: bool, seed: int) -> tf.dat
 
     count = len(found)
     order = tf.data.Dataset.range(count).shuffle(count, seed, reshuffle_each_iteration=True)
-    # Other draws in each epoch, from the same seed.
+    # Each epoch draws other random numbers, all from the same seed.
     draws = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
     epoch = tf.data.Dataset.zip((order, draws))
-    return epoch.map(image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return epoch.map(image, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
+
+
+def _batched(both: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    # No autotuning: its thread delays the end of a process by many seconds.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return both.batch(batch_size, drop_remainder=True).prefetch(4).with_options(options)

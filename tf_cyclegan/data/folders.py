@@ -1,4 +1,4 @@
-"""Folders of image files as training domains."""
+"""Reads folders of image files as training domains."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ Folder = str | os.PathLike[str]
 def list_images(
     folder: Folder, recursive: bool = False, without: Folder | None = None
 ) -> list[Path]:
-    """The image files in a folder, sorted by their path in it.
+    """Lists the image files in a folder, sorted by their path relative to it.
 
-    Whatever else lies there is counted and named in one line on stderr: other suffixes, hidden
-    files, broken links, and sub-folders that are not searched.
+    One line on stderr counts and names what was skipped: other suffixes, hidden files, broken
+    links, and sub-folders that are not searched.
 
     Args:
-        folder: where to look.
-        recursive: whether to look into sub-folders too, and through links to folders; hidden
-            sub-folders and those seen before are left out.
-        without: a folder in it that is left out, such as one for translations.
+        folder: the folder.
+        recursive: whether to search sub-folders too, and follow links to folders; hidden
+            sub-folders and those already visited are skipped.
+        without: a sub-folder to skip, such as one for translations.
 
     Raises:
-        DatasetError: if the folder is missing, is no folder, or holds no image.
+        DatasetError: if the folder does not exist, is not a folder, or holds no images.
     """
     folder = Path(folder)
     if not folder.is_dir():
         cause = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DatasetError(f"{printable(folder)} {cause}: name a folder that holds images")
+        raise DatasetError(f"{printable(folder)} {cause}: give a folder that holds images")
     found: list[Path] = []
     others: list[str] = []
     seen = {Path(without).resolve()} if without else set()
@@ -66,18 +66,18 @@ def list_images(
                     others.append(name)
     except OSError as error:
         raise DatasetError(
-            f"{printable(folder)} cannot be read ({error.strerror}): check its rights"
+            f"{printable(folder)} cannot be read ({error.strerror}): check its permissions"
         ) from error
     folders = any(name.endswith("/") for name in others) and not recursive
-    remedy = "use --recursive for sub-folders" if folders else "check that none is missed"
+    remedy = "use --recursive for sub-folders" if folders else "check that no image is missing"
     if not found:
         raise DatasetError(
-            f"{printable(folder)} holds no images ({' '.join(SUFFIXES)}): put some into it, "
-            f"name another folder{', or ' + remedy if folders else ''}"
+            f"{printable(folder)} holds no images ({' '.join(SUFFIXES)}): add some or give "
+            f"another folder{', or ' + remedy if folders else ''}"
         )
     if others:
         print(
-            f"{printable(folder)}: left out what is not an image, {len(others)} in all "
+            f"{printable(folder)}: skipped what is not an image, {len(others)} in all "
             f"({_some(others)}): {remedy}",
             file=sys.stderr,
         )
@@ -85,24 +85,24 @@ def list_images(
 
 
 def printable(name: object) -> str:
-    """A file name in one line that every output takes: what is not Unicode becomes "?"."""
+    """Returns a file name as one printable line, with "?" for other characters."""
     text = str(name).encode("utf-8", "replace").decode("utf-8")
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first names, as a message may show them."""
+    """Returns the first few names, for a message."""
     shown = ", ".join(map(printable, sorted(names)[:3]))
     return shown + (", ..." if len(names) > 3 else "")
 
 
 def folder_images(folder: Folder, recursive: bool = False) -> ImageSet:
-    """The images of one folder in RGB, read from disk at each access.
+    """Returns the images of a folder in RGB, read from disk at each access.
 
-    Their names are paths in the folder, such as "a.jpg" or, with `recursive`, "day/a.jpg".
+    Their names are paths relative to the folder: "a.jpg" or, with `recursive`, "day/a.jpg".
 
     Raises:
-        DatasetError: as `list_images`.
+        DatasetError: as in `list_images`.
     """
     paths = list_images(folder, recursive)
     return ImageSet(
@@ -113,14 +113,14 @@ def folder_images(folder: Folder, recursive: bool = False) -> ImageSet:
 
 
 def file_images(paths: Sequence[Folder]) -> ImageSet:
-    """The images of a list of files in RGB, read from disk at each access.
+    """Returns the images of a list of files in RGB, read from disk at each access.
 
     Raises:
         DatasetError: the list is empty.
     """
     files = tuple(Path(path) for path in paths)
     if not files:
-        raise DatasetError("the list of images is empty: name some files, or a folder")
+        raise DatasetError("the list of images is empty: give some files, or a folder")
     names = tuple(path.as_posix() for path in files)
     return ImageSet(names, lambda index: read_image(files[index]), files)
 
@@ -133,32 +133,32 @@ def load_folders(
     recursive: bool = False,
     side_by_side: bool = False,
 ) -> dict[str, ImageSet]:
-    """Two domains from disk, either way of naming them.
+    """Loads two domains from one folder of splits, or from one folder for each domain.
 
     Args:
-        data_dir: holds the folders trainA and trainB, perhaps testA and testB.
-        data_a: the training images of domain a, given instead of `data_dir` and with `data_b`.
-        data_b: the same of domain b.
-        paired: whether images of one name are pairs; see `pair_up`.
-        recursive: whether sub-folders are searched too.
-        side_by_side: whether each image holds a pair, a left and b right, as in pix2pix's data
-            sets: `data_dir` then holds train, and perhaps test or val.
+        data_dir: folder that holds trainA and trainB, and optionally testA and testB.
+        data_a: folder of the training images of domain a, instead of `data_dir`.
+        data_b: the same for domain b.
+        paired: whether images with the same name are pairs; see `pair_up`.
+        recursive: whether to search sub-folders too.
+        side_by_side: whether each image holds a pair, a on the left and b on the right, as in the
+            pix2pix datasets: `data_dir` then holds train, and optionally test or val.
 
     Returns:
-        "trainA", "trainB" and, where there, "testA", "testB" -> images; of pairs also "truthA"
-        and "truthB", the counterparts of the test images of that letter.
+        A dict from "trainA", "trainB" and, if they exist, "testA", "testB" to images; for pairs
+        also "truthA" and "truthB", the ground truth for the test images of that domain.
 
     Raises:
         DatasetError: if the arguments do not fit together, or a folder is missing or empty.
     """
     if side_by_side:
         if data_dir is None or data_a is not None or data_b is not None:
-            raise DatasetError("images side by side are one folder's: give data_dir alone")
+            raise DatasetError("side_by_side takes one folder: give data_dir alone")
         return _load_side_by_side(Path(data_dir), recursive)
     if data_dir is None:
         if data_a is None or data_b is None:
             raise DatasetError(
-                "no images named: give data_a and data_b, or data_dir with trainA and trainB"
+                "no images given: give data_a and data_b, or data_dir with trainA and trainB"
             )
         sets = {
             "trainA": folder_images(data_a, recursive),
@@ -166,7 +166,7 @@ def load_folders(
         }
         return pair_up(sets) if paired else sets
     if data_a is not None or data_b is not None:
-        raise DatasetError("data_dir excludes data_a and data_b: give the one or the other two")
+        raise DatasetError("data_dir excludes data_a and data_b: give either data_dir or those two")
 
     root = Path(data_dir)
     found = _folders(root, ("trainA", "trainB"), ", or give data_a and data_b")
@@ -176,10 +176,10 @@ def load_folders(
 
 
 def _folders(root: Path, needed: Sequence[str], other_way: str) -> list[str]:
-    """The names of the folders in a data set's folder, those that are needed among them."""
+    """Returns the names of the folders in a dataset's folder, which must hold the needed ones."""
     if not root.is_dir():
         raise DatasetError(
-            f"{printable(root)} is no folder: name one that holds {' and '.join(needed)}"
+            f"{printable(root)} is not a folder: give one that holds {' and '.join(needed)}"
         )
     found = sorted(path.name for path in root.iterdir() if path.is_dir())
     missing = [split for split in needed if split not in found]
@@ -205,7 +205,7 @@ def _load_side_by_side(root: Path, recursive: bool) -> dict[str, ImageSet]:
 
 
 def _half(images: ImageSet, side: int) -> ImageSet:
-    """The left (0) or right (1) halves of images that hold two."""
+    """Returns the left (0) or right (1) halves of images."""
 
     def read(index: int) -> np.ndarray:
         image = images.read(index)
@@ -217,21 +217,21 @@ def _half(images: ImageSet, side: int) -> ImageSet:
                 f"{'its width is odd' if width % 2 else 'it is taller than wide'}: leave "
                 "--side_by_side out, or remove it"
             )
-        # A copy: a view would keep the whole image in memory.
+        # Copied, because a view would keep the whole image in memory.
         return image[:, side * width // 2 : (side + 1) * width // 2].copy()
 
     return ImageSet(images.names, read)
 
 
 def pair_up(sets: dict[str, ImageSet]) -> dict[str, ImageSet]:
-    """The same sets, domain b in the order of domain a's counterparts, and the tests' truths.
+    """Sorts domain b like its counterparts in domain a, and adds the ground truth of test images.
 
-    Names are compared without their suffix and without a last "_A" or "_B", as in the paper's
-    data sets: 1_A.jpg belongs to 1_B.jpg, and 1.jpg to 1.png. Unicode's composed and decomposed
-    forms of a letter are the same (macOS writes the latter); sub-folders count.
+    Names are compared without their suffix and without a final "_A" or "_B", as in the paper's
+    datasets: 1_A.jpg belongs to 1_B.jpg, and 1.jpg to 1.png. Composed and decomposed Unicode forms
+    of a letter are equal (macOS writes the latter). Sub-folders are part of the name.
 
     Raises:
-        DatasetError: an image has no counterpart, or two.
+        DatasetError: an image has no counterpart, or more than one.
     """
     result = dict(sets)
     for split in ("train", "test"):
@@ -241,7 +241,8 @@ def pair_up(sets: dict[str, ImageSet]) -> dict[str, ImageSet]:
             if alone := sorted(stems_a.keys() ^ stems_b.keys()):
                 raise DatasetError(
                     f"{len(alone)} images of {split}A and {split}B have no counterpart "
-                    f"({_some(alone)}): give pairs one name, or leave --paired out"
+                    f"({_some(alone)}): give both images of a pair the same name, or leave "
+                    "--paired out"
                 )
             result[f"{split}B"] = _reordered(b, [stems_b[stem] for stem in stems_a])
     if {"testA", "testB"} <= result.keys():
@@ -250,15 +251,15 @@ def pair_up(sets: dict[str, ImageSet]) -> dict[str, ImageSet]:
 
 
 def _stems(images: ImageSet, folder: str) -> dict[str, int]:
-    """The part of each name that its counterpart shares -> the image's place."""
+    """Returns a dict from the part of each name that its counterpart shares to its index."""
     stems: dict[str, int] = {}
     for place, name in enumerate(images.names):
         stem = re.sub(r"_[AB]$", "", PurePath(name).with_suffix("").as_posix())
         first = stems.setdefault(unicodedata.normalize("NFC", stem), place)
         if first != place:
             raise DatasetError(
-                f"{folder} holds two images of one name ({printable(images.names[first])}, "
-                f"{printable(name)}): pairs need different ones"
+                f"{folder} holds two images with the same name ({printable(images.names[first])}, "
+                f"{printable(name)}): rename or remove one"
             )
     return stems
 

@@ -1,4 +1,4 @@
-"""Images: encoded bytes or files to uint8 arrays and back, by Pillow."""
+"""Decodes image files to uint8 arrays, and encodes them, with Pillow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tf_cyclegan.data.containers import read_container
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 8 * MAX_PIXELS  # MAX_PIXELS at 16-bit RGBA, uncompressed
 
-# Which files count as images, and the Pillow format that each suffix is written in.
+# The suffixes of image files -> the Pillow format to write.
 SUFFIXES = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -42,17 +42,17 @@ SUFFIXES = {
     ".jp2": "JPEG2000",
     ".ppm": "PPM",
 }
-# Formats outside this list stay closed: each is one more parser open to untrusted bytes.
+# Only these formats are opened: every parser is a risk with untrusted files.
 _FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
     "AVIF": {"quality": 90, "subsampling": "4:4:4"},
-    "HEIF": {"quality": 95, "chroma": 420},  # phones show no other chroma
+    "HEIF": {"quality": 95, "chroma": 420},  # phones support no other chroma
 }
-_STRIP = 256  # rows that are converted at a time: the steps between would each hold the whole image
-# EXIF orientation -> the view of the upright array in which the stored image lies as it is; 1 and
-# unknown values: the array itself.
+_STRIP = 256  # rows converted at a time, so that no intermediate result holds the whole image
+# EXIF orientation -> the view of the upright array that has the layout of the stored image; for 1
+# and unknown values, the array itself.
 _STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],
@@ -62,16 +62,16 @@ _STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda upright: np.rot90(upright, 2).swapaxes(0, 1),
     8: lambda upright: np.rot90(upright, -1),
 }
-# `warnings.catch_warnings` swaps global state, and data pipelines read in several threads.
+# `warnings.catch_warnings` changes global state, and data pipelines use several threads.
 _WARNINGS_LOCK = threading.Lock()
 
 
 class ImageError(ValueError):
-    """An image that cannot be read or written: which one, why, and what to do, in one line."""
+    """An image cannot be read or written; the message is one line with a remedy."""
 
 
 class DatasetError(ValueError):
-    """A dataset that cannot be loaded: which one, why, and what to do, in one line."""
+    """A dataset cannot be loaded; the message is one line with a remedy."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ImageSet:
     Attributes:
         names: one name per image, in a fixed order.
         read: index -> uint8 `[h, w, channels]`; raises `ImageError`.
-        paths: the files that they are read from, where each has one of its own.
+        paths: the image files, if each image has its own.
     """
 
     names: tuple[str, ...]
@@ -93,7 +93,7 @@ class ImageSet:
 
 
 def in_gray(images: ImageSet) -> ImageSet:
-    """The same images with one channel, uint8 `[h, w, 1]`."""
+    """Returns the same images with one channel, uint8 `[h, w, 1]`."""
     return replace(images, read=lambda i: to_channels(images.read(i), 1))
 
 
@@ -102,27 +102,27 @@ def decode_image(
 ) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP, BMP, GIF, TIFF, HEIF, AVIF, JPEG 2000 or PPM image.
 
-    The format is that of the contents, whatever the name says; of several frames the first counts.
-    The image is set upright by its EXIF orientation, and an embedded ICC profile is converted to
-    sRGB; one that is damaged or does not fit the image is ignored. Alpha is composited on white,
-    and 16-bit gray is divided by 257. Integer gray must lie in [0, 65535] and float gray in [0, 1]:
-    other ranges have no agreed black and white, so they are refused rather than guessed.
+    The contents determine the format, not the name; of several frames, the first is decoded. The
+    image is rotated by its EXIF orientation, and an embedded ICC profile is converted to sRGB; a
+    profile that is damaged or does not fit the image is ignored. Alpha is composited on white, and
+    16-bit gray is divided by 257. Integer gray must be in [0, 65535] and float gray in [0, 1]:
+    other ranges are rejected, since they do not define black and white.
 
-    Strangers' files are safe to decode: `read_container` bounds the time and memory they take.
+    Untrusted files are safe to decode: `read_container` bounds the time and memory they take.
 
     Args:
         data: the encoded image.
-        name: what error messages call it.
+        name: the image's name in error messages.
         channels: 1 for gray, 3 for RGB.
-        max_pixels: larger images are refused by their header, before their pixels are decoded.
-            Pillow's own limit of about 179 million holds above it.
+        max_pixels: larger images are rejected by their header, before their pixels are decoded.
+            Pillow's own limit of about 179 million pixels applies too.
 
     Returns:
         uint8 `[height, width, channels]`.
 
     Raises:
-        ImageError: if the bytes are no whole image of these kinds, it is too large, or its
-            format needs a package that is not installed.
+        ImageError: if the bytes are not a complete image of these formats, the image is too large,
+            or its format needs a package that is not installed.
         ValueError: if `channels` is neither 1 nor 3.
     """
     return _decode(io.BytesIO(data), name, channels, max_pixels)
@@ -133,7 +133,7 @@ def read_image(
 ) -> np.ndarray:
     """Reads an image file of at most 8 bytes per allowed pixel; see `decode_image`.
 
-    Besides the image itself, memory holds what Pillow decodes: 4 bytes per pixel.
+    In addition to the result, Pillow's decoded image takes 4 bytes of memory per pixel.
     """
     with _open_file(path) as file:
         check_size(os.fstat(file.fileno()).st_size, str(path), max_pixels)
@@ -141,11 +141,11 @@ def read_image(
 
 
 def read_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of what `read_image` gives, from the file's header alone.
+    """Returns the (height, width) of `read_image`'s result, from the file's header alone.
 
     Raises:
-        ImageError: it is missing, empty, of another kind, or too large. Damage behind the header
-            is not noticed.
+        ImageError: the file is missing, empty, not an image, or too large. Damage after the header
+            is not detected.
     """
     with _open_file(path) as file:
         check_size(os.fstat(file.fileno()).st_size, str(path), max_pixels)
@@ -157,33 +157,35 @@ def read_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tup
                     "first"
                 )
             if image.format == "TIFF":
-                image.load()  # some sizes of TIFFs are only right then
+                image.load()  # the size of some TIFFs is only correct after this
                 width, height = image.size
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
 def check_size(size: int, name: str, max_pixels: int | None = None) -> None:
-    """Refuses a file of more than `MAX_BYTES` before it is read, by an ImageError; where more
-    than MAX_PIXELS are allowed, of more than 8 bytes for each."""
+    """Raises an ImageError if a file is too large to be read.
+
+    The limit is `MAX_BYTES`, or 8 bytes per pixel if more than `MAX_PIXELS` are allowed.
+    """
     limit = max(MAX_BYTES, 8 * max_pixels) if max_pixels else MAX_BYTES
     if size > limit:
         raise ImageError(f"{name}: {size} bytes are more than {limit}: scale the image down first")
 
 
 def encode_image(image: np.ndarray, name: str | os.PathLike[str]) -> bytes:
-    """Encodes an image in the format of a file name's suffix.
+    """Encodes an image in the format that a file name's suffix selects.
 
-    PNG, BMP, TIFF, WebP, JPEG 2000 and PPM are lossless. JPEG has quality 95, AVIF 90, both with
-    full color resolution; HEIF has quality 95 with the halved color resolution that phones can
-    show; GIF has at most 256 colours.
+    PNG, BMP, TIFF, WebP, JPEG 2000 and PPM are lossless. JPEG has quality 95 and AVIF 90, both with
+    full color resolution; HEIF has quality 95 and half the color resolution, which is all that
+    phones support; GIF has at most 256 colors.
 
     Args:
         image: uint8 `[h, w, 1]` or `[h, w, 3]`.
-        name: a file name or path; also what error messages call the image.
+        name: a file name or path; also the image's name in error messages.
 
     Raises:
-        ImageError: if the suffix is unknown, or the format has no room for such an image.
-        ValueError: if `image` is of another shape or dtype.
+        ImageError: if the suffix is unknown, or the format does not support such an image.
+        ValueError: if `image` has another shape or dtype.
     """
     buffer = io.BytesIO()
     try:
@@ -194,15 +196,15 @@ def encode_image(image: np.ndarray, name: str | os.PathLike[str]) -> bytes:
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Writes an image in the format of the path's suffix, whole or not at all.
+    """Writes an image atomically, in the format of the path's suffix.
 
     Args:
-        path: a file in an existing folder; an old file of that name is replaced.
+        path: a file in an existing folder; an existing file is replaced.
         image: uint8 `[h, w, 1]` or `[h, w, 3]`; see `encode_image`.
 
     Raises:
         ImageError: if the suffix is unknown or the file cannot be written.
-        ValueError: if `image` is of another shape or dtype.
+        ValueError: if `image` has another shape or dtype.
     """
     path = Path(path)
     partial = path.with_name(f".{uuid.uuid4().hex}.tmp")
@@ -212,10 +214,11 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise ImageError(
-            f"{path}: cannot be written ({_one_line(error)}): check folder, rights and disk space"
+            f"{path}: cannot be written ({_one_line(error)}): check folder, permissions and disk "
+            "space"
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # os.replace has moved it, or it was never made
+        with contextlib.suppress(OSError):  # os.replace moved it, or it was never created
             partial.unlink()
 
 
@@ -224,10 +227,10 @@ def _encode(image: np.ndarray, name: Path, file: BinaryIO) -> None:
     if image.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
         raise ValueError(
             f"an image to write must be uint8 [h, w, 1 or 3], not {image.dtype} {list(shape)}: "
-            "to_uint8 makes one from a float image"
+            "convert a float image with to_uint8"
         )
     if name.suffix.lower() not in SUFFIXES:
-        raise ImageError(f"{name}: unknown suffix: name it one of {' '.join(SUFFIXES)}")
+        raise ImageError(f"{name}: unknown suffix: use one of {' '.join(SUFFIXES)}")
     kind = SUFFIXES[name.suffix.lower()]
     _need(kind, str(name))
     pil = Image.fromarray(image[:, :, 0] if shape[2] == 1 else image)
@@ -240,23 +243,24 @@ def _encode(image: np.ndarray, name: Path, file: BinaryIO) -> None:
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
-    """uint8 [0, 255] of any shape -> float32 [-1, 1]."""
+    """Converts uint8 in [0, 255], of any shape, to float32 in [-1, 1]."""
     if image.dtype != np.uint8:
         raise ValueError(f"to_float takes uint8, not {image.dtype}")
     return image.astype(np.float32) / 127.5 - 1
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Float [-1, 1] of any shape -> uint8 [0, 255], rounded and clipped.
+    """Converts floats in [-1, 1], of any shape, to uint8 in [0, 255], rounded and clipped.
 
-    Rounding makes it the inverse of `to_float`; the authors' code truncates, up to one level less.
+    Rounding makes it the inverse of `to_float`. The authors' code truncates instead, which gives up
+    to one level less.
     """
     levels = np.rint((np.asarray(image, np.float32) + 1) * 127.5)
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 `[h, w, 1 or 3]` -> uint8 `[h, w, channels]`; RGB turns gray by ITU-R 601's luma."""
+    """Converts uint8 `[h, w, 1 or 3]` to `[h, w, channels]`; gray is the luma of ITU-R 601."""
     if channels == 1 and image.shape[2] == 3:
         return np.asarray(Image.fromarray(image).convert("L"))[:, :, np.newaxis]
     return np.broadcast_to(image, (*image.shape[:2], channels))
@@ -285,24 +289,24 @@ def _decode(file: BinaryIO, name: str, channels: int, max_pixels: int) -> np.nda
 
 @contextlib.contextmanager
 def _open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A regular file, opened to read; its absence is an ImageError."""
+    """Opens a regular file for reading, and raises an ImageError if it does not exist."""
     try:
         if not Path(path).is_file():
             raise ImageError(f"{path}: no such file: check the path")
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({_one_line(error)}): check it") from error
+        raise ImageError(f"{path}: cannot be read ({_one_line(error)}): check the file") from error
 
 
 @contextlib.contextmanager
 def _open(
     file: BinaryIO, name: str, max_pixels: int
 ) -> Iterator[tuple[Image.Image, int, bytes | None]]:
-    """The image with only its header read, its EXIF orientation, still to be applied, and its
-    color profile.
+    """Yields an image with only its header read, its EXIF orientation and its color profile.
 
-    Whatever Pillow raises inside, now or on decoding the pixels, comes out as an ImageError.
+    The caller applies the orientation. Anything that Pillow raises, now or when it decodes the
+    pixels, becomes an ImageError.
     """
     try:
         if not file.read(1):
@@ -312,7 +316,7 @@ def _open(
             raise UnidentifiedImageError
         _need(contents.kind, name)
         with _WARNINGS_LOCK, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the decompression bomb's: max_pixels is lower
+            warnings.simplefilter("ignore")  # about decompression bombs: max_pixels is lower
             image = Image.open(contents.file, formats=(contents.kind,))
         info = image.info | contents.info
         yield image, _orientation(contents.kind, info), info.get("icc_profile")
@@ -320,19 +324,19 @@ def _open(
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{name}: no {', '.join(_FORMATS)} image, or its header is damaged: "
+            f"{name}: not a {', '.join(_FORMATS)} image, or its header is damaged: "
             "remove it or convert it to PNG"
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: too large ({error}): scale it down first") from error
-    except Exception as error:  # Pillow's parsers raise nearly anything on damaged bytes
+    except Exception as error:  # Pillow's parsers raise many kinds on damaged bytes
         raise ImageError(
-            f"{name}: cannot be decoded ({_one_line(error)}): remove it or save it anew as PNG"
+            f"{name}: cannot be decoded ({_one_line(error)}): remove it or save it again as PNG"
         ) from error
 
 
 def _need(kind: str, name: str) -> None:
-    """Makes Pillow able to read and write a format, or says which package can."""
+    """Registers Pillow's plugin for a format, or raises an error that names the package."""
     if kind == "HEIF":
         try:
             import pillow_heif
@@ -352,9 +356,9 @@ def _need(kind: str, name: str) -> None:
 
 
 def _orientation(kind: str, info: dict[Any, Any]) -> int:
-    """The EXIF orientation, else XMP's, else 1: upright."""
+    """Returns the EXIF orientation, otherwise that of XMP, otherwise 1 (upright)."""
     if kind in ("TIFF", "HEIF"):
-        return 1  # Pillow and libheif set these upright as they decode them
+        return 1  # Pillow and libheif apply the orientation of these when they decode them
     exif = (info.get("exif") or b"").removeprefix(b"Exif\0\0")
     order = "<" if exif.startswith(b"II") else ">"
     try:
@@ -364,21 +368,21 @@ def _orientation(kind: str, info: dict[Any, Any]) -> int:
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
             if tag == 0x0112:
                 return value
-    except struct.error:  # none, or damaged
+    except struct.error:  # no EXIF data, or damaged
         pass
     match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', info.get("xmp") or b"")
     return int(match[1]) if match else 1
 
 
 def _to_eight_bits(image: Image.Image, name: str, profile: bytes | None) -> Image.Image:
-    """Any mode -> opaque L or RGB, the latter in sRGB."""
+    """Converts an image of any mode to opaque L, or to RGB in sRGB."""
     if image.mode.startswith(("I", "F")):  # Pillow's convert would clip these at 255
         white = 1 if image.mode == "F" else 65535
         values = np.asarray(image).astype(np.float32)
         if not (values.min() >= 0 and values.max() <= white):  # NaN fails both
             raise ImageError(
                 f"{name}: values from {values.min():g} to {values.max():g} are not within "
-                f"0 to {white}: save it anew as 8 or 16 bit"
+                f"0 to {white}: save it again as 8 or 16 bit"
             )
         image = Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
     if profile:

@@ -1,4 +1,4 @@
-"""Images to what the networks train on: resized when read, cropped and flipped at each step."""
+"""Prepares images for training: resizes them when read, crops and flips them at each step."""
 
 import math
 from collections import deque
@@ -21,21 +21,21 @@ from tf_cyclegan.data.image_files import (
     read_size,
 )
 
-# On a terminal alone.
+# disable=None shows the progress bar on terminals only.
 _BAR: dict[str, Any] = dict(desc="reading", unit="image", disable=None, leave=False)
-AHEAD = 16  # images that are decoded while others are taken in
+AHEAD = 16  # images that are decoded in advance
 
 T = TypeVar("T")
 
 
 def resized_size(height, width, preprocess, load_size, crop_size, multiple):
-    """(height, width) of an image once resized, before any crop.
+    """Returns the (height, width) of an image after resizing, before any crop.
 
-    The authors' `get_transform`; where nothing is cropped, both sides are rounded to the multiple
-    that the generator needs (there only with "none").
+    As in the authors' `get_transform`, but whenever there is no crop, both sides are rounded to the
+    multiple that the generator needs (the authors do this only with "none").
 
     Args:
-        height, width: of the image as it is.
+        height, width: size of the original image.
         preprocess, load_size, crop_size, multiple: as in `Preprocessing`.
     """
     if preprocess == "resize_and_crop":
@@ -48,7 +48,7 @@ def resized_size(height, width, preprocess, load_size, crop_size, multiple):
 
 
 def resize(image, size):
-    """Resizes by Pillow's antialiased bicubic, which is what the authors' code uses.
+    """Resizes with Pillow's antialiased bicubic filter, as the authors' code does.
 
     Args:
         image: uint8 `[h, w, 1 or 3]`.
@@ -66,7 +66,7 @@ def resize(image, size):
 
 
 def resize_longer_side(image, pixels, max_pixels=MAX_PIXELS):
-    """Resizes so that the longer side has `pixels` pixels; the shorter one keeps at least 1.
+    """Resizes so that the longer side has `pixels` pixels, and the shorter one at least 1.
 
     Raises:
         ImageError: the result would have more than `max_pixels`.
@@ -82,15 +82,15 @@ def resize_longer_side(image, pixels, max_pixels=MAX_PIXELS):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to every image of a domain, the same way each time.
+    """The deterministic preprocessing of every image of a domain.
 
     Attributes:
         preprocess: "resize_and_crop" (to a square of `load_size`), "crop", "scale_width" (to a
             width of `load_size`), "scale_width_and_crop" or "none".
         load_size: side in pixels that images are resized to.
         crop_size: side in pixels of the random crop.
-        multiple: what the generators need height and width to be a multiple of.
-        cache: where resized images are kept: "memory", "disk" or "none".
+        multiple: the generators need height and width to be a multiple of this.
+        cache: where to keep resized images: "memory", "disk" or "none".
     """
 
     preprocess: str = "resize_and_crop"
@@ -101,29 +101,29 @@ class Preprocessing:
 
 
 class ResizedImages:
-    """The images of one domain, resized, and kept as `settings.cache` says.
+    """The resized images of one domain, cached according to `settings.cache`.
 
-    With "memory" and "disk" every image is decoded once, in parallel, before training
-    begins; later starts with "disk" find the images of the first, as long as no file has changed.
-    With "none" each is decoded at every use; of files, only the headers are read at the start, and
-    at later starts not even those. All three give the same pixels, from before any random draw, so
-    every epoch still sees other crops.
+    With "memory" and "disk", every image is decoded once, in parallel, before training begins;
+    later runs with "disk" reuse the images as long as no file has changed. With "none", each image
+    is decoded at every use; the first run only reads the headers of files, and later runs not even
+    those. All three give the same pixels. They are cached before any random augmentation, so every
+    epoch still sees other crops.
 
     Args:
         images: an `ImageSet`.
         settings: a `Preprocessing`.
-        channels: of the images.
+        channels: number of channels of the images.
 
     Attributes:
         crop: the side of the random square crop, or None.
-        sizes: (h, w) of each image once resized, `[n, 2]`.
-        shape: (h, w) of what is trained on; None where images differ.
-        error: what the last access to an image failed with, if any did. `tf.data` hides it in an
-            error of its own, of many lines.
+        sizes: (h, w) of each image after resizing, `[n, 2]`.
+        shape: (h, w) of the training images; None if images differ.
+        error: the last exception of an access to an image, if there was one. `tf.data` hides it in
+            its own error of many lines.
 
     Raises:
         ImageError: an image cannot be read.
-        DatasetError: an image is too small for the crop, or the disk is for the cache.
+        DatasetError: an image is too small for the crop, or the disk for the cache.
     """
 
     def __init__(self, images: ImageSet, settings: Preprocessing, channels: int = 3):
@@ -142,7 +142,7 @@ class ResizedImages:
             self._kept = cached_images(self._key(channels), count, channels, expected, looks)
             self.sizes = self._kept.sizes
         elif paths := images.paths:
-            # One after the other: threads would only wait for each other's turn in Python.
+            # Not in threads: headers are parsed in Python, under its global lock.
             headers = map(read_size, tqdm(paths, **_BAR))
             sizes = cached_sizes(self._key(channels), count, headers)
             self.sizes = np.array([self._resized_size(*size) for size in sizes])
@@ -167,10 +167,10 @@ class ResizedImages:
             raise
 
     def _each(self, look: Callable[[int], T]) -> Iterator[T]:
-        """What `look` gives for every image, in order; a few are computed ahead."""
+        """Yields `look(index)` for every image in order; a few are computed in advance."""
         count = len(self.images)
         with (
-            ThreadPoolExecutor() as pool,  # Pillow decodes outside Python's lock
+            ThreadPoolExecutor() as pool,  # Pillow releases Python's global lock to decode
             tqdm(total=count, **_BAR) as bar,
         ):
             ahead: deque[Future[T]] = deque()
@@ -212,9 +212,9 @@ class ResizedImages:
 
 
 def resized_bytes(images: ImageSet, settings: Preprocessing, channels: int) -> int:
-    """About how many bytes the resized images of a domain take.
+    """Estimates how many bytes the resized images of a domain take.
 
-    By the headers of a hundred of them where sizes differ; 0 where those are not in files.
+    If sizes differ, it reads the headers of about a hundred files; without files it returns 0.
     """
     c, count = settings, len(images)
     if c.preprocess == "resize_and_crop":
@@ -230,13 +230,13 @@ def resized_bytes(images: ImageSet, settings: Preprocessing, channels: int) -> i
 
 
 def augment(image, crop, flip, seed):
-    """A random crop, a random flip, and the networks' range.
+    """Crops and flips an image at random, and scales it to [-1, 1].
 
     Args:
-        image: uint8 `[h, w, c]`, a tensor.
+        image: a uint8 tensor `[h, w, c]`.
         crop: side of the crop, or None.
-        flip: whether to mirror every second image, left to right.
-        seed: int64 `[2]`; the same seed gives the same draw.
+        flip: whether to flip the image left to right with probability 0.5.
+        seed: int64 `[2]`; the same random seed gives the same crop and flip.
 
     Returns:
         float32 `[crop, crop, c]`, or `[h, w, c]`, in [-1, 1].

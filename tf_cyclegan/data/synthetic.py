@@ -1,8 +1,8 @@
-"""The embedded data set `synthetic/summer2winter`: landscapes drawn by code, no download.
+"""Draws the embedded dataset `synthetic/summer2winter`: landscapes that need no download.
 
-A scene is a list of polygons, each with the name of what it shows. Only the palette knows the
-season, so the two seasons of one scene differ in colour and in nothing else: the map between
-them is nearly local and invertible, and its truth is known.
+A scene is a list of polygons, each with the name of what it shows. Only the palette depends on the
+season, so the two seasons of a scene differ only in color: the mapping between them is nearly local
+and invertible, and its ground truth is known.
 """
 
 import numpy as np
@@ -14,8 +14,8 @@ TRAIN = 400  # images of each season
 TEST = 24
 SEASONS = {"a": "summer", "b": "winter"}
 
-# Colours at shade 0 and at shade 1. Different things of one season differ in colour, else the
-# map would have no inverse. From summer to winter some get lighter, some darker, and some only
+# Colors at shade 0 and at shade 1. Different objects have different colors in each season, so that
+# the mapping is invertible. From summer to winter some get lighter, some darker, and some only
 # change hue, so that no single tone curve explains the season.
 _COLORS = {
     #               summer               winter
@@ -43,7 +43,7 @@ _COLORS = {
     "violet top":   ("#9a62b8 #9a62b8", "#ebd9f7 #ebd9f7"),
 }  # fmt: skip
 
-# What a translation must leave alone.
+# Colors that a translation must not change.
 _FIXED = {
     "red": "#c43c2e",
     "blue": "#424eb4",
@@ -72,8 +72,8 @@ _PALETTES = {
     for column, season in enumerate(SEASONS.values())
 }
 
-# Name in the palette, shade in [0, 1], corners [n, 2] as (x, y). In a scene x and y run over
-# [0, 1] from the upper left. A single thing stands on (0, 0), about 1 high, with y downward.
+# Name in the palette, shade in [0, 1], corners [n, 2] as (x, y). In a scene, x and y are in [0, 1]
+# from the upper left. A single object stands on (0, 0) and is about 1 high; y points down.
 _Shape = tuple[str, float, np.ndarray]
 
 _TURN = np.linspace(0, 2 * np.pi, 32, endpoint=False)
@@ -102,10 +102,10 @@ def _cloud(rng: np.random.Generator) -> list[_Shape]:
 
 
 def _mountain(rng: np.random.Generator, name: str) -> list[_Shape]:
-    """A peak 1 high, lit from the left, with its cap apart: rock in summer, snow in winter."""
+    """Draws a peak of height 1, lit from the left, with a cap of rock in summer, snow in winter."""
     lean, left, right = rng.uniform(-0.15, 0.15), -rng.uniform(0.8, 1.2), rng.uniform(0.8, 1.2)
     cap = rng.uniform(0.35, 0.5)
-    fold = np.array((0, 0.6 * cap, cap, 0.75, 1))  # the edge between light and shade, downward
+    fold = np.array((0, 0.6 * cap, cap, 0.75, 1))  # the edge between light and shade, top to bottom
     ridge = np.stack([lean + fold * rng.uniform(-0.25, 0.35, 5), fold - 1], axis=1)
     shapes = []
     for shade, foot in ((1.0, left), (0.0, right)):
@@ -162,7 +162,7 @@ def _house(rng: np.random.Generator, roof: str) -> list[_Shape]:
 
 
 def _hill(rng: np.random.Generator, name: str, top: float) -> list[_Shape]:
-    """Ground from a rolling crest down to the lower edge, in stripes that get lighter."""
+    """Draws the ground from a wavy crest to the lower edge, in stripes that get lighter."""
     x = np.linspace(0, 1, 25)
     waves, phases = rng.uniform((0.5, 1.5), (1.2, 2.5)), rng.uniform(0, 2 * np.pi, 2)
     crest = np.sin(2 * np.pi * np.outer(x, waves) + phases) @ (0.03, 0.012)
@@ -174,8 +174,11 @@ def _hill(rng: np.random.Generator, name: str, top: float) -> list[_Shape]:
 
 
 def _scene(rng: np.random.Generator, unit: np.ndarray) -> list[_Shape]:
-    """Draws a scene, far to near. `unit` [2] is the short side as a fraction of (width, height):
-    it keeps houses and trees upright and in proportion in an image that is not square."""
+    """Draws a scene from far to near.
+
+    `unit` [2] is the shorter side as a fraction of (width, height): it keeps the proportions of
+    houses and trees in images that are not square.
+    """
     shapes: list[_Shape] = []
 
     def put(things: list[_Shape], x: float, y: float, width: float, height: float) -> None:
@@ -219,11 +222,11 @@ def _scene(rng: np.random.Generator, unit: np.ndarray) -> list[_Shape]:
         x, y = rng.uniform(-0.55, 0.55, 2) * (lake_rx, lake_ry) + (lake_x, lake_y)
         shapes.append(_ellipse("glint", 0, x, y, rng.uniform(0.03, 0.08), 0.004))
 
-    # houses and trees, those behind first
+    # houses and trees, the farthest first
     houses = rng.integers(1, 4)
     places, roofs = rng.permutation(3)[:houses], rng.permutation(_ROOFS)[:houses]
     standing = []
-    views = [(lake_x, lake_y, 0.6 * lake_rx)]  # what no tree may hide
+    views = [(lake_x, lake_y, 0.6 * lake_rx)]  # places that no tree may hide
     for place, roof in zip(places, roofs, strict=True):
         x = (place + rng.uniform(0.3, 0.7)) / 3
         y = rng.uniform(horizon + 0.14, lake_y - lake_ry - 0.02)
@@ -246,16 +249,16 @@ def _scene(rng: np.random.Generator, unit: np.ndarray) -> list[_Shape]:
 def landscape(index: int, season: str, height: int, width: int, seed: int = 0) -> np.ndarray:
     """Draws scene number `index` of the series `seed` in one season.
 
-    The scene depends on `(seed, index)` only, so the other season of the same arguments is the
-    true translation, and another size shows the same scene. Equal arguments give equal bytes
-    for as long as NumPy and Pillow keep their versions.
+    The scene depends only on `(seed, index)`: the other season with the same arguments is the
+    ground truth of a translation, and another size shows the same scene. Equal arguments give equal
+    bytes with the same versions of NumPy and Pillow.
 
     Args:
-        index: not negative.
+        index: number of the scene, 0 or more.
         season: `"summer"` or `"winter"`.
-        height: of the image in pixels.
-        width: of the image in pixels.
-        seed: not negative.
+        height: image height in pixels.
+        width: image width in pixels.
+        seed: random seed of the series, 0 or more.
 
     Returns:
         uint8 RGB image [height, width, 3].
@@ -270,7 +273,7 @@ def landscape(index: int, season: str, height: int, width: int, seed: int = 0) -
     size = np.array((width, height))
     scene = _scene(np.random.default_rng((seed, index)), min(size) / size)
 
-    # Pillow draws without antialiasing: draw larger, then average.
+    # Pillow draws without antialiasing, so draw a larger image and average it.
     scale = min(max(2048 // max(height, width), 2), 4)
     canvas = Image.new("RGB", (width * scale, height * scale))
     draw = ImageDraw.Draw(canvas)
@@ -283,7 +286,7 @@ def landscape(index: int, season: str, height: int, width: int, seed: int = 0) -
 
 
 def synthetic_sets(side: int, paired: bool = False) -> dict[str, ImageSet]:
-    """The embedded data set at `side` pixels; its training seasons show other scenes, or pairs."""
+    """Returns the embedded dataset at `side` pixels, with paired or unpaired training images."""
 
     def images(first, count, season):
         return ImageSet(

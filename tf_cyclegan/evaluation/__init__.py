@@ -1,1 +1,1 @@
-"""Measures of translations, and images of them side by side."""
+"""Measures translations, and shows them side by side."""

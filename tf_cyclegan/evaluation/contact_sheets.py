@@ -1,4 +1,4 @@
-"""Images beside each other: as one image, and as a page for the browser."""
+"""Shows images side by side, as a contact sheet and as an HTML page."""
 
 import hashlib
 import html
@@ -14,11 +14,11 @@ COLUMNS = "real_a fake_b cycle_a same_a real_b fake_a cycle_b same_b".split()
 
 
 def contact_sheet(columns: dict[str, list[np.ndarray]], scale: int = 1) -> np.ndarray:
-    """Lays images out side by side, each column under its name.
+    """Draws a contact sheet, with a name above each column of images.
 
     Args:
-        columns: name -> images, uint8 `[h, w, 1 or 3]`, all of one size; as many in each.
-        scale: whole number that small images are enlarged by.
+        columns: name -> images, uint8 `[h, w, 1 or 3]`, all of one size; the same number in each.
+        scale: integer factor to enlarge small images by.
 
     Returns:
         uint8 `[height, width, 3]`, on white.
@@ -46,7 +46,7 @@ def contact_sheet(columns: dict[str, list[np.ndarray]], scale: int = 1) -> np.nd
     return np.asarray(sheet)
 
 
-THUMBNAIL = 384  # pixels of the longer side on a page
+THUMBNAIL = 384  # pixels, the maximum longer side on a page
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -68,14 +68,14 @@ IMAGE = """<img src="{source}" alt="{alt}" width="{width}" height="{height}" loa
 
 
 class Page:
-    """A page of real images beside their translations, which it links to.
+    """An HTML page of real images next to their translations, with links to the translations.
 
-    It refers to small copies of both, in the folder FILES beside it, which a browser fetches when
-    they are scrolled to: some hundred bytes of HTML for each image.
+    It shows small copies of both from the folder FILES next to it, which a browser loads when you
+    scroll to them: each image takes only some hundred bytes of HTML.
 
     Args:
-        title: its heading.
-        folder: where the page and the translations lie.
+        title: the heading of the page.
+        folder: the folder of the page and of the translations.
     """
 
     FILES = "index_files"
@@ -86,13 +86,13 @@ class Page:
         self.figures: list[str] = []
 
     def add(self, name: str, real: np.ndarray, fake: np.ndarray):
-        """Adds a row: uint8 `[h, w, 1 or 3]` each, shown at THUMBNAIL pixels at most.
+        """Adds a row of two images, shown at THUMBNAIL pixels at most.
 
         Args:
-            name: of the translation's file in the folder.
-            real, fake: the images.
+            name: the translation's file name in the folder.
+            real, fake: the images, uint8 `[h, w, 1 or 3]`.
         """
-        # Not the name itself, which may be as long as a name can be, and hold any characters.
+        # A hash, since the name itself may have the maximum length and any characters.
         stem = hashlib.sha256(os.fsencode(name)).hexdigest()[:20]
         self.figures.append(
             FIGURE.format(
@@ -104,7 +104,7 @@ class Page:
         )
 
     def text(self) -> str:
-        """The HTML."""
+        """Returns the HTML of the page."""
         return PAGE.format(title=html.escape(self.title), figures="\n".join(self.figures))
 
     def _image(self, image, file_name, alt):
@@ -118,7 +118,7 @@ class Page:
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """uint8 `[h, w, 1 or 3]` -> the same, scaled down to THUMBNAIL pixels where it has more."""
+    """Scales an image, uint8 `[h, w, 1 or 3]`, down to THUMBNAIL pixels if it is larger."""
     pil = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     pil.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.asarray(pil).reshape(pil.height, pil.width, -1)

@@ -1,6 +1,6 @@
-"""How far sets of images are apart, and how varied one is, on feature vectors.
+"""Measures the distance between sets of images, and the diversity of one, on feature vectors.
 
-The numbers depend on the network that made the features, and on its resizing: see `features.py`.
+The numbers depend on the feature network and on its resizing: see `features.py`.
 """
 
 from collections.abc import Iterator
@@ -8,29 +8,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# On 80 photos and SqueezeNet features, healthy and merely weak translations (unchanged, negative,
-# gray, blurred) had 0.6 to 1.2 of the inputs' or targets' variety; one to ten outputs for all, with
-# noise of up to 15 levels or 15 % of the input shining through, had at most 0.2.
+# On 80 photos and SqueezeNet features, good and merely weak translations (unchanged, negative,
+# gray, blurred) had 0.6 to 1.2 of the inputs' or targets' diversity. Collapsed ones had at most
+# 0.2: one to ten different outputs, with noise of up to 15 levels or 15 % of the input blended in.
 COLLAPSED_BELOW = 0.25
-BLOCK = 2048  # rows whose distances to all others are in memory at a time
+BLOCK = 2048  # rows whose distances to all others are computed at a time
 
 
 def fid(real: np.ndarray, fake: np.ndarray) -> float:
-    """Frechet distance of two Gaussians fitted to the sets (Heusel et al. 2017).
+    """Computes the Frechet distance of two Gaussians fitted to the sets (Heusel et al. 2017).
 
-    Biased upwards where rows are few: compare only sets of the same sizes, and prefer `kid` below
-    some thousand images.
+    With few rows it is biased upwards: compare only sets of the same sizes, and prefer `kid` below
+    a few thousand images.
 
     Args:
         real, fake: `[n, d]` and `[m, d]`, 2 or more rows each; computed in float64.
 
     Raises:
-        ValueError: fewer rows, another d, or values that are not finite.
+        ValueError: there are fewer rows, d differs, or values are not finite.
     """
     real, fake = _checked(real, fake)
     offset = real.mean(0) - fake.mean(0)
     # F'F is the covariance. The trace of sqrt(C1 C2) is the sum of singular values of F1 F2',
-    # which stays exact where a covariance is singular and a matrix root does not.
+    # which stays exact for singular covariances, unlike a matrix root.
     f1, f2 = (np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1)).R for x in (real, fake))
     variances = np.square(f1).sum() + np.square(f2).sum()
     return float(offset @ offset + variances - 2 * np.linalg.norm(f1 @ f2.T, "nuc"))
@@ -39,22 +39,22 @@ def fid(real: np.ndarray, fake: np.ndarray) -> float:
 def kid(
     real: np.ndarray, fake: np.ndarray, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Kernel distance (Binkowski et al. 2018): unbiased MMD^2 with kernel (x.y / d + 1)^3.
+    """Computes the unbiased MMD^2 with kernel (x.y / d + 1)^3 (Binkowski et al. 2018).
 
-    Unbiased, so 0 on average for sets of one distribution, and sometimes negative.
+    For sets of the same distribution it is 0 on average, and sometimes negative.
 
     Args:
         real, fake: `[n, d]` and `[m, d]`, 2 or more rows each; computed in float64.
-        subsets: how many times a subset of each is drawn, without replacement.
-        subset_size: rows of one, at most those of the smaller set.
-        seed: of the draws.
+        subsets: how many times to draw a subset of each, without replacement.
+        subset_size: rows of a subset, limited to the size of the smaller set.
+        seed: random seed of the subsets.
 
     Returns:
         Mean and standard deviation over the subsets. Subsets overlap, so the deviation understates
-        the error, and it is 0 where each is a whole set.
+        the error; it is 0 if each subset is a whole set.
 
     Raises:
-        ValueError: fewer rows, another d, values that are not finite, or no subset to draw.
+        ValueError: there are fewer rows, d differs, values are not finite, or no subset is drawn.
     """
     real, fake = _checked(real, fake)
     size = min(subset_size, len(real), len(fake))
@@ -70,21 +70,23 @@ def kid(
 
 
 def diversity(features: np.ndarray) -> float:
-    """Mean Euclidean distance over all pairs of rows of `[n, d]`, n at least 2."""
+    """Computes the mean Euclidean distance over all pairs of rows of `[n, d]`, n at least 2."""
     (rows,) = _checked(features)
     total = sum(block.sum() for block in _distances(rows, rows))
     return float(total / (len(rows) * (len(rows) - 1)))
 
 
 def recall(real: np.ndarray, fake: np.ndarray, k: int = 5) -> float:
-    """Share of real rows in a ball around a fake row that reaches to its k-th nearest other fake
-    (Kynkäänniemi et al. 2019): how much of the real variety the fakes span.
+    """Computes how much of the real diversity the fakes span (Kynkäänniemi et al. 2019).
+
+    This is the share of real rows that are at least as near to a fake row as the k-th nearest
+    neighbor of that row among the fakes.
 
     Args:
         real, fake: `[n, d]` and `[m, d]`, m above k.
 
     Raises:
-        ValueError: too few rows, another d, or values that are not finite.
+        ValueError: there are too few rows, d differs, or values are not finite.
     """
     real, fake = _checked(real, fake)
     radii = _radii(fake, k)
@@ -93,14 +95,16 @@ def recall(real: np.ndarray, fake: np.ndarray, k: int = 5) -> float:
 
 
 def coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> float:
-    """Share of real rows whose ball, up to its k-th nearest other real, holds a fake row (Naeem et
-    al. 2020). Unlike `recall`, far-off fakes cannot raise it.
+    """Computes the share of real rows that have a fake row nearby (Naeem et al. 2020).
+
+    Nearby means at most as far as the k-th nearest neighbor among the real rows. Unlike `recall`,
+    it does not increase with outliers among the fakes.
 
     Args:
         real, fake: `[n, d]` and `[m, d]`, n above k.
 
     Raises:
-        ValueError: too few rows, another d, or values that are not finite.
+        ValueError: there are too few rows, d differs, or values are not finite.
     """
     real, fake = _checked(real, fake)
     nearest = np.concatenate([block.min(axis=1) for block in _distances(real, fake)])
@@ -109,14 +113,14 @@ def coverage(real: np.ndarray, fake: np.ndarray, k: int = 5) -> float:
 
 @dataclass(frozen=True)
 class Collapse:
-    """What `collapse` found.
+    """The result of `collapse`.
 
     Attributes:
         inputs, fakes, targets: the `diversity` of each set.
-        twins: median distance of a fake to its nearest other, as a share of the smaller such
+        twins: median distance of a fake to its nearest neighbor, as a share of the smaller such
             median of inputs and targets.
         recall, coverage: of the targets by the fakes.
-        collapsed: whether the generator gives one or a few outputs, whatever it is given.
+        collapsed: whether the generator has only one or a few different outputs.
         verdict: one sentence with the numbers and the threshold.
     """
 
@@ -131,50 +135,50 @@ class Collapse:
 
 
 def collapse(inputs: np.ndarray, fakes: np.ndarray, targets: np.ndarray) -> Collapse:
-    """Whether a generator gives one or a few outputs whatever it is given.
+    """Detects whether a generator has only one or a few different outputs.
 
-    It is collapsed where the fakes' diversity is below `COLLAPSED_BELOW` of the smaller one of
-    inputs and targets (one output), or where the distance of a fake to its nearest other is, in the
-    median (a few outputs far apart, which diversity alone would pass). Recall and coverage are
-    reported, but decide nothing: they are as low for one that changes nothing, and well-placed few
-    outputs cover most targets.
+    Two numbers are compared with the smaller of those of inputs and targets: the diversity, which
+    is low for one output, and the median distance to the nearest neighbor, which is also low for a
+    few outputs far apart. The generator is collapsed if either is below `COLLAPSED_BELOW`. Recall
+    and coverage are reported only: they are just as low for a generator that changes nothing, and a
+    few well-placed outputs cover most targets.
 
     Args:
-        inputs, fakes, targets: `[n, d]`, 6 or more rows each, of inputs as different as targets;
-            fakes are the translations of inputs.
+        inputs, fakes, targets: `[n, d]`, 6 or more rows each; inputs should be as diverse as
+            targets. Fakes are the translations of inputs.
 
     Raises:
-        ValueError: too few rows, another d, values that are not finite, or inputs or targets of
-            which most are duplicates.
+        ValueError: there are too few rows, d differs, values are not finite, or most inputs or
+            targets are duplicates.
     """
     sets = _checked(inputs, fakes, targets)
     spread = [diversity(rows) for rows in sets]
     nearest = [float(np.median(_radii(rows, 1))) for rows in sets]
     if 0 in (spread[0], spread[2], nearest[0], nearest[2]):
-        raise ValueError("most inputs or targets are equal images: leave out the duplicates.")
+        raise ValueError("most inputs or targets are identical: leave out the duplicates.")
     found, covered = recall(targets, fakes), coverage(targets, fakes)
     share, twins = (fakes / min(inputs, targets) for inputs, fakes, targets in (spread, nearest))
     collapsed = min(share, twins) < COLLAPSED_BELOW
     verdict = (
         f"{'Collapsed' if collapsed else 'Not collapsed'}: the translations' diversity is "
-        f"{share:.2f} and the distance to their nearest other {twins:.2f} of the inputs' or "
-        f"targets' own, whichever is smaller (collapsed below {COLLAPSED_BELOW}); they recall "
+        f"{share:.2f} and the distance to their nearest neighbor {twins:.2f} of that of the inputs "
+        f"or targets, whichever is smaller (collapsed below {COLLAPSED_BELOW}); they recall "
         f"{found:.0%} of the targets and cover {covered:.0%}."
     )
     return Collapse(spread[0], spread[1], spread[2], twins, found, covered, collapsed, verdict)
 
 
 def _checked(*sets: np.ndarray) -> list[np.ndarray]:
-    """The sets in float64, or a ValueError about the first that is wrong."""
+    """Returns the sets in float64, or raises a ValueError about the first invalid one."""
     arrays = [np.asarray(rows, np.float64) for rows in sets]
     for rows in arrays:
         if rows.ndim != 2 or rows.shape[1] < 1:
-            raise ValueError(f"features of {rows.shape}: they must be [n, d].")
+            raise ValueError(f"features have shape {rows.shape}: they must be [n, d].")
         if len(rows) < 2:
             raise ValueError(f"a set of {len(rows)} is too small: use 2 or more images.")
         if rows.shape[1] != arrays[0].shape[1]:
             raise ValueError(
-                f"features of {arrays[0].shape} and {rows.shape}: take both by one network."
+                f"features have shapes {arrays[0].shape} and {rows.shape}: use the same network."
             )
         if not np.isfinite(rows).all():
             raise ValueError("features hold NaN or infinity: check the network and its images.")
@@ -186,8 +190,8 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
-    """Euclidean, `[n, m]`, in blocks of rows; exactly 0 on the diagonal of a set with itself."""
-    same, centre = x is y, x.mean(0)  # centred: less is lost in the difference of squares
+    """Yields Euclidean distances `[n, m]` in blocks of rows; exactly 0 from a row to itself."""
+    same, centre = x is y, x.mean(0)  # centering reduces rounding in the difference of squares
     x, y = x - centre, y - centre
     for top in range(0, len(x), BLOCK):
         rows = x[top : top + BLOCK]
@@ -198,10 +202,10 @@ def _distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _radii(rows: np.ndarray, k: int) -> np.ndarray:
-    """The distance of each row to its k-th nearest other, `[n]`."""
+    """Returns the distance of each row to its k-th nearest neighbor, `[n]`."""
     if not 1 <= k < len(rows):
         raise ValueError(
-            f"{len(rows)} images have no {k}-th nearest other: use {k + 1} or more images."
+            f"{len(rows)} images have no {k}-th nearest neighbor: use {k + 1} or more images."
         )
     nearest = [np.partition(block, k, axis=1)[:, k] for block in _distances(rows, rows)]
     return np.concatenate(nearest)

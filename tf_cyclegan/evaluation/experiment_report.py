@@ -1,4 +1,4 @@
-"""What an experiment found: its table, as a page in Markdown, and its figure."""
+"""Reports the results of an experiment as a page in Markdown, with tables and a figure."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tf_cyclegan.inference.translator import load_translator
 from tf_cyclegan.training.callbacks import read_losses
 from tf_cyclegan.training.run_folder import load_run_images
 
-# Column -> where it lies in one direction of evaluation.json, and its digits.
+# Column -> its keys in one direction of evaluation.json, and the digits to show.
 COLUMNS = {
     "truth L1": ("truth", "l1", 3),
     "PSNR": ("truth", "psnr", 1),
@@ -25,16 +25,17 @@ COLUMNS = {
     "collapsed": ("collapse", "collapsed", 0),
 }
 SHOWN = 3  # inputs of each direction on the figure
-NARROWEST = 192  # pixels of a column, for the variants' names above it
+NARROWEST = 192  # pixels of a column, wide enough for the variants' names above it
 
 
 def late_spread(path: Path, loss: str) -> float | None:
-    """How much a loss wanders: the standard deviation of its means over 20 equal parts of the last
-    quarter of a training.
+    """Measures how much a loss drifts late in a training run.
+
+    This is the standard deviation of its means over 20 equal parts of the last quarter.
 
     Args:
         path: a losses.csv.
-        loss: the name of its column; None is returned where there is none.
+        loss: the name of its column; without such a column, the result is None.
     """
     values = [row[loss] for row in read_losses(path) if loss in row]
     if not values:
@@ -44,11 +45,11 @@ def late_spread(path: Path, loss: str) -> float | None:
 
 
 def figure(runs: dict[str, Path], resize: int | None = None) -> np.ndarray:
-    """Test inputs, what each variant makes of them, and the truth: a2b above, b2a below.
+    """Draws test inputs, each variant's translations, and the ground truth: a2b above b2a.
 
     Args:
         runs: variant -> run folder, all on the same data.
-        resize: pixels that the longer side of inputs is scaled to first.
+        resize: scale inputs first so that their longer side has this many pixels.
 
     Returns:
         uint8 `[h, w, 3]`.
@@ -74,12 +75,12 @@ def figure(runs: dict[str, Path], resize: int | None = None) -> np.ndarray:
 def page(
     title: str, question: str, command: str, results: dict[str, list[dict]], drawn: bool = True
 ) -> str:
-    """An experiment in Markdown: a table for each direction, and figure.png.
+    """Describes an experiment in Markdown: a table for each direction, and figure.png.
 
     Args:
-        title, question: what it is called, and what it asks.
-        command: that reproduces it.
-        results: variant -> the content of evaluation.json, of each seed.
+        title, question: the experiment's name, and the question that it answers.
+        command: the command that reproduces it.
+        results: variant -> the content of evaluation.json for each seed.
         drawn: whether there is a figure.png.
     """
     runs = next(iter(results.values()))
@@ -92,14 +93,14 @@ def page(
         f"({counts['inputs']} and {counts['targets']} images; sizes: {protocol['sizes']}), "
         f"{protocol['step']} steps. "
         f"Distances are on {protocol['features']}. `d spread` is how much the loss of the "
-        "discriminator in the target domain wanders in the last quarter of the training.",
+        "target domain's discriminator drifts in the last quarter of the training run.",
     ]
     for direction in ("a2b", "b2a"):
         table = {
             column: [cell([run[direction] for run in runs], *where) for runs in results.values()]
             for column, where in COLUMNS.items()
         }
-        # What nothing fills is left out, such as the truth where it is not known.
+        # Empty columns are left out, such as those of an unknown ground truth.
         table = {column: cells for column, cells in table.items() if any(cells)}
         lines.append(f"\n## {direction}\n")
         lines.append(f"| | {' | '.join(table)} |\n{'|---' * (len(table) + 1)}|")
@@ -114,20 +115,20 @@ def page(
 
 
 def untranslated(scores: dict[str, Any], group: str, name: str | None, digits: int) -> str:
-    """The same number of the inputs as they are, where there is one."""
+    """Formats the same number for the untranslated inputs; empty if there is none."""
     values = scores[group].get("untranslated", {}) if isinstance(scores[group], dict) else {}
     return f"{values[name]:.{digits}f}" if name in values else ""
 
 
 def cell(runs: list[dict[str, Any]], group: str, name: str | None, digits: int) -> str:
-    """Mean and range of a number over the seeds, or how often something was; empty for None."""
+    """Formats mean and range of a number over the seeds, or counts True; empty for None."""
     groups = [run[group] for run in runs]
     values = [g if name is None or g is None else g[name] for g in groups]
     if None in values:
         return ""
     if isinstance(values[0], bool):
         return f"{sum(values)} of {len(values)}"
-    # + 0.0: a small negative number is rounded to 0, not to -0.
+    # + 0.0 turns -0.0 into 0.0 for small negative numbers.
     mean, low, high = (
         f"{round(float(value), digits) + 0.0:.{digits}f}"
         for value in (np.mean(values), min(values), max(values))

@@ -1,7 +1,7 @@
-"""Images to feature vectors, by a network that was trained on other images.
+"""Computes feature vectors of images with a pretrained network.
 
-Two kinds: Inception, whose distances may stand beside published ones, and any Keras network, whose
-distances are relative: they say better or worse between two runs that used the same file.
+There are two kinds: Inception, whose distances you can compare with published ones, and any Keras
+network, whose distances only compare training runs that were measured with the same file.
 """
 
 import hashlib
@@ -22,23 +22,23 @@ from tf_cyclegan.evaluation.squeezenet import load_squeezenet
 from tf_cyclegan.model_archive import count_weights, load_model, reason
 
 BATCH = 32
-# Caffe preprocessing: the mean colour of ImageNet in the order blue, green, red.
+# Caffe preprocessing: the mean color of ImageNet in the order blue, green, red.
 CAFFE_MEAN = np.array([103.939, 116.779, 123.68], np.float32)
 INCEPTION_FILE = "inception-2015-12-05.pt"
-# TorchScript is a program: only the one that clean-fid means is run.
+# TorchScript is executable code: only the file that clean-fid expects is run.
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
 
 
 @dataclass(frozen=True)
 class Features:
-    """A function of images to feature vectors, and what a report must say about it.
+    """A function from images to feature vectors, with a description for reports.
 
     Attributes:
-        name: the network.
-        sha256: of its weights file, in hexadecimal.
-        resizing: how images come to the size that the network takes, in words.
-        one_size: whether images must all be of one size, because none are resized.
-        prepare: uint8 `[h, w, 3]` -> one image as the network takes it.
+        name: the network's name.
+        sha256: SHA-256 of its weights file, in hexadecimal.
+        resizing: how images are resized to the network's input size, in words.
+        one_size: whether all images must have the same size, because they are not resized.
+        prepare: uint8 `[h, w, 3]` -> one preprocessed image.
         network: a batch of such images -> float32 `[n, d]`.
     """
 
@@ -50,7 +50,7 @@ class Features:
     network: Callable[[np.ndarray], np.ndarray] = field(repr=False)
 
     def __call__(self, images: Iterable[np.ndarray]) -> np.ndarray:
-        """Feature vectors, in the order of the images.
+        """Computes feature vectors in the order of the images.
 
         Args:
             images: uint8 `[h, w, 1 or 3]`, read one batch at a time; gray becomes RGB.
@@ -59,44 +59,44 @@ class Features:
             float32 `[n, d]`.
 
         Raises:
-            ValueError: no images, images of another kind, or of several sizes where the
-                network takes them as they are.
+            ValueError: there are no images, they have another shape or dtype, or they differ in
+                size and the network does not resize them.
         """
         rows: list[np.ndarray] = []
         prepared = (self.prepare(_rgb(image)) for image in images)
         for shape, group in groupby(prepared, np.shape):
             if self.one_size and rows:
                 raise ValueError(
-                    f"{self.name} takes images as they are, and one of {shape[:2]} follows "
+                    f"{self.name} does not resize images, and one of {shape[:2]} follows "
                     "others: resize them all to one size first."
                 )
             while batch := list(islice(group, BATCH)):
                 rows.append(self.network(np.stack(batch)).astype(np.float32))
         if not rows:
-            raise ValueError("there are no images to take features of: name a folder with some.")
+            raise ValueError("there are no images to compute features of: give a folder with some.")
         return np.concatenate(rows)
 
 
 def load_features(spec: str) -> Features:
-    """A feature network by name or file.
+    """Loads a feature network by name or file.
 
-    "inception-clean", short "inception": Inception v3 of Heusel et al. 2017 by the library
-    clean-fid; images of any size are resized to 299 x 299 by Pillow's antialiased bicubic
-    (Parmar et al. 2022). "inception-legacy": the same, but resized inside the network by bilinear
-    interpolation without antialiasing, as in the first FID code and most published numbers.
-    The two differ by several points: never compare one with the other. Weights are fetched once.
+    "inception-clean", or "inception" for short: Inception v3 of Heusel et al. 2017 from the library
+    clean-fid; images of any size are resized to 299 x 299 with Pillow's antialiased bicubic filter
+    (Parmar et al. 2022). "inception-legacy": the same, but resized inside the network with bilinear
+    interpolation without antialiasing, as in the first FID code and most published numbers. The two
+    differ by several points: never compare one with the other. Weights are downloaded once.
 
-    `FILE.keras` or `FILE.h5`: a whole Keras network (architecture and weights) of one RGB image
-    in, a map or a vector out; a map is averaged over its pixels. It gets Caffe preprocessing: blue,
-    green, red, 0 to 255, minus `CAFFE_MEAN`. Files with code inside (Lambda layers) are refused.
-    Weights without an architecture are too, but for those of SqueezeNet (`squeezenet.py`).
+    `FILE.keras` or `FILE.h5`: a Keras network (architecture and weights) that maps one RGB image to
+    a feature map or a vector; a map is averaged over its pixels. It gets Caffe preprocessing: blue,
+    green, red, 0 to 255, minus `CAFFE_MEAN`. Files that contain code (Lambda layers) are rejected.
+    So are weights without an architecture, except those of SqueezeNet (`squeezenet.py`).
 
     Args:
         spec: one of these names, or a path.
 
     Raises:
-        ValueError: the name is unknown, the file is no such network, or the Inception weights or
-            the packages for them cannot be had.
+        ValueError: the name is unknown, the file is not such a network, or the Inception weights or
+            their packages are not available.
     """
     if spec in ("inception", "inception-clean"):
         return _inception("clean")
@@ -104,8 +104,8 @@ def load_features(spec: str) -> Features:
         return _inception("legacy")
     if Path(spec).suffix.lower() not in (".keras", ".h5"):
         raise ValueError(
-            f"{spec} names no features: use inception-clean, inception-legacy, or the path of a "
-            "Keras network that ends in .keras or .h5."
+            f"{spec} is not a feature network: use inception-clean, inception-legacy, or the path "
+            "of a Keras network that ends in .keras or .h5."
         )
     return _keras(Path(spec))
 
@@ -113,8 +113,8 @@ def load_features(spec: str) -> Features:
 def _rgb(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ValueError(
-            f"features are of images, uint8 [h, w, 1 or 3], not of {image.dtype} "
-            f"{list(image.shape)}: read them by read_image."
+            f"features need images, uint8 [h, w, 1 or 3], not {image.dtype} "
+            f"{list(image.shape)}: read them with read_image."
         )
     return to_channels(image, 3)
 
@@ -124,14 +124,14 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 
 def _keras(path: Path) -> Features:
     if not path.is_file():
-        raise ValueError(f"{path} is not there: name a Keras network by its file.")
+        raise ValueError(f"{path} does not exist: give the file of a Keras network.")
     try:
         network = _network(path)
-    except Exception as error:  # Keras raises nearly anything on files of other kinds
+    except Exception as error:  # Keras raises many kinds of exceptions on invalid files
         raise ValueError(
-            f"{path} cannot be loaded ({reason(error)}): use a whole network saved by model.save."
+            f"{path} cannot be loaded ({reason(error)}): use a network saved with model.save."
         ) from None
-    # Lists of shapes where there are several; subclassed models have none.
+    # Models with several inputs have a list of shapes; subclassed models have none.
     shape, output = (getattr(network, f"{side}_shape", None) for side in ("input", "output"))
     if (
         not (isinstance(shape, tuple) and isinstance(output, tuple))
@@ -139,7 +139,7 @@ def _keras(path: Path) -> Features:
         or len(output) not in (2, 4)
     ):
         raise ValueError(
-            f"{path} maps {shape} to {output}: use a network of [n, h, w, 3] to [n, d] or "
+            f"{path} maps {shape} to {output}: use a network from [n, h, w, 3] to [n, d] or "
             "[n, h, w, d]."
         )
     size = None if shape[1] is None else shape[1:3]
@@ -206,7 +206,7 @@ def _inception(resizing: str) -> Features:
 
 
 def _inception_weights(downloads_helper) -> Path:
-    """The weights file, fetched by clean-fid where it is not there yet, and checked."""
+    """Returns the weights file, which clean-fid downloads if needed, and checks its hash."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tf_cyclegan"
     path = cache / INCEPTION_FILE
     if not path.is_file():
@@ -216,12 +216,12 @@ def _inception_weights(downloads_helper) -> Path:
                 os.replace(downloads_helper.check_download_inception(part), path)
         except OSError as error:
             raise ValueError(
-                f"the Inception weights cannot be fetched ({error}): "
-                f"put {downloads_helper.inception_url} at {path}"
+                f"the Inception weights cannot be downloaded ({error}): "
+                f"save {downloads_helper.inception_url} as {path}"
             ) from None
     if _sha256(path) != INCEPTION_SHA256:
         raise ValueError(
-            f"{path} is not the file that clean-fid means, by its SHA-256: remove it, and put "
+            f"{path} does not have the SHA-256 that clean-fid expects: remove it, and save "
             f"{downloads_helper.inception_url} there."
         )
     return path

@@ -1,4 +1,4 @@
-"""How near images come to those they should equal: the truth, the cycle's start, a label map."""
+"""Compares images with what they should equal: ground truth, cycle input, or label map."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from tf_cyclegan.data.image_files import ImageSet, to_channels
 
-# Colours of label maps, RGB. Cityscapes: its 19 training classes, from road to bicycle, and what is
-# left out of them. Facades: the 12 classes of the CMP base.
+# RGB colors of label maps. Cityscapes: its 19 training classes, from road to bicycle, and the color
+# of unlabeled pixels. Facades: the 12 classes of the CMP base.
 PALETTES = {
     "cityscapes": """
         804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98
@@ -21,7 +21,7 @@ PALETTES = {
     """,
 }
 
-SSIM_SIDE = 11  # pixels: of the window that SSIM compares
+SSIM_SIDE = 11  # pixels, side of the window that SSIM compares
 
 _MEASURES: dict[str, Callable] = {
     "l1": lambda image, true: np.abs(image.astype(np.float64) - true).mean() / 127.5,
@@ -33,12 +33,12 @@ _MEASURES: dict[str, Callable] = {
 
 
 def score_translations(translate: Callable, real: ImageSet, truth: ImageSet):
-    """`truth_scores` of a set's translations, and of the untranslated images for comparison.
+    """Computes `truth_scores` of translations, and of the untranslated images for comparison.
 
     Args:
-        translate: a function of image to image, from `translator`.
+        translate: a function from image to image, from `translator`.
         real: the images to translate.
-        truth: their true counterparts, in the same order.
+        truth: their ground truth, in the same order.
 
     Returns:
         `(scores of the translations, scores of the inputs)`.
@@ -52,13 +52,13 @@ def score_translations(translate: Callable, real: ImageSet, truth: ImageSet):
 
 
 def truth_scores(images, truth) -> dict[str, float]:
-    """Mean distance of images to their true counterparts.
+    """Computes the mean distance of images to their ground truth.
 
     Args:
-        images, truth: sequences of uint8 `[h, w, c]`, pair by pair of one size.
+        images, truth: sequences of uint8 `[h, w, c]`; both images of a pair have the same size.
 
     Returns:
-        "l1": mean absolute difference on the scale of [-1, 1] (0 is equal, 2 the most);
+        "l1": mean absolute difference on the scale of [-1, 1] (0 is equal, 2 the maximum);
         "psnr": mean peak signal-to-noise ratio in dB;
         "ssim": mean structural similarity (Wang et al. 2004), 1 is equal; NaN if an image has a
             side of fewer than SSIM_SIDE pixels.
@@ -67,10 +67,10 @@ def truth_scores(images, truth) -> dict[str, float]:
 
 
 def cycle_scores(real, again) -> dict[str, float]:
-    """How near images come back after there and back again; near is no proof of a translation.
+    """Computes how close cycled images are to the real ones; this does not judge the translation.
 
     Args:
-        real, again: sequences of uint8 `[h, w, c]`, pair by pair of one size.
+        real, again: sequences of uint8 `[h, w, c]`; both images of a pair have the same size.
 
     Returns:
         "l1" and "psnr", as in `truth_scores`.
@@ -79,7 +79,7 @@ def cycle_scores(real, again) -> dict[str, float]:
 
 
 def mean_scores(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each score over images, of which each has the same."""
+    """Returns the mean of each score over images that all have the same scores."""
     means = np.mean([list(row.values()) for row in rows], axis=0)
     return dict(zip(rows[0], means.tolist(), strict=True))
 
@@ -97,14 +97,13 @@ def _mean_over_pairs(images, truth, names) -> dict[str, float]:
 
 
 def color_shift(images: Iterable, others: Iterable) -> float:
-    """How far the mean colors of images are from those of their counterparts.
+    """Computes how far the mean colors of images are from those of their counterparts.
 
     Args:
-        images, others: uint8 `[h, w, 1 or 3]` in sRGB, pair by pair.
+        images, others: uint8 `[h, w, 1 or 3]` in sRGB, in pairs.
 
     Returns:
-        The mean distance in CIE L*a*b* (D65): 1 is about the least that is seen, 100 is black
-        against white.
+        The mean distance in CIE L*a*b* (D65): about 1 is just visible, 100 is black against white.
     """
     distances = [
         np.linalg.norm(_lab(image).mean((0, 1)) - _lab(other).mean((0, 1)))
@@ -114,29 +113,30 @@ def color_shift(images: Iterable, others: Iterable) -> float:
 
 
 def _lab(image: np.ndarray) -> np.ndarray:
-    """uint8 sRGB `[h, w, 1 or 3]` -> L*a*b* `[h, w, 3]` (IEC 61966-2-1, CIE 15)."""
+    """Converts uint8 sRGB `[h, w, 1 or 3]` to L*a*b* `[h, w, 3]` (IEC 61966-2-1, CIE 15)."""
     rgb = to_channels(image, 3) / 255.0
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = linear @ np.array(
         [[0.4124, 0.2126, 0.0193], [0.3576, 0.7152, 0.1192], [0.1805, 0.0722, 0.9505]]
     )
-    xyz = xyz / [0.9505, 1.0, 1.089]  # of white
+    xyz = xyz / [0.9505, 1.0, 1.089]  # the white point
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = np.moveaxis(f, -1, 0)
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
 def read_palette(spec: str) -> np.ndarray:
-    """The colours of label maps.
+    """Reads the colors of label maps.
 
     Args:
-        spec: a name in `PALETTES`, or a text file of colours such as `804080`, one a line or more.
+        spec: a name in `PALETTES`, or a text file of colors such as `804080`, separated by spaces
+            or newlines.
 
     Returns:
         uint8 `[classes, 3]`.
 
     Raises:
-        ValueError: it is neither, or something in the file is no such colour.
+        ValueError: it is neither, or something in the file is not a color.
     """
     text = PALETTES.get(spec)
     if text is None:
@@ -144,16 +144,18 @@ def read_palette(spec: str) -> np.ndarray:
             text = Path(spec).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             names = ", ".join(PALETTES)
-            raise ValueError(f"{spec} is no palette: use {names}, or a text file.") from None
+            raise ValueError(f"{spec} is not a palette: use {names}, or a text file.") from None
     colours = [word.removeprefix("#") for word in text.split()]
     for colour in colours:
         if not re.fullmatch("[0-9a-fA-F]{6}", colour):
-            raise ValueError(f"{spec}: {colour[:20]!r} is no colour: write red as ff0000.")
+            raise ValueError(f"{spec}: {colour[:20]!r} is not a color: write red as ff0000.")
     return np.array([list(bytes.fromhex(colour)) for colour in colours], np.uint8).reshape(-1, 3)
 
 
 def label_scores(images: Iterable, truth: Iterable, palette) -> dict[str, float]:
-    """How many pixels of label maps are right (Long et al. 2015): for photo -> labels only.
+    """Computes how many pixels of label maps are correct (Long et al. 2015).
+
+    Use it for photo -> labels only.
 
     These are the columns of the paper's tables on photo -> labels. Its FCN-score of labels -> photo
     has the same columns, but runs a trained segmentation network on the generated photos first,
@@ -166,29 +168,29 @@ def label_scores(images: Iterable, truth: Iterable, palette) -> dict[str, float]
             nearest; of equally near ones, the first.
 
     Returns:
-        "pixel_accuracy": share of right pixels;
-        "class_accuracy": that share in each class of the truth, mean over the classes there;
-        "iou": intersection over union, mean over the classes of the truth and the images.
+        "pixel_accuracy": share of correct pixels;
+        "class_accuracy": mean over the classes in the ground truth of that share in each;
+        "iou": intersection over union, mean over the classes in the ground truth and the images.
 
     Raises:
-        ValueError: no images, or the palette or an image has another form.
+        ValueError: there are no images, or the palette or an image has another shape.
     """
     return scores_of_counts(label_counts(images, truth, palette))
 
 
 def label_counts(images: Iterable, truth: Iterable, palette) -> np.ndarray:
-    """How many pixels of each class of the truth have each class, int64 `[classes, classes]`.
+    """Computes the confusion matrix of the pixels, int64 `[classes, classes]`, truth in rows.
 
-    Arguments and errors are those of `label_scores`, but for no images, which give zeros.
+    Arguments and errors are those of `label_scores`, but without images the result is zeros.
     """
     colours = np.asarray(palette)
     if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) < 2:
-        raise ValueError(f"a palette of {colours.shape} is no list of 2 or more RGB colours.")
+        raise ValueError(f"a palette needs 2 or more RGB colors, not shape {colours.shape}.")
     classes, counts = len(colours), np.zeros((len(colours), len(colours)), np.int64)
     for image, true in zip(images, truth, strict=True):
         if image.shape != true.shape or true.shape[2] != 3:
             raise ValueError(
-                f"label maps of {image.shape} and {true.shape}: use RGB pairs of one size."
+                f"label maps have shapes {image.shape} and {true.shape}: use RGB pairs of one size."
             )
         pairs = classes * _nearest_colour(true, colours) + _nearest_colour(image, colours)
         counts += np.bincount(pairs.ravel(), minlength=classes**2).reshape(counts.shape)
@@ -196,7 +198,7 @@ def label_counts(images: Iterable, truth: Iterable, palette) -> np.ndarray:
 
 
 def scores_of_counts(counts: np.ndarray) -> dict[str, float]:
-    """`label_scores` of the pixels that `label_counts` has counted, in one call or several."""
+    """Computes `label_scores` from the results of one or more calls of `label_counts`."""
     if not counts.any():
         raise ValueError("there are no label maps to score.")
     right, true_sum = np.diag(counts), counts.sum(1)
@@ -210,5 +212,5 @@ def scores_of_counts(counts: np.ndarray) -> dict[str, float]:
 
 def _nearest_colour(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
     colours = colours.astype(np.int64)
-    # |p - c|^2 less |p|^2, which is the same for every colour; exact in integers.
+    # |p - c|^2 minus |p|^2, which is the same for every color; exact in integers.
     return (np.square(colours).sum(1) - 2 * image.astype(np.int64) @ colours.T).argmin(-1)

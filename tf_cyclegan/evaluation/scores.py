@@ -1,4 +1,4 @@
-"""What a pair of generators makes of a test split, measured: the numbers of evaluation.json."""
+"""Measures how a pair of generators translates a test split: the numbers of evaluation.json."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from tf_cyclegan.evaluation.metrics import (
 
 Translate = Callable[[np.ndarray], np.ndarray]  # uint8 [h, w, c] to uint8 [h, w, c']
 
-SHOWN = 8  # images of a direction on its sheet
-PIXELS = 8  # a side, of the small images that stand for features where no network is named
+SHOWN = 8  # images on the contact sheet of a direction
+PIXELS = 8  # side of the small images that replace features if no network is given
 
 
 def pixel_features(images: Iterable[np.ndarray]) -> np.ndarray:
-    """Images scaled to 8x8 pixels: float32 `[n, 192]` in [-1, 1].
+    """Scales images to 8x8 pixels and returns them as features: float32 `[n, 192]` in [-1, 1].
 
-    They know color and layout but no content, cost nothing, and are always at hand: for a data
-    set's own runs against each other, and to notice a collapse while training.
+    They capture color and layout but no content. They cost nothing, and suffice to compare training
+    runs on the same dataset and to detect a collapse during training.
     """
     small = [resize(to_channels(image, 3), (PIXELS, PIXELS)) for image in images]
     return np.stack(small).reshape(len(small), -1).astype(np.float32) / 127.5 - 1
 
 
 def resized(images: ImageSet, pixels: int) -> ImageSet:
-    """The same images with `pixels` pixels on the longer side."""
+    """Returns the same images with `pixels` pixels on the longer side."""
     return ImageSet(images.names, lambda i: resize_longer_side(images.read(i), pixels))
 
 
@@ -54,36 +54,36 @@ def evaluate_direction(
 ) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
     """Measures one direction on a whole split, one image at a time.
 
-    Memory holds the features and scores of all images, and the first SHOWN images themselves.
-    Inputs are read twice, all others once.
+    Memory holds the features and scores of all images, but only the first SHOWN images. Inputs are
+    read twice, all others once.
 
     Args:
         forward, backward: this direction and the other, from
             `tf_cyclegan.inference.translator.translator`.
-        inputs: the images to translate, each in its own size.
-        targets: real images of the domain they should look like, no pairs.
-        truth: the inputs' true counterparts, where they are known.
-        features: images to `[n, d]`.
-        palette: colours of the classes, `[classes, 3]`, where the targets are label maps.
+        inputs: the images to translate, each at its own size.
+        targets: unpaired real images of the target domain.
+        truth: the ground truth for the inputs, if it is known.
+        features: a function from images to `[n, d]`.
+        palette: colors of the classes, `[classes, 3]`, if the targets are label maps.
 
     Returns:
         Scores by group: `images` (how many were measured and, if some could not be read or
-        translated, `left_out`: name -> why), `distance` (KID and FID to the targets, and those of
+        translated, `left_out`: name -> reason), `distance` (KID and FID to the targets, also for
         the untranslated inputs), `cycle` (input -> fake -> back), `identity` (targets through the
-        same generator; None where channels differ), `truth` (None where it is not known), `labels`
-        (with a palette alone), `color` (shift of the identity's and of the translation's mean
-        color), `collapse`. A measure that the images are too few or too small for is None, and
-        `not_measured` then says why. And the first images that have the size of the first one, by
-        column name: real, fake, cycled, and truth where it is known.
+        same generator; None if channels differ), `truth` (None if it is not known), `labels` (only
+        with a palette), `color` (shift of the mean color by identity and translation), `collapse`.
+        A measure is None if there are too few images or they are too small; `not_measured` then
+        gives the reason. Also the first images that have the size of the first one, by column
+        name: real, fake, cycled, and truth if it is known.
 
     Raises:
-        ValueError: no image at all can be read and translated.
+        ValueError: not a single image can be read and translated.
     """
-    rows: dict[str, list] = defaultdict(list)  # of each image: its scores, by group
+    rows: dict[str, list] = defaultdict(list)  # group -> the scores of each image
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
-    measured: list[int] = []  # inputs
+    measured: list[int] = []  # indices of inputs
     left_out: dict[str, str] = {}
-    counts: np.ndarray = np.zeros((), np.int64)  # of label maps' pixels, then [classes, classes]
+    counts: np.ndarray = np.zeros((), np.int64)  # becomes [classes, classes], from `label_counts`
 
     def fakes():
         nonlocal counts
@@ -97,7 +97,7 @@ def evaluate_direction(
                     if true.shape[:2] != real.shape[:2]:
                         raise ImageError(
                             f"{name}: it has {real.shape[1]} x {real.shape[0]} pixels, its truth "
-                            f"{true.shape[1]} x {true.shape[0]}: resize pairs to one size"
+                            f"{true.shape[1]} x {true.shape[0]}: resize both to one size"
                         )
             except ImageError as error:
                 left_out[name] = str(error)
@@ -139,18 +139,18 @@ def evaluate_direction(
     fake_features, aim_features = features(fakes()), features(aims())
     real_features = features(inputs.read(i) for i in measured)
 
-    # === What all of them give ===
+    # === Measures of whole sets ===
     not_measured: dict[str, str] = {}
 
     def attempt(name, measure):
-        """A measure, or None and an entry in `not_measured`."""
+        """Returns a measure, or None and adds an entry to `not_measured`."""
         try:
             return measure()
         except ValueError as error:
             not_measured[name] = str(error)
             return None
 
-    # Half of a small set, so that subsets differ and their spread says something.
+    # Half of a small set, so that subsets differ and their spread is meaningful.
     subset_size = min(1000, max(min(len(real_features), len(aim_features)) // 2, 2))
 
     def distances(of):
@@ -195,7 +195,7 @@ def evaluate_direction(
         scores["truth"]["untranslated"] = mean_scores(rows["untranslated"])
         if math.isnan(scores["truth"]["ssim"]):
             scores["truth"]["ssim"] = scores["truth"]["untranslated"]["ssim"] = None
-            not_measured["ssim"] = f"some images have fewer than {SSIM_SIDE} pixels a side."
+            not_measured["ssim"] = f"some images have a side of fewer than {SSIM_SIDE} pixels."
         if palette is not None:
             scores["labels"] = scores_of_counts(counts)
     if left_out:
@@ -216,7 +216,7 @@ def _mean(values: list[float]) -> float | None:
 
 
 def table(results: dict) -> str:
-    """The scores in lines, a column for each direction, the untranslated images in brackets."""
+    """Formats the scores, one column per direction, with untranslated images in brackets."""
     lines = [f"{'':<26}" + "".join(f"{direction:>30}" for direction in results)]
 
     def line(name, text):
@@ -261,7 +261,7 @@ def table(results: dict) -> str:
 
 
 def finite(scores: dict) -> dict:
-    """The scores as JSON can hold them: null for the PSNR of equal images, which is infinite."""
+    """Returns the scores for JSON, with None for infinity, such as the PSNR of equal images."""
     result = {}
     for name, value in scores.items():
         if isinstance(value, dict):

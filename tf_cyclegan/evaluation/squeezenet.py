@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1 (Iandola et al. 2016, arXiv:1602.07360) as a feature network of 3 MB."""
+"""Loads SqueezeNet 1.1 (Iandola et al. 2016, arXiv:1602.07360), a feature network of 3 MB."""
 
 import h5py
 import keras
@@ -7,22 +7,22 @@ from keras import layers
 FIRES = {2: (16, 64), 3: (16, 64), 4: (32, 128), 5: (32, 128), 6: (48, 192), 7: (48, 192)}
 FIRES |= {8: (64, 256), 9: (64, 256)}
 POOLED_AFTER = (3, 5)
-NHWC = {"data_format": "channels_last", "dtype": "float32"}  # whatever keras.json says
-SIDE = 227  # of the images it was trained on: on smaller ones borders would make up the features
+NHWC = {"data_format": "channels_last", "dtype": "float32"}  # regardless of keras.json
+SIDE = 227  # of its training images; on smaller ones, the borders would dominate the features
 
 
 def load_squeezenet(file: h5py.File) -> keras.Model:
-    """The network up to its last fire module, from an .h5 file of weights alone.
+    """Loads the network up to its last fire module from an .h5 file that holds only weights.
 
     Args:
-        file: in the layout of Keras 1 and 2, as the ImageNet weights of keras-squeezenet
-            (`squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5`) are published.
+        file: weights in the layout of Keras 1 and 2, such as the published ImageNet weights of
+            keras-squeezenet (`squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5`).
 
     Returns:
-        A model of `[n, 227, 227, 3]`, Caffe preprocessed, to `[n, 13, 13, 512]`.
+        A model from `[n, 227, 227, 3]`, with Caffe preprocessing, to `[n, 13, 13, 512]`.
 
     Raises:
-        KeyError, ValueError: the file holds other layers, or weights of other shapes.
+        KeyError, ValueError: the file holds other layers, or weights with other shapes.
     """
     image = keras.Input((SIDE, SIDE, 3), dtype="float32")
     x = layers.Conv2D(64, 3, strides=2, activation="relu", name="conv1", **NHWC)(image)

@@ -1,1 +1,1 @@
-"""From a generator to files that other runtimes take."""
+"""Exports generators to files for other runtimes."""

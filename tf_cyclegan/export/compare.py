@@ -1,4 +1,4 @@
-"""The same generator in several runtimes: how far apart the images are, how long each takes."""
+"""Compares the same generator in several runtimes: differences of the images, and latencies."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tf_cyclegan.training.run_folder import load_run_images
 
 Runner = Callable[[np.ndarray], np.ndarray]  # float32 [1, h, w, c] in [-1, 1], in and out
 
-EQUAL = 200.0  # dB, for the infinity that JSON does not know
-SHOWN = 3  # images on the sheet
-MAGNIFIED = 8  # times, of their differences
+EQUAL = 200.0  # dB, instead of infinity, which JSON does not support
+SHOWN = 3  # images on the contact sheet
+MAGNIFIED = 8  # factor by which the sheet amplifies differences
 
 
 def keras_runner(generator) -> Runner:
-    """A generator as a compiled TensorFlow graph of any size."""
+    """Compiles a generator to a TensorFlow graph for images of any size."""
     run = tf.function(
         lambda image: generator(image, training=False),
         input_signature=[tf.TensorSpec([1, None, None, generator.input_channels])],
@@ -33,17 +33,17 @@ def keras_runner(generator) -> Runner:
 
 
 def example_images(image_set: ImageSet, size: Size, channels: int, count: int) -> list[np.ndarray]:
-    """Images, evenly taken from a set, as the exported files' users feed them.
+    """Returns evenly spaced images of a set, in the form that exported files take.
 
     Args:
         image_set: the images.
         size: a side, or height and width.
         channels: 1 or 3.
-        count: how many; fewer where the set is smaller.
+        count: how many; fewer if the set is smaller.
 
     Returns:
-        float32 `[1, h, w, channels]` in [-1, 1]: of each the largest part in the middle that has
-        the shape of h x w, resized.
+        float32 `[1, h, w, channels]` in [-1, 1]: the largest centered crop of each image with the
+        aspect ratio of h x w, resized.
     """
     chosen = np.linspace(0, len(image_set) - 1, min(count, len(image_set))).astype(int)
     size = sides(size)
@@ -60,16 +60,16 @@ def _middle(image, target_height, target_width):
 
 
 def find_sets(inputs, run_dir, direction: str) -> tuple[ImageSet, ImageSet]:
-    """The images to calibrate on, and those to compare on.
+    """Returns the images for calibration, and those for comparison.
 
     Args:
-        inputs: images or folders that serve for both; empty for the run's own: its training
-            images, and its test images where it has any.
-        run_dir: the run folder, for the latter.
+        inputs: images or folders for both; if empty, the run's own training images are used, and
+            its test images if it has any.
+        run_dir: the run folder.
         direction: "a2b" or "b2a".
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no images.
     """
     if inputs:
         images = find_images(inputs, run_dir, direction)
@@ -77,24 +77,24 @@ def find_sets(inputs, run_dir, direction: str) -> tuple[ImageSet, ImageSet]:
     try:
         sets = load_run_images(run_dir)
     except ValueError as error:
-        raise ValueError(f"{error} Name images by --images.") from None
+        raise ValueError(f"{error} Give images with --images.") from None
     letter = "A" if direction == "a2b" else "B"
     return sets[f"train{letter}"], sets.get(f"test{letter}", sets[f"train{letter}"])
 
 
 def difference(fakes: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> dict[str, float]:
-    """How far images in [-1, 1] are from those they should be.
+    """Computes how far images in [-1, 1] are from their references.
 
     Returns:
-        `max` and `mean`, of the absolute difference over all images; `psnr`, the mean over the
-        images in dB over the range of 2: NaN where an image is, EQUAL where two are equal.
+        `max` and `mean` of the absolute difference over all images; `psnr`, the mean over the
+        images in dB for a range of 2: NaN if an image is NaN, EQUAL for two equal images.
 
     Raises:
         ValueError: two images differ in shape.
     """
     for fake, reference in zip(fakes, references, strict=True):
-        if fake.shape != reference.shape:  # NumPy would broadcast some
-            raise ValueError(f"an image of shape {fake.shape} should be of {reference.shape}.")
+        if fake.shape != reference.shape:  # NumPy would broadcast some shapes
+            raise ValueError(f"an image of shape {fake.shape} should have {reference.shape}.")
     errors = [np.abs(f - r).astype(np.float64) for f, r in zip(fakes, references, strict=True)]
     with np.errstate(divide="ignore"):
         psnr = [
@@ -108,9 +108,9 @@ def difference(fakes: Sequence[np.ndarray], references: Sequence[np.ndarray]) ->
 
 
 def latencies(runners: dict[str, Runner], image: np.ndarray, rounds: int = 7) -> dict[str, float]:
-    """The median milliseconds of each runner, in turns, so that the machine's noise falls on all.
+    """Measures the median milliseconds of each runner, in turns, so that noise affects all equally.
 
-    Only the second of two runs counts: in the first, caches are another's, and so may cores be.
+    Only the second of two runs counts: the first finds the caches of another runner.
     """
     times: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(rounds):
@@ -127,11 +127,11 @@ def comparison_sheet(
     references: Sequence[np.ndarray],
     fakes: dict[str, list[np.ndarray]],
 ) -> np.ndarray:
-    """Inputs, Keras and each runtime side by side, and below each its difference to Keras.
+    """Draws inputs, Keras and each runtime side by side, with the differences to Keras below.
 
     Args:
-        images, references: float32 `[1, h, w, c]` in [-1, 1], of one size. SHOWN are drawn.
-        fakes: name -> the same images from another runtime.
+        images, references: float32 `[1, h, w, c]` in [-1, 1], of one size; SHOWN are drawn.
+        fakes: name -> the translations by another runtime.
 
     Returns:
         uint8 `[height, width, 3]`.

@@ -1,4 +1,4 @@
-"""What exported files say about themselves: sizes, channels, range, direction."""
+"""Describes exported files: sizes, channels, range, direction."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ Size = int | tuple[int, int]  # the side of a square image, or its height and wi
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Height and width from a flag: "256" is a square, "320x240" is 320 wide and 240 high.
+    """Parses a flag to height and width: "256" is a square, "320x240" is 320 wide and 240 high.
 
     Raises:
-        ValueError: it is neither, or no file can be made for it.
+        ValueError: the text has another form, or the size is too large.
     """
     numbers = text.lower().split("x")
     if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
@@ -25,23 +25,23 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def sides(size: Size) -> tuple[int, int]:
-    """Height and width."""
+    """Returns height and width."""
     return (size, size) if isinstance(size, int) else size
 
 
 def size_text(size: Size) -> str:
-    """As `parse_size` reads it: "256" for a square, otherwise "WIDTHxHEIGHT"."""
+    """Formats a size for `parse_size`: "256" for a square, otherwise "WIDTHxHEIGHT"."""
     height, width = sides(size)
     return str(width) if height == width else f"{width}x{height}"
 
 
 def describe_generator(generator, name: str, direction: str | None) -> dict[str, Any]:
-    """What a user of any exported file must know, as JSON values.
+    """Returns the description that every exported file needs, as JSON values.
 
     Args:
         generator: one of `tf_cyclegan.generators`, built.
-        name: of the model.
-        direction: "a2b" or "b2a"; None where it is not known.
+        name: the model's name.
+        direction: "a2b" or "b2a"; None if it is not known.
     """
     return {
         "format": 1,

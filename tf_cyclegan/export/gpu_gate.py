@@ -1,8 +1,8 @@
-"""Does LiteRT's GPU backend take a whole .tflite file? Answered without a GPU.
+"""Checks without a GPU whether LiteRT's GPU backend supports a whole .tflite file.
 
-LiteRT's GPU accelerator runs on WebGPU, that on Vulkan, and Vulkan on SwiftShader, the software
-renderer inside Debian's chromium package. So this says that every operator is taken and computes
-the right numbers in float32. It says nothing of a phone's speed, or of float16 on it.
+LiteRT's GPU accelerator runs on WebGPU, which runs on Vulkan, which runs on SwiftShader, the
+software renderer in Debian's chromium package. This shows that every operator is supported and
+correct in float32. It does not measure a phone's speed, or the accuracy of float16 on it.
 """
 
 import os
@@ -17,7 +17,7 @@ CHROMIUM = Path("/usr/lib/chromium")
 
 
 def check_swiftshader(chromium: Path = CHROMIUM) -> None:
-    """Raises a ValueError where SwiftShader is not installed."""
+    """Raises a ValueError if SwiftShader is not installed."""
     if not (chromium / "vk_swiftshader_icd.json").exists():
         raise ValueError(f"no SwiftShader in {chromium}: install Debian's chromium.")
 
@@ -28,22 +28,22 @@ def run_on_gpu(content: bytes, image: np.ndarray, chromium: Path = CHROMIUM) -> 
     Args:
         content: the file's content.
         image: float32 `[1, h, w, c]`.
-        chromium: where libvulkan.so.1 and vk_swiftshader_icd.json lie.
+        chromium: the folder of libvulkan.so.1 and vk_swiftshader_icd.json.
 
     Returns:
         float32 `[1, h, w, c']`.
 
     Raises:
-        ValueError: an operator that the backend does not take, with its reason; or SwiftShader
-            is not there.
+        ValueError: the backend does not support an operator, with its reason; or SwiftShader is
+            not installed.
     """
     check_swiftshader(chromium)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.tflite").write_bytes(content)
         np.save(folder / "image.npy", image)
-        # Its own process: Vulkan is found as libraries are loaded. Of chromium's libraries only
-        # this one, the others would shadow the system's.
+        # In its own process, because LD_LIBRARY_PATH is read at the start. Only this library of
+        # chromium, because its others would shadow the system's.
         (folder / "libvulkan.so.1").symlink_to(chromium / "libvulkan.so.1")
         done = subprocess.run(
             [sys.executable, __file__, folder / "model.tflite", folder / "image.npy"],
@@ -56,7 +56,7 @@ def run_on_gpu(content: bytes, image: np.ndarray, chromium: Path = CHROMIUM) -> 
             text=True,
         )
         if done.returncode:
-            raise ValueError(f"the GPU does not take the file: {_reason(done.stderr)}")
+            raise ValueError(f"the GPU does not support the file: {_reason(done.stderr)}")
         return np.load(folder / "fake.npy")
 
 
@@ -71,7 +71,7 @@ def _child(model_path, image_path):
     from ai_edge_litert.compiled_model import CompiledModel
     from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 
-    # The GPU alone: with the CPU beside it, what it leaves goes there and all looks accelerated.
+    # Only the GPU: otherwise the CPU runs unsupported operators, and all seem accelerated.
     model = CompiledModel.from_file(model_path, HardwareAccelerator.GPU)
     if not model.is_fully_accelerated():
         sys.exit("ERROR: not every operator is on the GPU")

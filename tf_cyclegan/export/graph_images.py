@@ -1,30 +1,30 @@
-"""Encoded images to pixels inside a TensorFlow graph, as `data.images` does with Pillow.
+"""Decodes images inside a TensorFlow graph, as `data.images` does with Pillow.
 
-A server decodes what strangers send, so every format is recognised by its first bytes, its size is
-read there and limited before any pixel is decoded, and what else costs time is limited too.
-`tf.io.decode_image` alone would not do:
+A server decodes untrusted data, so every format is recognized by its first bytes, its size is read
+there and limited before any pixel is decoded, and other costs are limited too.
+`tf.io.decode_image` alone is not enough:
 
-- it takes formats that nobody asked for. GIF and BMP are left out on purpose: clients convert them
-  to PNG. TensorFlow unpacks every frame of a GIF, and to find the end of the first one inside a
-  graph takes seconds for each megabyte;
-- an animated WebP makes it write beyond its memory (TensorFlow 2.21), so those are refused;
-- a progressive JPEG passes over all its pixels once for each of its scans, and a scan may be 10
-  bytes long: more than `MAX_SCANS` are refused;
-- a PNG unpacks all its data, also what lies behind the last pixel or in comments: more than
-  `MAX_TEXTS` compressed comments are refused, and more bytes than `BYTES_PER_PIXEL` and `EXTRA`
-  allow, which holds for all formats.
+- It accepts more formats. GIF and BMP are left out on purpose: clients convert them to PNG.
+  TensorFlow decodes every frame of a GIF, and finding the end of the first one inside a graph
+  takes seconds per megabyte.
+- An animated WebP makes it write out of bounds (TensorFlow 2.21), so these are rejected.
+- For a progressive JPEG, each scan makes a pass over all pixels, and a scan can be just 10 bytes:
+  more than `MAX_SCANS` are rejected.
+- For a PNG, it decompresses all data, even after the last pixel and in comments: more than
+  `MAX_TEXTS` compressed comments are rejected, and more bytes than `BYTES_PER_PIXEL` and `EXTRA`
+  allow. The latter applies to all formats.
 
-Every refusal is an INVALID_ARGUMENT that says why. Unlike `data.images`, only JPEG, PNG and WebP
-are known, EXIF orientation is not applied (send images upright, as export/serving/client.py
-does), the one transparent color of a gray PNG is ignored, and 16 bits of gray are cut to 8 instead
-of rounded.
+Every rejection is an INVALID_ARGUMENT with its reason. Unlike `data.images`, this module only
+supports JPEG, PNG and WebP, does not apply EXIF orientation (send upright images, as
+export/serving/client.py does), ignores the transparent color of a gray PNG, and truncates 16-bit
+gray to 8 bits instead of rounding it.
 """
 
 import tensorflow as tf
 
 HEADER = 30  # bytes that hold the size in every format but JPEG
-BYTES_PER_PIXEL = 4  # of an encoded image: RGBA of 8 bits that does not compress at all
-EXTRA = 2**20  # bytes beside the pixels, such as a color profile
+BYTES_PER_PIXEL = 4  # of an encoded image: 8-bit RGBA that does not compress at all
+EXTRA = 2**20  # bytes in addition to the pixels, such as a color profile
 MAX_SCANS = 100  # of a JPEG; encoders write about 10
 MAX_TEXTS = 16  # compressed comments of a PNG
 
@@ -34,7 +34,7 @@ def decode(data, max_pixels: int):
 
     Args:
         data: string `[]`, the encoded image.
-        max_pixels: more are refused.
+        max_pixels: larger images are rejected.
 
     Returns:
         uint8 `[h, w, 3]`, alpha composited on white.
@@ -45,8 +45,8 @@ def decode(data, max_pixels: int):
         return tf.reduce_all(head[at : at + len(code)] == list(code))
 
     def unknown():
-        known = require(False, "no JPEG, PNG or WebP image: convert it to PNG first", data)
-        return tf.io.decode_png(known, channels=3)  # never comes this far
+        known = require(False, "not a JPEG, PNG or WebP image: convert it to PNG first", data)
+        return tf.io.decode_png(known, channels=3)  # never reached
 
     return tf.case(
         [
@@ -59,16 +59,16 @@ def decode(data, max_pixels: int):
 
 
 def require(condition, message, value):
-    """`value`, once the condition holds; else the graph stops with INVALID_ARGUMENT.
+    """Returns `value` if the condition holds; otherwise the graph stops with INVALID_ARGUMENT.
 
-    What shall not run before the check must be computed from the result: nothing else orders it.
+    Use the result for whatever must not run before the check: only data flow orders operations.
     """
     with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
         return tf.identity(value)
 
 
 def require_size(height, width, max_pixels, value):
-    """`value`, once height and width are 1 or more and their product is at most `max_pixels`."""
+    """Returns `value` if height and width are positive and have at most `max_pixels` pixels."""
     value = require((height > 0) & (width > 0), "an image without pixels", value)
     pixels = tf.cast(height, tf.float64) * tf.cast(width, tf.float64)  # integers could overflow
     size = tf.strings.join([tf.as_string(width), tf.as_string(height)], " x ")
@@ -77,7 +77,7 @@ def require_size(height, width, max_pixels, value):
 
 
 def to_gray(image):
-    """uint8 `[h, w, 3]` -> uint8 `[h, w, 1]`: ITU-R 601's luma in Pillow's integers."""
+    """Converts uint8 `[h, w, 3]` to `[h, w, 1]`: the luma of ITU-R 601 in Pillow's integers."""
     weighted = tf.cast(image, tf.int32) * [19595, 38470, 7471]
     return tf.cast((tf.reduce_sum(weighted, -1, keepdims=True) + 0x8000) // 0x10000, tf.uint8)
 
@@ -85,12 +85,12 @@ def to_gray(image):
 def _jpeg(data, max_pixels):
     height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(data, tf.int64), num=3)
     data = _require_bytes(height, width, require_size(height, width, max_pixels, data))
-    # A scan starts with FF DA, its length and its number of components, which fix each other.
+    # A scan starts with FF DA, its length, and its number of components, which fixes the length.
     codes = tf.io.decode_raw(data, tf.uint8)
     scans = (codes[:-4] == 0xFF) & (codes[1:-3] == 0xDA) & (codes[2:-2] == 0)
     scans &= codes[3:-1] == 6 + 2 * codes[4:]
     few = tf.math.count_nonzero(scans) <= MAX_SCANS
-    data = require(few, f"a JPEG of more than {MAX_SCANS} scans: save it anew", data)
+    data = require(few, f"a JPEG with more than {MAX_SCANS} scans: save it again", data)
     return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
 
 
@@ -101,8 +101,8 @@ def _png(data, head, max_pixels):
     texts = ((codes[:-3] == ord("z")) | (codes[:-3] == ord("i"))) & (codes[1:-2] == ord("T"))
     texts &= (codes[2:-1] == ord("X")) & (codes[3:] == ord("t"))
     few = tf.math.count_nonzero(texts) <= MAX_TEXTS
-    data = require(few, f"a PNG of more than {MAX_TEXTS} comments: save it anew", data)
-    # As many channels as it has: an alpha that TensorFlow adds is wrong below 8 bits.
+    data = require(few, f"a PNG with more than {MAX_TEXTS} comments: save it again", data)
+    # Keep the PNG's channels: the alpha that TensorFlow would add is wrong below 8 bits.
     return _on_white(tf.io.decode_png(data, channels=0))
 
 
@@ -124,22 +124,22 @@ def _webp(data, head, max_pixels):
 
 
 def _require_bytes(height, width, data):
-    """`data`, unless it is longer than the encoding of so many pixels has to be."""
+    """Returns `data` if it is not too long for an image of this size."""
     limit = BYTES_PER_PIXEL * height * width + EXTRA
-    message = f"more than {BYTES_PER_PIXEL} bytes for each pixel and {EXTRA} more: save it anew"
+    message = f"more than {BYTES_PER_PIXEL} bytes per pixel and {EXTRA} extra: save it again"
     return require(tf.cast(tf.strings.length(data), tf.int64) <= limit, message, data)
 
 
 def _number(parts):
-    """The number that bytes spell, the lowest first."""
+    """Decodes a little-endian number."""
     return tf.reduce_sum(parts * [256**i for i in range(parts.shape[0])])
 
 
 def _on_white(image):
-    """uint8 `[h, w, 1 to 4]`, gray or RGB with or without alpha -> uint8 `[h, w, 3]`."""
+    """Converts uint8 gray or RGB, with or without alpha, to uint8 `[h, w, 3]` on white."""
     opaque = tf.fill(tf.shape(image[:, :, :1]), tf.constant(255, tf.uint8))
     gray = tf.shape(image)[2] < 3
-    order = tf.where(gray, [0, 0, 0, 1], [0, 1, 2, 3])  # alpha, or else opaque, is the last
+    order = tf.where(gray, [0, 0, 0, 1], [0, 1, 2, 3])  # the last is alpha, or opaque without it
     wide = tf.cast(tf.gather(tf.concat([image, opaque], -1), order, axis=2), tf.int32)
     color, alpha = wide[:, :, :3], wide[:, :, 3:]
     return tf.cast((color * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)

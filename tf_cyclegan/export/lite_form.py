@@ -1,7 +1,7 @@
-"""A generator in the form that LiteRT runs whole: other operators, the same numbers.
+"""Rewrites a generator for LiteRT, with other operators but the same results.
 
-Two of our layers lack an operator somewhere. XNNPACK, LiteRT's CPU backend, has no mirror padding
-and falls into pieces around it; Keras' nearest upsampling becomes operators that no GPU takes.
+Two layers are not supported everywhere. XNNPACK, LiteRT's CPU backend, has no mirror padding, which
+splits the graph into partitions; Keras' nearest upsampling becomes operators that no GPU supports.
 """
 
 import keras
@@ -16,27 +16,27 @@ from tf_cyclegan.layers import ReflectionPadding2D, ResidualBlock
 def lite_form(generator, size: Size | None) -> keras.Model:
     """Rewrites a generator for conversion to LiteRT, batch 1.
 
-    Mirror padding becomes slices and concatenations for a fixed size, and stays as it is for any
-    size: slices remember the size they were made for. Nearest upsampling with the convolution
-    after it becomes one transposed convolution, for less than half the multiplications.
+    For a fixed size, mirror padding becomes slices and concatenations. For any size it is kept,
+    because slices depend on the size. Nearest upsampling with the following convolution becomes one
+    transposed convolution, which needs less than half the multiplications.
 
     Args:
         generator: one of `tf_cyclegan.generators`, built.
         size: a side, or height and width, multiples of `generator.multiple`; None for any size.
 
     Returns:
-        A functional model of float32 `[1, h, w, c]` in [-1, 1] to `[1, h, w, c']`, whose numbers
-        are the generator's up to float32 rounding. One for any size refuses what is no multiple.
+        A functional model from float32 `[1, h, w, c]` in [-1, 1] to `[1, h, w, c']`, equal to the
+        generator up to float32 rounding. For any size, it checks that sides are multiples.
 
     Raises:
-        ValueError: the size does not fit, see `check_size`.
+        ValueError: the size is not supported, see `check_size`.
     """
     if size is not None:
         check_size(generator, size)
     height, width = (None, None) if size is None else sides(size)
     image = keras.Input((height, width, generator.input_channels), batch_size=1, name="image")
     if not isinstance(generator, ResNetGenerator):
-        return keras.Model(image, generator(image))  # a U-Net has neither
+        return keras.Model(image, generator(image))  # a U-Net has neither layer
     x = keras.layers.Lambda(check_multiple, arguments={"multiple": generator.multiple})(image)
     x = _rewrite(generator.encoder.layers, x)
     x = _rewrite(generator.transformer.layers, x)
@@ -45,7 +45,7 @@ def lite_form(generator, size: Size | None) -> keras.Model:
 
 
 def check_size(generator, size: Size) -> None:
-    """Raises a ValueError where a side is no multiple of the generator's, or too small."""
+    """Raises a ValueError if a side is not a multiple of `generator.multiple`, or too small."""
     smallest = max(SMALLEST, generator.multiple)
     if any(side % generator.multiple or side < smallest for side in sides(size)):
         raise ValueError(
@@ -62,7 +62,7 @@ def _rewrite(layers, x):
         elif isinstance(layer, ReflectionPadding2D):
             x = _mirrored(x, layer.padding, "reflect")
         elif isinstance(layer, keras.layers.UpSampling2D):
-            next(remaining)  # the mirror padding by 1, which _upsampled knows
+            next(remaining)  # the mirror padding by 1, which _upsampled includes
             x = _upsampled(x, next(remaining))
         else:
             x = layer(x)
@@ -70,7 +70,7 @@ def _rewrite(layers, x):
 
 
 def _mirrored(x, padding, mode):
-    """NumPy's "reflect" or "symmetric" padding of height and width."""
+    """Pads height and width, with NumPy's mode "reflect" or "symmetric"."""
     if None in x.shape:
         return keras.ops.pad(x, [[0, 0], [padding, padding], [padding, padding], [0, 0]], mode)
     skip = 1 if mode == "reflect" else 0  # the border itself is not repeated
@@ -78,7 +78,7 @@ def _mirrored(x, padding, mode):
         last = x.shape[axis] - 1
         before = [_line(x, axis, skip + i) for i in reversed(range(padding))]
         after = [_line(x, axis, last - skip - i) for i in range(padding)]
-        # A GPU joins at most 4 tensors at once.
+        # GPU backends concatenate at most 4 tensors.
         x = keras.ops.concatenate([_joined(before, axis), x, _joined(after, axis)], axis)
     return x
 
@@ -92,13 +92,13 @@ def _joined(lines, axis):
 
 
 def _upsampled(x, convolution):
-    """Nearest upsampling by 2, mirror padding by 1 and a 3x3 convolution, as one operator.
+    """Applies nearest upsampling by 2, mirror padding by 1 and a 3x3 convolution as one operator.
 
-    Each source pixel fills a box of 2x2, so the convolution over them is a transposed one of
-    stride 2 with a 4x4 kernel: the 3x3 kernel summed over the box. The upsampled border mirrored
-    by 1 is the source's border repeated.
+    Each source pixel fills a box of 2x2 pixels, so the convolution equals a transposed one with
+    stride 2 and a 4x4 kernel, the 3x3 kernel summed over the box. Mirroring the upsampled border
+    by 1 equals repeating the source's border.
     """
-    kernel = convolution.kernel.numpy()[::-1, ::-1]  # [3, 3, c, c'], turned: it runs backwards
+    kernel = convolution.kernel.numpy()[::-1, ::-1]  # [3, 3, c, c'], flipped for the transposed one
     box = np.zeros((4, 4, *kernel.shape[2:]), np.float32)
     for row in (0, 1):
         for column in (0, 1):

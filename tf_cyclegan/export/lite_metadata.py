@@ -1,7 +1,7 @@
-"""TensorFlow Lite Metadata: what Android's tools read of a .tflite file without being told.
+"""Writes TensorFlow Lite Metadata, the standard description that Android's tools read.
 
-Written table by table: the slots are those of `metadata_schema.fbs` in TFLite Support and
-MediaPipe, whose own writers cannot be installed beside TensorFlow 2.21.
+The tables are written by hand, with the slots of `metadata_schema.fbs` in TFLite Support and
+MediaPipe, because their own writers cannot be installed together with TensorFlow 2.21.
 """
 
 from typing import Any
@@ -9,17 +9,17 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
-NAME = "TFLITE_METADATA"  # of the buffer that the tools look for
+NAME = "TFLITE_METADATA"  # name of the metadata buffer
 IDENTIFIER = b"M001"
 IMAGE_PROPERTIES, NORMALIZATION_OPTIONS = 2, 1  # members of their unions
 RGB, GRAYSCALE = 1, 2
 
 
 def standard_metadata(description: dict[str, Any]) -> bytes:
-    """A file's description in the standard form, a flatbuffer of the table ModelMetadata.
+    """Converts a file's description to the standard form, a FlatBuffer of the table ModelMetadata.
 
     Args:
-        description: what `tf_cyclegan.export.tflite.describe` gives, with its mode.
+        description: from `tf_cyclegan.export.tflite.describe`, with its mode.
     """
     d = description
     size = "of any size" if d["resizable"] else f"of {d['width']}x{d['height']} pixels"

@@ -1,4 +1,4 @@
-"""What is written into a .tflite file, and read from it, without running it."""
+"""Edits, reads and checks .tflite files without running them."""
 
 import json
 from collections import Counter
@@ -12,25 +12,25 @@ from tf_cyclegan.export import lite_metadata
 
 DESCRIPTION = "tf_cyclegan"  # the metadata buffer that holds the description as JSON
 
-# What our generators consist of, up to the versions that XNNPACK and LiteRT's GPU backends take.
+# The operators of our generators, with the versions that XNNPACK and LiteRT's GPU backends support.
 ALLOWED = {
     "ADD": 2, "CONCATENATION": 2, "CONV_2D": 5, "DEQUANTIZE": 3, "LEAKY_RELU": 2, "MEAN": 2,
     "MINIMUM": 1, "MUL": 2, "PAD": 2, "QUANTIZE": 2, "RELU": 2, "RESHAPE": 1, "RSQRT": 2,
     "SLICE": 2, "STRIDED_SLICE": 2, "SUB": 2, "TANH": 2, "TRANSPOSE_CONV": 3,
 }  # fmt: skip
-MOST_JOINED = 4  # tensors that a GPU concatenates at once
+MOST_JOINED = 4  # maximum number of tensors that a GPU concatenates
 
 
 def seal(content: bytes, description: dict[str, Any]) -> bytes:
-    """Writes the description into a converted file, and makes it keep to its size.
+    """Writes the description into a converted file, and enforces a fixed size.
 
-    Set to another size by its user, a fixed-size file would run and give a wrong image without
-    a word: its slices hold the size they were made for. So its input goes through a reshape to
-    its own shape and the minimum of both, which is the input itself; at any other size one of the
-    two fails as tensors are allocated. A resizable file gets its size as the one it starts with.
+    If you resized the input of a fixed-size file, it would run and silently give a wrong image,
+    because its slices hold the original size. So the input is reshaped to that size, and the
+    minimum of both, which is the input itself, goes on; at any other size one of the two operators
+    fails when tensors are allocated. A resizable file gets the described size as its initial one.
 
     Args:
-        content: a .tflite file of one input `[1, h, w, c]`.
+        content: a .tflite file with one input `[1, h, w, c]`.
         description: from `tf_cyclegan.export.tflite.describe`, with its mode.
 
     Returns:
@@ -55,7 +55,7 @@ def seal(content: bytes, description: dict[str, Any]) -> bytes:
 
 
 def _guard(model, graph):
-    checked = graph.inputs[0]  # what the network reads from now on
+    checked = graph.inputs[0]  # the network reads this tensor, now the output of the check
     shape = graph.tensors[checked].shape
 
     def tensor(name, kind, shape, buffer=0):
@@ -100,20 +100,20 @@ def _guard(model, graph):
 
 
 def read_description(content: bytes) -> dict[str, Any]:
-    """What `seal` wrote.
+    """Reads the description that `seal` wrote.
 
     Raises:
-        ValueError: it is no .tflite file, or has no description.
+        ValueError: it is not a .tflite file, or has no description.
     """
     model = _parsed(content)
     for entry in model.metadata or []:
         if entry.name.decode() == DESCRIPTION:
             return json.loads(bytes(model.buffers[entry.buffer].data))
-    raise ValueError("the file has no description: export it with export/tflite.py.")
+    raise ValueError("the file has no description: export it with tf-cyclegan export tflite.")
 
 
 def operators(content: bytes) -> Counter[str]:
-    """How often each operator occurs; a custom one under its own name, such as "FlexTile"."""
+    """Counts each operator; custom ones have their own names, such as "FlexTile"."""
     model = _parsed(content)
     return Counter(
         _name(model.operatorCodes[operator.opcodeIndex])
@@ -123,37 +123,37 @@ def operators(content: bytes) -> Counter[str]:
 
 
 def check_operators(content: bytes) -> None:
-    """Checks that a fixed-size file holds only what XNNPACK and LiteRT's GPU backends take.
+    """Checks that XNNPACK and LiteRT's GPU backends support all of a fixed-size file.
 
-    An allow-list: operators by name and version, tensors of rank 4 at most and of known shape,
-    concatenations of 4 at most. TensorFlow's own analyzer approves of any file
+    The file may only hold known operators and versions, tensors of at most rank 4 with a known
+    shape, and concatenations of at most 4. TensorFlow's own analyzer accepts any file
     (tensorflow/tensorflow#77042).
 
     Raises:
-        ValueError: the first thing that does not fit.
+        ValueError: something is not supported; the message names the first case.
     """
     model = _parsed(content)
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             shape = [] if tensor.shape is None else list(tensor.shape)
             if len(shape) > 4:
-                raise ValueError(f"{tensor.name.decode()} has rank {len(shape)}: 4 is the most.")
+                raise ValueError(f"{tensor.name.decode()} has rank {len(shape)}: 4 is the maximum.")
             if tensor.shapeSignature is not None and -1 in list(tensor.shapeSignature):
                 raise ValueError(f"{tensor.name.decode()} has no fixed shape.")
         for operator in graph.operators:
             code = model.operatorCodes[operator.opcodeIndex]
             name = _name(code)
             if name not in ALLOWED:
-                raise ValueError(f"{name} is no operator that every backend takes.")
+                raise ValueError(f"{name} is not an operator that every backend supports.")
             if code.version > ALLOWED[name]:
-                raise ValueError(f"{name} is of version {code.version}: {ALLOWED[name]} at most.")
+                raise ValueError(f"{name} has version {code.version}: use at most {ALLOWED[name]}.")
             if name == "CONCATENATION" and len(operator.inputs) > MOST_JOINED:
                 raise ValueError(f"CONCATENATION of {len(operator.inputs)}: {MOST_JOINED} at most.")
 
 
 def _parsed(content):
     if content[4:8] != b"TFL3":
-        raise ValueError("it is no .tflite file.")
+        raise ValueError("it is not a .tflite file.")
     return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
 
 

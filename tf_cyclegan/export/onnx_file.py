@@ -1,4 +1,4 @@
-"""A generator as an ONNX file, by Keras' own exporter."""
+"""Exports a generator to an ONNX file, with Keras' own exporter."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tf_cyclegan.export.compare import Runner, difference, keras_runner
 from tf_cyclegan.export.description import describe_generator
 from tf_cyclegan.files import write_files
 
-LARGEST = 1e-3  # difference to Keras
+LARGEST = 1e-3  # maximum difference to Keras
 TRIES = 5
 
 
@@ -23,31 +23,31 @@ def export_onnx(
     name: str | None = None,
     direction: str | None = None,
 ) -> dict[str, float]:
-    """Writes a generator as ONNX, whole or not at all, once ONNX Runtime has run it.
+    """Writes a generator as ONNX atomically, after comparing ONNX Runtime with Keras.
 
     Args:
         generator: one of `tf_cyclegan.generators`, built.
-        path: the file. It takes `image`, float32 `[batch, height, width, c]` in [-1, 1] with
-            height and width multiples of `generator.multiple`, and gives `fake`, `[batch, height,
-            width, c']`. Other sizes make it fail, at a node that is named for the multiple.
-        image: `[1, h, w, c]` to compare on.
+        path: the file. It maps `image`, float32 `[batch, height, width, c]` in [-1, 1] with
+            height and width multiples of `generator.multiple`, to `fake`, `[batch, height, width,
+            c']`. Other sizes fail at a node whose name contains the multiple.
+        image: `[1, h, w, c]`, for the comparison.
         name, direction: for the file's metadata, which are those of `describe_generator`.
 
     Returns:
         The `difference` to Keras on the image.
 
     Raises:
-        ValueError: that is larger than LARGEST, the file's images have another shape, or it
-            cannot be written.
+        ValueError: the difference is larger than LARGEST, the file's output has another shape, or
+            the file cannot be written.
     """
     image_in = keras.Input((None, None, generator.input_channels), name="image")
     named = keras.Model({"image": image_in}, {"fake": generator(image_in)})
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "part.onnx"
-        named({"image": image})  # the exporter wants a model that was called
+        named({"image": image})  # the exporter needs a model that was called
         expected = keras_runner(generator)(image)
-        # tf2onnx' optimizer, whose order varies, leaves a dimension too many in some percent of
-        # the exports of a generator of gray images.
+        # The order of tf2onnx's optimizer varies: in a few percent of the exports of a generator
+        # of gray images, the output has an extra dimension.
         for _ in range(TRIES):
             named.export(part, format="onnx", verbose=False)
             _describe(part, describe_generator(generator, name or path.stem, direction))
@@ -55,14 +55,14 @@ def export_onnx(
             if fake.shape == expected.shape:
                 break
         apart = difference([fake], [expected])
-        if not apart["max"] <= LARGEST:  # NaN is not
+        if not apart["max"] <= LARGEST:  # also true for NaN
             raise ValueError(f"ONNX Runtime is {apart['max']:.1e} from Keras: nothing was written.")
         write_files(path.parent, {path.name: part.read_bytes()})
     return apart
 
 
 def _describe(path, description):
-    """Names the free dimensions, and writes metadata: text as it is, all else as JSON."""
+    """Names the free dimensions, and writes metadata: text unchanged, everything else as JSON."""
     import onnx
 
     model = onnx.load(path)
@@ -76,19 +76,19 @@ def _describe(path, description):
 
 
 def onnx_runner(path: Path) -> Runner:
-    """An ONNX file of ours in ONNX Runtime on all cores of the CPU.
+    """Loads an exported ONNX file in ONNX Runtime, on all CPU cores.
 
     Raises:
-        ValueError: it is no ONNX file; or later, on an image that it does not take.
+        ValueError: it is not an ONNX file; or later, the model rejects an image.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = os.cpu_count()
-    options.log_severity_level = 4  # errors are raised, and need not be logged too
+    options.log_severity_level = 4  # errors are raised, so they are not logged
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own kinds have no other base
+    except Exception as error:  # ONNX Runtime's exceptions have no narrower base class
         raise ValueError(f"{path} cannot be read: {_one_line(error)}") from None
 
     def run(image):

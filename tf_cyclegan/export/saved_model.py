@@ -1,18 +1,18 @@
-"""A generator as a TensorFlow SavedModel: images of any size in and out, for TensorFlow Serving.
+"""Exports a generator as a TensorFlow SavedModel for TensorFlow Serving, for images of any size.
 
-Two signatures, both of any batch size:
+It has two signatures, both for any batch size:
 
 - `serving_default`: `image` float32 `[n, h, w, c]` in [-1, 1] -> `image` float32 `[n, h, w, c']`.
-  NaN, infinity and values further out than rounding explains (`TOLERANCE`) are refused.
-- `image_bytes`: `image_bytes` string `[n]`, images in any sizes as `graph_images.decode` takes
-  them -> `image_bytes` string `[n]`, each a PNG of its image's own size. (Over REST, TensorFlow
-  Serving codes strings in base64 where their name ends in `_bytes`.) EXIF orientation is not
-  applied: clients send images upright.
+  NaN, infinity and values outside of [-1, 1] by more than `TOLERANCE` are rejected.
+- `image_bytes`: `image_bytes` string `[n]`, encoded images of any sizes for `graph_images.decode`
+  -> `image_bytes` string `[n]`, each a PNG of the same size. (Over REST, TensorFlow Serving encodes
+  strings in base64 if their name ends in `_bytes`.) EXIF orientation is not applied: clients must
+  send upright images.
 
-Height and width are free in both: what is no multiple of the generator's is mirrored outwards to
-one, and the translation is cropped back.
+Height and width are free in both: sides that are not a multiple of `generator.multiple` are padded
+by mirroring, and the translation is cropped back.
 
-A request that cannot be served ends with INVALID_ARGUMENT and the reason, for its whole batch.
+A request that cannot be served fails with INVALID_ARGUMENT and the reason, for its whole batch.
 """
 
 import os
@@ -29,25 +29,25 @@ from tf_cyclegan.files import check_output
 from tf_cyclegan.inference.translator import SMALLEST, translator
 
 MAX_PIXELS = 2048 * 2048
-TOLERANCE = 1e-3  # beyond [-1, 1]: as a half float or a resized image may be off
+TOLERANCE = 1e-3  # outside of [-1, 1], for rounding by float16 or by resizing
 
 
 def export_saved_model(generator, folder, version: int = 1, max_pixels: int = MAX_PIXELS) -> Path:
-    """Writes `folder/version`, compared with Keras before it is there, whole or not at all.
+    """Writes `folder/version` atomically, after comparing it with Keras.
 
     Args:
         generator: one of `tf_cyclegan.generators`, built, float32.
         folder: the model's folder, which TensorFlow Serving calls its base path. Its name is the
             model's name.
-        version: 1 or more; a server takes the highest.
-        max_pixels: height x width of one image, above which it is refused.
+        version: 1 or more; a server loads the highest.
+        max_pixels: larger images, by height x width, are rejected.
 
     Returns:
         The version's folder.
 
     Raises:
-        ValueError: the version is there already, cannot be written, or translates otherwise than
-            the generator.
+        ValueError: the version already exists, cannot be written, or its translations differ from
+            the generator's.
     """
     folder = Path(folder)
     target = folder / str(version)
@@ -57,7 +57,7 @@ def export_saved_model(generator, folder, version: int = 1, max_pixels: int = MA
     warmup = part / "assets.extra" / "tf_serving_warmup_requests"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(part, ignore_errors=True)  # what a killed export left
+        shutil.rmtree(part, ignore_errors=True)  # left over from a killed export
         _archive(generator, max_pixels).write_out(part, verbose=False)
         warmup.parent.mkdir()
         with tf.io.TFRecordWriter(str(warmup)) as writer:
@@ -74,44 +74,44 @@ def export_saved_model(generator, folder, version: int = 1, max_pixels: int = MA
 
 
 def check_version(folder, version: int, max_pixels: int) -> None:
-    """Checks the arguments of `export_saved_model` before the generator is there.
+    """Checks the arguments of `export_saved_model` before the generator is loaded.
 
     Raises:
         ValueError: a number is too small, or the version exists or cannot be written.
     """
     if version < 1:
         raise ValueError(f"version is {version}: use 1 or more.")
-    if max_pixels < SMALLEST**2:  # the warm-up's
+    if max_pixels < SMALLEST**2:  # size of the warm-up requests
         raise ValueError(f"max_pixels is {max_pixels}: use {SMALLEST**2} or more.")
     check_output(folder)
     target = Path(folder) / str(version)
     if target.exists():
-        raise ValueError(f"{target} exists already: use another --version.")
+        raise ValueError(f"{target} already exists: use another --version.")
 
 
 def _archive(generator, max_pixels):
     multiple, channels = generator.multiple, generator.input_channels
-    # A table, since a graph may divide otherwise than to_float, and where an image has one color
-    # only, the norms turn the last bit into visible levels.
+    # A table, since a graph may round a division differently from to_float, and in an image of
+    # one color, normalization amplifies the last bit to visible levels.
     floats = to_float(np.arange(256, dtype=np.uint8))
 
     def translate(image):
-        """float32 `[n, h, w, c]` -> `[n, h, w, c']`, mirrored outwards and cropped back."""
+        """Maps float32 `[n, h, w, c]` to `[n, h, w, c']`, padded by mirroring and cropped back."""
         height, width = tf.unstack(tf.shape(image)[1:3])
         image = require_size(height, width, max_pixels, image)
-        count, height, width = tf.unstack(tf.shape(image)[:3])  # anew: they too await the check
+        count, height, width = tf.unstack(tf.shape(image)[:3])  # again, so that these wait too
         image = tf.gather(image, _mirrored(height, multiple), axis=1)
         image = tf.gather(image, _mirrored(width, multiple), axis=2)
-        # Mirroring layers refuse an empty batch: it gets one image, which is dropped again.
+        # Mirror padding rejects an empty batch, so it gets one image, which is dropped again.
         extra = tf.cast(count == 0, tf.int32)
         image = tf.pad(image, [[0, extra], [0, 0], [0, 0], [0, 0]])
         return generator(image, training=False)[:count, :height, :width]
 
     def translate_floats(image):
-        # A server feeds what it is sent, and a convolution takes 6 channels for 3 in two groups.
+        # Servers do not check shapes, and a convolution for 3 channels accepts 6 as two groups.
         image = tf.ensure_shape(image, [None, None, None, channels])
-        within = tf.reduce_all(tf.abs(image) <= 1 + TOLERANCE)  # of an empty batch too; NaN is not
-        message = "image takes float32 in [-1, 1]: send x / 127.5 - 1 of levels from 0 to 255"
+        within = tf.reduce_all(tf.abs(image) <= 1 + TOLERANCE)  # false for NaN
+        message = "image takes float32 in [-1, 1]: send x / 127.5 - 1 for levels from 0 to 255"
         return {"image": translate(require(within, message, image))}
 
     def translate_bytes(data):
@@ -122,10 +122,10 @@ def _archive(generator, max_pixels):
         return tf.io.encode_png(tf.cast(levels, tf.uint8))
 
     def image_bytes(data):
-        # One after the other: an image keeps all cores busy, and memory is that of the largest.
+        # One at a time: an image keeps all cores busy, and memory is that of the largest.
         return {"image_bytes": tf.map_fn(translate_bytes, data, parallel_iterations=1)}
 
-    # Other ways to save a Keras 3 model in TensorFlow's format lose its weights in silence.
+    # Other ways to save a Keras 3 model in TensorFlow's format silently lose its weights.
     archive = keras.export.ExportArchive()
     archive.track(generator)
     archive.add_endpoint(
@@ -140,21 +140,21 @@ def _archive(generator, max_pixels):
 
 
 def _mirrored(side, multiple):
-    """Indices that mirror a side outwards to its next multiple: `np.pad`'s "symmetric"."""
+    """Returns indices that pad a side to its next multiple, like "symmetric" in `np.pad`."""
     target = -(-tf.maximum(side, SMALLEST) // multiple) * multiple
     index = tf.range(target) % (2 * side)
     return tf.minimum(index, 2 * side - 1 - index)
 
 
 def warmup_requests(generator, name: str) -> list[bytes]:
-    """Requests that TensorFlow Serving replays before it takes a version into service.
+    """Returns requests that TensorFlow Serving replays before it serves a version.
 
     Args:
-        generator: the one to be exported.
-        name: the model's.
+        generator: the generator to export.
+        name: the model's name.
 
     Returns:
-        A PredictionLog for each signature, serialized.
+        A serialized PredictionLog for each signature.
 
     Raises:
         ValueError: tensorflow-serving-api is not installed.
@@ -163,7 +163,7 @@ def warmup_requests(generator, name: str) -> list[bytes]:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
     except ImportError:
         raise ValueError(
-            "A SavedModel's warm-up requests need tensorflow-serving-api: "
+            "the warm-up requests of a SavedModel need tensorflow-serving-api: "
             'pip install "tf_cyclegan[export]"'
         ) from None
     image = np.zeros([1, SMALLEST, SMALLEST, generator.input_channels], np.float32)
@@ -183,7 +183,7 @@ def warmup_requests(generator, name: str) -> list[bytes]:
 
 
 def compare(generator, version: Path):
-    """Raises a ValueError unless both signatures translate noise as the generator does."""
+    """Raises a ValueError unless both signatures translate noise like the generator."""
     signatures = tf.saved_model.load(version).signatures
     pixels = np.random.default_rng(0).integers(0, 256, [7, 9, generator.input_channels], np.uint8)
     expected = translator(generator)(pixels)
@@ -192,8 +192,8 @@ def compare(generator, version: Path):
     fake = signatures["image_bytes"](image_bytes=png)["image_bytes"].numpy()[0]
     difference = np.abs((image.numpy()[0] + 1) * 127.5 - expected).max()
     levels = np.abs(decode_image(fake, channels=expected.shape[2]).astype(int) - expected).max()
-    if not (difference <= 0.51 and levels <= 1):  # NaN fails too
+    if not (difference <= 0.51 and levels <= 1):  # also true for NaN
         raise ValueError(
-            f"{version} differs from the generator by {difference:.2f} grey levels in its floats "
-            f"and {levels} in its bytes: check the generator with scripts/translate.py."
+            f"{version} differs from the generator by {difference:.2f} gray levels in its floats "
+            f"and {levels} in its bytes: check the generator with tf-cyclegan translate."
         )

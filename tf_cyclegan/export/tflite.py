@@ -1,4 +1,4 @@
-"""A generator as LiteRT (TensorFlow Lite) files: converted, and run before they are called done."""
+"""Exports a generator to LiteRT (TensorFlow Lite) files, and compares each with Keras."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tf_cyclegan.export.description import Size, describe_generator, sides, size
 from tf_cyclegan.export.lite_form import lite_form
 from tf_cyclegan.export.model_file import check_operators, operators, seal
 
-# Mode -> least PSNR against Keras, mean over the images, in dB over [-1, 1]: below what trained
-# generators reach, above what a wrong conversion gives.
+# Mode -> minimum PSNR against Keras, mean over the images, in dB over [-1, 1]: less than trained
+# generators reach, but more than a wrong conversion.
 MODES = {
     "float32": 60.0,
     "float16": 40.0,
@@ -37,58 +37,59 @@ MODES = {
     "int16x8": 25.0,
     "int8_convolutions": 20.0,
 }
-CALIBRATED = {"int8", "int16x8", "int8_convolutions"}  # need images to measure ranges on
+CALIBRATED = {"int8", "int16x8", "int8_convolutions"}  # need images to measure activation ranges
 
 
 def parse_modes(text: str, resizable: bool = False) -> list[str]:
-    """The modes that a flag names, separated by commas.
+    """Parses a flag of comma-separated modes.
 
     Raises:
-        ValueError: one is not known, is named twice, or cannot be had of a resizable file.
+        ValueError: a mode is unknown, is given twice, or does not support resizable files.
     """
     modes = [mode.strip() for mode in text.split(",")]
     for mode in modes:
         check_mode(mode, resizable)
         if modes.count(mode) > 1:
-            raise ValueError(f"mode {mode} is named twice: name it once.")
+            raise ValueError(f"mode {mode} is given twice: give it once.")
     return modes
 
 
 def check_mode(mode: str, resizable: bool) -> None:
-    """Raises a ValueError where there is no such mode, or not of a resizable file."""
+    """Raises a ValueError if a mode is unknown or does not support resizable files."""
     if mode not in MODES:
         raise ValueError(f"mode {mode!r} is not known: use {', '.join(MODES)}.")
     if mode in CALIBRATED and resizable:
-        raise ValueError(f"{mode} is measured at one size: leave --resizable out.")
+        raise ValueError(f"{mode} is calibrated at one size: leave --resizable out.")
 
 
 def convert(
     generator, mode: str, size: Size | None, calibration: Sequence[np.ndarray] = ()
 ) -> bytes:
-    """Converts a generator to one .tflite file, not yet described, sealed or checked.
+    """Converts a generator to one .tflite file, without description, seal or checks.
 
     Args:
         generator: one of `tf_cyclegan.generators`, built.
         mode: float32; float16 (weights; computed in float32 on a CPU); dynamic (int8 weights,
-            activations turned int8 as they come); int8 (weights and activations, by calibration);
-            int16x8 (activations of 16 bits); int8_convolutions (int8 by calibration, in the
-            convolutions alone). Input and output are float32 in every mode.
-        size: a side, or height and width; None for a file of any size.
-        calibration: for the modes of CALIBRATED, images `[1, h, w, c]` in [-1, 1] such as the
-            generator will see.
+            activations quantized to int8 at run time); int8 (weights and activations, calibrated);
+            int16x8 (16-bit activations, calibrated); int8_convolutions (int8, calibrated, only in
+            the convolutions). Input and output are float32 in every mode.
+        size: a side, or height and width; None for a file for any size.
+        calibration: for the modes in CALIBRATED, images `[1, h, w, c]` in [-1, 1] that are typical
+            inputs.
 
     Returns:
         The file's content.
 
     Raises:
-        ValueError: an unknown mode, no calibration where it is needed, or a size that does not fit.
+        ValueError: the mode is unknown, calibration images are missing, or the size is not
+            supported.
     """
     check_mode(mode, resizable=size is None)
     if mode in CALIBRATED and not calibration:
-        raise ValueError(f"{mode} is calibrated on images: name a folder by --images.")
+        raise ValueError(f"{mode} is calibrated on images: give a folder with --images.")
     form = lite_form(generator, size)
     with tempfile.TemporaryDirectory() as folder:
-        # The converter's other ways in lose a Keras 3 model's weights, and give a file of NaN.
+        # The converter's other entry points lose a Keras 3 model's weights, and give NaN.
         archive = keras.export.ExportArchive()
         archive.track(form)
         archive.add_endpoint(
@@ -120,7 +121,7 @@ def _quantized_convolutions(content, calibration):
     for operation in (TFLOperationName.CONV_2D, TFLOperationName.CONV_2D_TRANSPOSE):
         quantizing.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
     data = {"serving_default": [{"image": image} for image in calibration]}
-    # It prints what it does, with progress bars.
+    # It prints progress bars.
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()):
         return bytes(quantizing.quantize(quantizing.calibrate(data)).quantized_model)
 
@@ -132,23 +133,23 @@ def export_files(
     calibration: Sequence[np.ndarray],
     examples: Sequence[np.ndarray],
 ) -> tuple[dict[str, bytes], dict[str, Any], np.ndarray]:
-    """Converts a generator in several modes, and runs every file against Keras.
+    """Converts a generator in several modes, and compares every file with Keras.
 
     Args:
         generator: one of `tf_cyclegan.generators`, built.
         description: from `describe`.
         modes: some of MODES.
         calibration: images `[1, h, w, c]`, for the modes that need them.
-        examples: images `[1, h, w, c]` to compare on.
+        examples: images `[1, h, w, c]`, for the comparison.
 
     Returns:
-        File name -> content: a .tflite and a .json for each mode. The report: differences to
-        Keras, bytes, operators, partitions of XNNPACK, and latencies, all measured here. The
-        sheet: an image of both, uint8 `[h, w, 3]`.
+        A dict from file name to content, a .tflite and a .json for each mode; the report, with
+        differences to Keras, bytes, operators, XNNPACK partitions and latencies; and a contact
+        sheet of all modes, uint8 `[h, w, 3]`.
 
     Raises:
-        ValueError: a mode cannot be converted, gives NaN or is too far from Keras, or a
-            fixed-size file holds what not every backend takes.
+        ValueError: a mode cannot be converted, gives NaN or is too far from Keras, or a backend
+            does not support a fixed-size file.
     """
     size, resizable = (description["height"], description["width"]), description["resizable"]
     stem = start_of_name(description["direction"], size, resizable)
@@ -167,9 +168,9 @@ def export_files(
         runners[mode] = run = LiteModel(content)
         fakes[mode] = [run(image) for image in examples]
         apart = difference(fakes[mode], references)
-        if not apart["psnr"] >= MODES[mode]:  # NaN is not
+        if not apart["psnr"] >= MODES[mode]:  # also true for NaN
             raise ValueError(
-                f"{mode}: {apart['psnr']:.1f} dB against Keras, {MODES[mode]:.0f} is the least: "
+                f"{mode}: {apart['psnr']:.1f} dB against Keras, {MODES[mode]:.0f} is the minimum: "
                 "nothing was written; leave this mode out, or calibrate on other --images."
             )
         file = f"{stem}_{mode}.tflite"
@@ -196,14 +197,14 @@ def export_files(
 
 
 def describe(generator, name: str, direction: str, size: Size, resizable: bool) -> dict[str, Any]:
-    """`describe_generator`, with what only .tflite files have.
+    """Returns `describe_generator` with the entries that only .tflite files have.
 
     Args:
         generator: one of `tf_cyclegan.generators`, built.
-        name: of the model.
+        name: the model's name.
         direction: "a2b" or "b2a".
-        size: a side, or height and width; of a resizable file, those that it starts with.
-        resizable: whether the file takes other sizes, multiples of `multiple`.
+        size: a side, or height and width; for a resizable file, the initial size.
+        resizable: whether the file accepts other sizes, multiples of `multiple`.
     """
     height, width = sides(size)
     own = {"height": height, "width": width, "resizable": resizable}
@@ -211,12 +212,12 @@ def describe(generator, name: str, direction: str, size: Size, resizable: bool) 
 
 
 def start_of_name(direction: str, size: Size, resizable: bool) -> str:
-    """What the names of all files of one direction and size start with, such as "a2b_256"."""
+    """Returns the prefix of the file names for one direction and size, such as "a2b_256"."""
     return f"{direction}_{'resizable' if resizable else size_text(size)}"
 
 
 class LiteModel:
-    """A .tflite file in LiteRT's interpreter, on all cores of the CPU.
+    """A .tflite file in LiteRT's interpreter, on all CPU cores.
 
     Args:
         content: the file's content.
@@ -240,7 +241,7 @@ class LiteModel:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         try:
             if image.shape != self.shape:
-                self.shape = ()  # until it has run once
+                self.shape = ()  # until the new size has run once
                 self.interpreter.resize_tensor_input(self.input, image.shape)
                 self.interpreter.allocate_tensors()
             self.interpreter.set_tensor(self.input, image)
@@ -251,10 +252,10 @@ class LiteModel:
         return self.interpreter.get_tensor(self.output)
 
     def partitions(self) -> int:
-        """In how many pieces XNNPACK runs it, after a first call; operators between them run alone.
+        """Counts the XNNPACK partitions after a first call; other operators run without XNNPACK.
 
         Raises:
-            RuntimeError: nothing was allocated yet.
+            RuntimeError: the model was not called yet.
         """
-        # The public interface does not tell.
+        # There is no public method for this.
         return sum(node["op_name"] == "DELEGATE" for node in self.interpreter._get_ops_details())

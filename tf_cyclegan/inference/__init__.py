@@ -1,1 +1,1 @@
-"""Trained generators on images of any size and in any number."""
+"""Translation of images of any size and number with trained generators."""

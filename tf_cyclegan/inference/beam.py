@@ -1,13 +1,13 @@
-"""Collections of images of any number, translated by Apache Beam on any of its runners.
+"""Translates any number of images with Apache Beam on any of its runners.
 
-    listed here -> read, translated and written by the workers, one by one -> failed.jsonl
+    list of paths -> read, translate and write, one image at a time in each worker -> failed.jsonl
 
-A worker does all three steps of an image at once. No image travels between the steps of the
-pipeline, where some runners keep whole partitions in memory; and every step has one output, since
-Beam's Dask runner mixes several outputs up.
+A worker does all of this in one step. No images are passed between steps of the pipeline, since
+some runners keep whole partitions in memory; and every step has one output, since Beam's Dask
+runner mixes up several outputs.
 
-All paths go through Beam's FileSystems: local ones, and gs://, s3:// or others that Beam has been
-installed for. It needs: pip install "tf_cyclegan[beam]"
+All paths go through Beam's FileSystems: local ones, gs://, s3:// and others that your installation
+of Beam supports. This needs: pip install "tf_cyclegan[beam]"
 """
 
 import contextlib
@@ -42,7 +42,7 @@ from tf_cyclegan.data.image_files import (
 from tf_cyclegan.data.resizing import resize_longer_side
 from tf_cyclegan.inference.translator import load_translator
 
-# Of the output: where files are written until they are whole, and the images that failed.
+# In the output folder: the folder of unfinished files, and the list of images that failed.
 UNFINISHED = ".unfinished"
 FAILED = "failed.jsonl"
 
@@ -55,29 +55,28 @@ def translate_many(
     resize: int | None = None,
     options: PipelineOptions | None = None,
 ) -> dict[str, int]:
-    """Translates all images that a folder or glob holds, and leaves out those done already.
+    """Translates all images of a folder or glob, except those that are translated already.
 
-    Translations come out under the images' own names, with the same bytes as by
-    scripts/translate.py; the subfolders that a glob reaches into are kept. Each appears whole or
-    not at all, so that a killed translation continues where it was. One at a time may work on an
-    output. Images that fail are listed in `failed.jsonl` there, with name and reason, and
-    are tried again the next time.
+    Translations get the names of their images, including subfolders that a glob matches, and the
+    same bytes as from scripts/translate.py. Files are written atomically, so that you can continue
+    after a kill. Only one process at a time may use an output folder. Images that fail are listed
+    with name and reason in `failed.jsonl` there, and are tried again the next time.
 
     Args:
-        run_dir: a run folder, or a generator's file, as for `load_translator`; may be remote.
+        run_dir: a run folder or the file of a generator, as for `load_translator`; may be remote.
         direction: "a2b" or "b2a".
-        input: a folder, whose own images are meant; an image; or a glob, in which `*` stays
-            within a folder and `**` does not. Local paths that exist are never read as globs.
-        output: a folder.
-        resize: pixels that the longer side is scaled to first.
-        options: of the pipeline, the runner among them; if None, Beam's defaults.
+        input: a folder, without its subfolders; an image; or a glob, in which `*` matches within a
+            folder and `**` across folders. Local paths that exist are never treated as globs.
+        output: the output folder.
+        resize: number of pixels to which the longer side is resized first.
+        options: options of the pipeline, including its runner; by default those of Beam.
 
     Returns:
-        How many images were "translated", were "there already" and "failed".
+        The numbers of images that were "translated", were "there already" and "failed".
 
     Raises:
-        ValueError: there is no generator, no image or no such runner, the output cannot be
-            written, or the pipeline stopped before its end.
+        ValueError: the generator, the images or the runner cannot be found, the output cannot be
+            written, or the pipeline failed.
     """
     if resize is not None and resize < 1:
         raise ValueError(f"resize is {resize}: use 1 or more.")
@@ -85,7 +84,7 @@ def translate_many(
     collection = find_collection(input, output)
     pipeline = beam.Pipeline(options=options)
     step = Translate(run_dir, direction, output, resize)
-    step.load()  # Each process loads its own: this one is for the message.
+    step.load()  # Finds errors early: each worker process loads its own.
     entries = collection.entries()
     if not entries:
         raise ValueError(
@@ -113,20 +112,22 @@ def translate_many(
             )
             _run(pipeline)
         failed = read_failed(output)
-        # Some runners lose elements without an error.
+        # Some runners lose elements without raising an error.
         there = _names(output) | failed.keys()
         lost = [
             entry.name
             for entry in todo
             if entry.name not in there
-            and not FileSystems.exists(FileSystems.join(output, entry.name))  # behind a link
+            and not FileSystems.exists(
+                FileSystems.join(output, entry.name)
+            )  # in a symlinked folder
         ]
     finally:
         _discard_unfinished(output)
     if lost:
         raise ValueError(
-            f"{len(lost)} images, {lost[0]} among them, are neither translated nor in "
-            f"{FAILED}: the runner lost them. The same command translates the rest."
+            f"{len(lost)} images, including {lost[0]}, are neither translated nor in {FAILED}: the "
+            "runner lost them. Run the same command again to translate them."
         )
     return {
         "translated": len(todo) - len(failed),
@@ -136,13 +137,13 @@ def translate_many(
 
 
 def pipeline_options(flags: list[str]) -> PipelineOptions:
-    """Beam's options from its flags, which may choose any of its runners.
+    """Parses Beam's flags, which may choose any of its runners, to options.
 
     Raises:
-        ValueError: Beam knows no such flag (it would drop it), none with such a value, or no such
-            runner.
+        ValueError: a flag is unknown (Beam would ignore it) or has an invalid value, or the runner
+            is unknown.
     """
-    logging.basicConfig()  # Beam would, inside, and then log to what is no longer stderr
+    logging.basicConfig()  # or Beam does below, and keeps the redirected stderr
     flags = ["--default_sdk_harness_log_level=WARNING", *flags]
     unknown: list[str] = []
     complaint = io.StringIO()
@@ -150,15 +151,15 @@ def pipeline_options(flags: list[str]) -> PipelineOptions:
         with contextlib.redirect_stderr(complaint):
             options = PipelineOptions(flags)
             if runner := options.view_as(StandardOptions).runner:
-                _load_runner(runner)  # Its module may add flags of its own.
+                _load_runner(runner)  # Its module may define more flags.
             options.get_all_options(
                 retain_unknown_options=True,
                 add_extra_args_fn=lambda parser: unknown.extend(parser.parse_known_args(flags)[1]),
             )
-    except SystemExit:  # argparse, after a hundred lines of usage
+    except SystemExit:  # argparse, with a hundred lines of usage
         raise ValueError(complaint.getvalue().strip().rpartition("error: ")[2]) from None
     if unknown:
-        raise ValueError(f"{unknown[0]} is no flag of this script or of Beam: see --help.")
+        raise ValueError(f"{unknown[0]} is not a flag of this script or of Beam: see --help.")
     return options
 
 
@@ -175,15 +176,15 @@ def _load_runner(name: str) -> None:
 def _run(pipeline: beam.Pipeline) -> None:
     try:
         pipeline.run().wait_until_finish()
-    except Exception as error:  # Runners raise what they like, with pages of remote traceback.
+    except Exception as error:  # Runners raise any kind, with long remote tracebacks.
         reason = (str(error).strip() or repr(error)).splitlines()[-1]
         raise ValueError(
-            f"The pipeline stopped ({type(error).__name__}: {reason}): once that is mended, the "
-            "same command translates the rest."
+            f"The pipeline stopped ({type(error).__name__}: {reason}): fix this, then run the same "
+            "command to translate the rest."
         ) from error
 
 
-# === Which images ===
+# === Finding the images ===
 
 
 @dataclass(frozen=True)
@@ -191,9 +192,9 @@ class Entry:
     """An image of a collection.
 
     Attributes:
-        name: its path within the collection, and that of its translation within the output.
-        path: where it is.
-        size: of its file, in bytes.
+        name: its path relative to the collection, and of its translation relative to the output.
+        path: its full path.
+        size: size of its file in bytes.
     """
 
     name: str
@@ -203,12 +204,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Collection:
-    """What a folder or glob means.
+    """The images of a folder or glob.
 
     Attributes:
-        base: the folder that names are relative to.
-        patterns: Beam's globs of everything.
-        without: a folder in it that is left out, since earlier translations are there.
+        base: the folder to which names are relative.
+        patterns: the equivalent globs of Beam.
+        without: a folder to exclude, which holds earlier translations.
     """
 
     base: str
@@ -216,7 +217,7 @@ class Collection:
     without: str
 
     def entries(self) -> list[Entry]:
-        """Lists the images, in no particular order, each once; hidden ones are left out."""
+        """Lists the images, each once and in no particular order, without hidden ones."""
         found = FileSystems.match(list(self.patterns))
         files = {file.path: file.size_in_bytes for part in found for file in part.metadata_list}
         entries = []
@@ -230,10 +231,10 @@ class Collection:
 
 
 def find_collection(input: str, output: str) -> Collection:
-    """What `translate_many` is to translate, without looking at any of it.
+    """Returns the collection for `translate_many` without listing its images.
 
     Raises:
-        ValueError: translations would go among the originals.
+        ValueError: the output folder holds the originals.
     """
     is_local = FileSystems.get_scheme(input) is None
     input = os.path.abspath(os.path.expanduser(input)) if is_local else input.rstrip("/")
@@ -244,7 +245,7 @@ def find_collection(input: str, output: str) -> Collection:
         folder = input
         while not os.path.isdir(folder) if is_local else re.search(r"[*?[]", folder):
             folder = folder.rpartition("/")[0] or "/"
-        # To Beam, the ** of photos/**/x.jpg is a folder or more; to everyone else, or none.
+        # In photos/**/x.jpg, ** matches one or more folders in Beam, but zero or more elsewhere.
         rest = input[len(folder) :].lstrip("/") or "*"
         first, *others = re.split(r"(?<![^/])\*\*/", rest)
         globs = [
@@ -258,30 +259,30 @@ def find_collection(input: str, output: str) -> Collection:
 
 
 def _whole_path(path: str) -> str:
-    """Local paths absolute and without ~ and links, to be compared; no slash at the end."""
+    """Makes paths comparable: local ones absolute without ~ and links, and no final slash."""
     if FileSystems.get_scheme(path) is None:
         return os.path.realpath(os.path.expanduser(path))
     return path.rstrip("/")
 
 
 def _literal(path: str) -> str:
-    """A glob of exactly this path; the backslash only keeps "[[" out of a regular expression."""
+    """Returns a glob that matches exactly this path; the backslash avoids "[[" in a regex."""
     return re.sub(r"[*?[]", r"[\\\g<0>]", path)
 
 
-# === From entry to translation ===
+# === Translating an image ===
 
 
 class Translate(beam.DoFn):
-    """Reads, translates and writes one image after the other.
+    """Reads, translates and writes one image at a time.
 
     Beam's RunInference would need more steps than this one, and its batches lose images on Beam's
     Dask runner (apache-beam 2.77).
 
     Args:
         run_dir, direction: as for `load_translator`; run_dir may be remote.
-        output: a folder that can be written.
-        resize: pixels of the longer side, or None.
+        output: a writable folder.
+        resize: number of pixels of the longer side, or None.
     """
 
     def __init__(self, run_dir: str, direction: str, output: str, resize: int | None):
@@ -290,12 +291,12 @@ class Translate(beam.DoFn):
         self.shared = Shared()  # One generator for all threads of a process.
 
     def setup(self):
-        """Loads the generator, unless another thread of this process has."""
+        """Loads the generator unless another thread of this process has loaded it."""
         self.translate = self.shared.acquire(self.load)
 
     def load(self) -> Callable:
         """Loads the generator; see `load_translator`."""
-        # Several processes may share a GPU, which TensorFlow would otherwise claim whole.
+        # Several processes may share a GPU, whose memory TensorFlow would otherwise claim whole.
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         if FileSystems.get_scheme(self.run_dir) is None:
             return load_translator(self.run_dir, self.direction)
@@ -303,7 +304,7 @@ class Translate(beam.DoFn):
         path = self.run_dir if is_file else f"{self.run_dir}/{self.direction}.keras"
         if not FileSystems.exists(path):
             raise ValueError(
-                f"{path} is not there: name a run folder that has saved once, or a .keras or .pth "
+                f"{path} does not exist: name a run folder with a checkpoint, or a .keras or .pth "
                 "file."
             )
         with tempfile.TemporaryDirectory() as folder:
@@ -313,14 +314,14 @@ class Translate(beam.DoFn):
             return load_translator(copy, self.direction)
 
     def process(self, entry: Entry) -> Iterator[tuple[int, dict[str, str]]]:
-        """Makes one translation, or yields (0, name and reason) where that fails."""
+        """Translates one image; if that fails, yields (0, name and reason)."""
         try:
-            # A runner tries again what a worker that has died was given.
+            # The file may exist, since runners retry the elements of a worker that died.
             if not FileSystems.exists(FileSystems.join(self.output, entry.name)):
                 self._translate(entry)
         except Exception as error:
             kind = "" if isinstance(error, ImageError) else f"{type(error).__name__}: "
-            # The key is a number, since the hashes of others differ between processes.
+            # The key is a number, since hashes of strings differ between processes.
             yield 0, {"name": entry.name, "reason": kind + " ".join(str(error).split())}
 
     def _translate(self, entry):
@@ -337,13 +338,13 @@ class Translate(beam.DoFn):
 
 
 def write_failed(gathered: tuple[int, Iterable[dict[str, str]]], output: str) -> None:
-    """Writes the records of all images that failed, one a line."""
+    """Writes the records of all images that failed, one per line."""
     lines = sorted(f"{json.dumps(record)}\n" for record in gathered[1])
     _write_whole(output, FAILED, "".join(lines).encode())
 
 
 def read_failed(output: str) -> dict[str, str]:
-    """The names of the images that failed, with reasons."""
+    """Returns the names of the images that failed, with reasons."""
     path = FileSystems.join(output, FAILED)
     if not FileSystems.exists(path):
         return {}
@@ -353,19 +354,19 @@ def read_failed(output: str) -> dict[str, str]:
 
 
 def _names(output: str) -> set[str]:
-    """The paths of all files in the output: one listing, since stores answer slowly for each."""
+    """Lists the paths of all files in the output at once: single look-ups are slow on stores."""
     (found,) = FileSystems.match([FileSystems.join(_literal(output), "**")])
     return {file.path.removeprefix(output).lstrip("/") for file in found.metadata_list}
 
 
 def _write_whole(output: str, name: str, data: bytes) -> None:
-    """Writes under a temporary name and renames; on object stores that is a copy."""
+    """Writes a file under a temporary name, then renames it (on object stores, copies it)."""
     unfinished = FileSystems.join(output, UNFINISHED, uuid.uuid4().hex)
     target = FileSystems.join(output, name)
     kind = CompressionTypes.UNCOMPRESSED
     with FileSystems.create(unfinished, compression_type=kind) as file:
         file.write(data)
-    with contextlib.suppress(OSError):  # is there already, which Beam takes for an error
+    with contextlib.suppress(OSError):  # it may exist, which is an error in Beam
         FileSystems.mkdirs(target.rpartition("/")[0])
     FileSystems.rename([unfinished], [target])
 

@@ -1,17 +1,17 @@
-"""An image too large for memory in, its translation out: computed tile by tile, without seams.
+"""Translates images that are too large for memory, tile by tile and without seams.
 
-Instance norm takes its statistics over the whole image. Tiles that are translated each alone take
-their own, and differ in colour where they meet. Here every norm waits for the statistics of all
-tiles of the layer before it:
+Instance norm computes its statistics over the whole image. Tiles that are translated separately
+would have statistics of their own, and differ in color at their borders. Here, every norm waits for
+the statistics of all tiles of the layer before it:
 
     image --encoder, once for each of its norms, then into--> x   [h/4, w/4, 4 filters], on disk
     x --convolution--> y --norm, ReLU, convolution--> z             of each residual block, on disk
     x + norm(z) --> x
     x --decoder, once for each of its norms, then into--> translation
 
-The larger maps of encoder and decoder are never kept, only computed again for each norm. A tile is
-computed with as many pixels around it as its layers look at, and padded at the image's border
-only: it is what the whole image would give.
+The larger maps of encoder and decoder are not stored, but computed again for each norm. A tile is
+computed with all surrounding pixels in the receptive field of its layers, and padded only at the
+border of the image, so its values are the same as for the whole image.
 """
 
 import errno
@@ -32,39 +32,39 @@ from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.inference.translator import padded
 from tf_cyclegan.layers import CropTopLeft, InstanceNormalization, ReflectionPadding2D
 
-MAX_TILED_PIXELS = 3 * MAX_PIXELS  # of an image that is tiled; Pillow's own limit lies above it
-SMALLEST_TILE = 128  # pixels a side, below which more is computed around a tile than in it
+MAX_TILED_PIXELS = 3 * MAX_PIXELS  # maximum for tiled images, below the limit of Pillow
+SMALLEST_TILE = 128  # side in pixels; smaller tiles have more pixels around them than inside
 
-Span = tuple[int, int]  # rows or columns: the first, and the one behind the last
-Window = tuple[Span, Span]  # of rows and of columns
+Span = tuple[int, int]  # rows or columns: (first, last + 1)
+Window = tuple[Span, Span]  # rows and columns
 
 
 def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.ndarray]:
-    """`tf_cyclegan.inference.translator.translator` in bounded memory.
+    """Works like `tf_cyclegan.inference.translator.translator`, in bounded memory.
 
-    The translation is the same up to rounding: within two grey levels in float32, where it is the
+    The translation is the same up to rounding: within two gray levels in float32, where it is the
     more exact one (docs/large_images.md). Memory holds the image, its translation and a tile.
     Scratch files hold 3 * filters bytes for each pixel of the image (filters bytes without
-    residual blocks), and its translation; they have no name, and are gone when the process ends,
-    however it ends.
+    residual blocks), and its translation. They are unnamed, and removed whenever the process ends,
+    even if it is killed.
 
     Args:
-        generator: a `ResNetGenerator`, built.
-        tile: pixels a side of an image that memory would do for, a multiple of 16, at least
-            SMALLEST_TILE. Of that, half the side is computed at a time in the residual blocks, a
-            quarter in encoder and decoder, which need the most memory for each pixel.
-        folder: for the scratch files; on a disk, as some systems keep /tmp in memory.
+        generator: a built `ResNetGenerator`.
+        tile: side in pixels of an image that would fit into memory, a multiple of 16 of at least
+            SMALLEST_TILE. The residual blocks are computed with tiles of half that side, encoder
+            and decoder, which need more memory for each pixel, with a quarter.
+        folder: folder for the scratch files, on a disk: some systems keep /tmp in memory.
 
     Returns:
-        A function of uint8 `[h, w, 1 or 3]` to uint8 `[h, w, c']`. It raises an `ImageError`
-        where disk or memory run out.
+        A function of uint8 `[h, w, 1 or 3]` to uint8 `[h, w, c']`. It raises an `ImageError` if
+        disk space or memory runs out.
 
     Raises:
-        ValueError: another generator, or a tile that cannot be.
+        ValueError: the generator is not a `ResNetGenerator`, or the tile is invalid.
     """
     if not isinstance(generator, ResNetGenerator):
         raise ValueError(
-            f"A {type(generator).__name__} sees the whole image at once and cannot be tiled: "
+            f"A {type(generator).__name__} needs the whole image at once and cannot be tiled: "
             "leave out --tile, or use a ResNet generator."
         )
     check_tile(tile)
@@ -77,7 +77,7 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
             return network.translate(image, folder)
         except tf.errors.ResourceExhaustedError:
             raise ImageError(
-                f"tiles of {tile} pixels need more memory than there is: use a smaller --tile"
+                f"tiles of {tile} pixels need more memory than is available: use a smaller --tile"
             ) from None
         except OSError as error:
             raise ImageError(
@@ -89,20 +89,20 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
 
 
 def check_tile(tile: int) -> None:
-    """Raises a ValueError where images cannot be computed by tiles of that side."""
+    """Raises a ValueError if the side of tiles is invalid."""
     if tile < SMALLEST_TILE or tile % 16:
         raise ValueError(f"tile is {tile}: use a multiple of 16, {SMALLEST_TILE} or more.")
 
 
 def scratch_bytes(generator, height: int, width: int) -> int:
-    """What the scratch files for an image of that size hold."""
+    """Returns the number of bytes of the scratch files for an image."""
     pixels = padded(height, generator.multiple) * padded(width, generator.multiple)
     maps = 3 if generator.blocks else 1
     return pixels * (maps * generator.filters + generator.channels)
 
 
 class _TiledResNet:
-    """A ResNet generator as the chains of layers that are computed from what is kept.
+    """A ResNet generator, split into chains of layers between the maps on disk.
 
     Args:
         generator, tile: as in `tiled_translator`.
@@ -120,12 +120,12 @@ class _TiledResNet:
             first, second, last = _split(block.body.layers)
             chains = (waiting + first, second, waiting, last)
             self.blocks.append([_Chain(layers, self.channels) for layers in chains])
-            waiting = []  # the encoder's last norm and ReLU, applied whenever x is read until x + z
+            waiting = []  # the encoder's last norm and ReLU; the first block applies them to x
         tanh = keras.layers.Activation("tanh", dtype=generator.variable_dtype)
         self.decoder = _Chain([*waiting, *generator.decoder.layers, tanh], self.channels)
 
     def translate(self, image, folder):
-        """uint8 `[h, w, 1 or 3]` to uint8 `[h, w, c']`; an OSError where the disk is too small."""
+        """Translates uint8 `[h, w, 1 or 3]` to uint8 `[h, w, c']`; OSError if the disk is full."""
         height, width = image.shape[:2]
         source = _Image(image, self.channels_in, self.multiple)
         shape = (source.shape[0] // 4, source.shape[1] // 4, self.channels)
@@ -153,13 +153,13 @@ class _TiledResNet:
 
 
 class _Tiles:
-    """The passes over one image, and the moments that they find.
+    """The passes over one image, and the moments that they compute.
 
     Args:
-        height: of the padded image, to tell a map's scale by.
+        height: height of the padded image, which gives the scale of a map.
 
     Attributes:
-        moments: norm -> mean and variance `[2, c]` of what goes into it, over the whole image.
+        moments: norm -> mean and variance `[2, c]` of its input, over the whole image.
     """
 
     def __init__(self, height):
@@ -167,10 +167,10 @@ class _Tiles:
         self.moments = {}
 
     def windows(self, tile, shape) -> Iterator[tuple[Window, Window]]:
-        """The windows side by side of a map of that shape, each of `tile` pixels or a little less.
+        """Yields adjacent windows of a map, with sides of `tile` image pixels or a little less.
 
-        With each comes what to compute for it, of one size in all of them: TensorFlow keeps the
-        memory it once had, and buffers of other sizes do not fit into what others left.
+        With each window comes a larger one to compute, of the same size for all: TensorFlow keeps
+        freed memory, and buffers of different sizes would fragment it.
         """
         spans = []
         for size in shape[:2]:
@@ -181,13 +181,13 @@ class _Tiles:
             yield (rows, columns), (more_rows, more_columns)
 
     def measure(self, tile, chain, source):
-        """Takes the moments of the norms inside a chain, one norm after the other."""
+        """Computes the moments of the norms inside a chain, one norm after the other."""
         for norm, before in chain.norms_inside:
             windows = self.windows(tile, before.shapes(source.shape)[-1])
             self.moments[norm] = _merge(before.measure(source, w, self.moments) for w in windows)
 
     def compute(self, tile, chain, source, target, reader):
-        """Fills a map; takes the moments of the norm that its reader begins with, if it does."""
+        """Fills a map, and computes the moments for a norm at the start of its reader, if any."""
 
         def parts():
             for windows in self.windows(tile, target.shape):
@@ -199,23 +199,23 @@ class _Tiles:
 
 
 class _Chain:
-    """Layers in a row, computed for any window of their output.
+    """A sequence of layers, computed for any window of its output.
 
     Args:
-        layers: of a `ResNetGenerator`.
-        channels: of what goes in.
+        layers: consecutive layers of a `ResNetGenerator`.
+        channels: number of input channels.
 
     Attributes:
-        norms: the instance norms among them, whose moments come from outside.
-        norms_inside: (norm, the chain before it) for those that are not the first layer.
+        norms: the instance norms among the layers, whose moments are passed in.
+        norms_inside: (norm, chain before it) for norms that are not the first layer.
 
     Call arguments:
         source: `_Image` or `_Map`.
-        windows: of the output, the wanted one, and what to compute for it.
+        windows: the requested window of the output, and the window to compute for it.
         moments: as in `_Tiles`.
 
     Returns:
-        float32 `[1, rows, columns, c']`: this window of what the layers give for the whole source.
+        float32 `[1, rows, columns, c']`: this window of the output for the whole source.
     """
 
     def __init__(self, layers, channels):
@@ -236,7 +236,7 @@ class _Chain:
         return self._values(*self._inputs(source, windows, moments))
 
     def measure(self, source, windows, moments):
-        """`_moments` of the wanted window."""
+        """Returns the `_moments` of the requested window."""
         return self._window_moments(*self._inputs(source, windows, moments))
 
     @functools.cached_property
@@ -245,19 +245,19 @@ class _Chain:
 
     @functools.cached_property
     def _window_moments(self):
-        # One graph, in which the squares take the memory of what they are squares of.
+        # In one graph, the squared differences can reuse the memory of the values.
         function = tf.function(lambda *inputs: _moments(self._run(*inputs)))
         return function.get_concrete_function(*self._signature)
 
     def shapes(self, shape):
-        """(h, w, c) of what goes into each layer for a source of that shape, and of the output."""
+        """Returns (h, w, c) of the input of each layer, and of the output, for a source shape."""
         shapes = [shape]
         for layer in self.layers:
             shapes.append(layer.compute_output_shape((1, *shapes[-1]))[1:])
         return shapes
 
     def _inputs(self, source, windows, moments):
-        """What the source holds there, what to keep of each layer's output, the norms' moments."""
+        """Returns the part of the source to read, the crop of each output, and the moments."""
         wanted, computed = windows
         cuts = []
         for layer, shape in reversed([*zip(self.layers, self.shapes(source.shape), strict=False)]):
@@ -265,7 +265,7 @@ class _Chain:
             cuts.append([np.subtract(w, s[2]) for w, s in zip(wanted, spans, strict=True)])
             wanted = computed = tuple((first, last) for first, last, _ in spans)
         cuts = np.array(cuts[::-1], np.int32).reshape(-1, 2, 2)
-        values = tf.constant(source.read(wanted)[np.newaxis])  # a copy, of which one is let go here
+        values = tf.constant(source.read(wanted)[np.newaxis])  # a copy: the array is freed here
         return values, tf.constant(cuts), [tf.constant(moments[norm]) for norm in self.norms]
 
     def _run(self, x, cuts, moments):
@@ -280,7 +280,7 @@ class _Chain:
 
 
 def _split(layers) -> list[list]:
-    """The layers up to each convolution, and those behind the last, which may be none."""
+    """Splits layers after each convolution; the last group may be empty."""
     groups: list[list] = [[]]
     for layer in layers:
         groups[-1].append(layer)
@@ -290,24 +290,24 @@ def _split(layers) -> list[list]:
 
 
 def _span(layer, start: int, stop: int, size: int) -> tuple[int, int, int]:
-    """What a layer needs for some rows, or columns, of its output.
+    """Returns which rows, or columns, of its input a layer needs for some of its output.
 
-    As many for as many, wherever they are; those at a border get some from further inside.
+    Their number depends only on the number of outputs: at a border, the span moves inwards.
 
     Args:
-        layer: one of a `ResNetGenerator`'s.
-        start, stop: the wanted ones.
-        size: how many its input has in all.
+        layer: a layer of a `ResNetGenerator`.
+        start, stop: the requested output, from `start` to before `stop`.
+        size: total number of rows or columns of the input.
 
     Returns:
-        (first, last, offset): the layer, given first to before last of its input, puts out what it
-        puts out for the whole input from number `offset` on. Padding layers pad whatever they are
-        given: what they put where the image goes on lies outside start to stop.
+        (first, last, offset): given its input from first to before last, the layer returns its
+        output for the whole input from index `offset` on. Padding layers also pad where the image
+        continues, but that padding lies outside of start to stop.
     """
     count = stop - start
     if isinstance(layer, (ReflectionPadding2D, keras.layers.ZeroPadding2D)):
         padding = (layer.compute_output_shape((1, size, size, 1))[1] - size) // 2
-        # A convolution over 2 * padding + 1 follows, so all that is mirrored is there.
+        # A convolution of size 2 * padding + 1 follows, so all mirrored pixels are in the input.
         first, last = _inward(start - padding, count, size)
         return first, last, first
     if isinstance(layer, keras.layers.Conv2D):
@@ -319,19 +319,19 @@ def _span(layer, start: int, stop: int, size: int) -> tuple[int, int, int]:
         reach = layer.kernel_size[0] if isinstance(layer, keras.layers.Conv2DTranspose) else 2
         first, last = _inward((start - reach) // 2 + 1, count // 2 + 2, size)
         return first, last, 2 * first
-    return start, stop, start  # pixel by pixel
+    return start, stop, start  # pointwise layers
 
 
 def _inward(first: int, count: int, size: int) -> Span:
-    """`count` of `size` from number `first` on, moved to where there are as many; or all."""
+    """Returns a span of `count` from `first` on, moved or shortened to lie within `size`."""
     first = max(min(first, size - count), 0)
     return first, min(first + count, size)
 
 
 @tf.function(input_signature=[tf.TensorSpec([1, None, None, None])])
 def _moments(x):
-    """`[1, h, w, c]` -> its number of pixels, and mean and variance `[c]` in float64."""
-    # Sums of a million short floats would lose digits: rows in float32, their sum in float64.
+    """Computes number of pixels, mean `[c]` and variance `[c]`, in float64, of `[1, h, w, c]`."""
+    # Sums of a million float32 would be imprecise: sum rows in float32, and those in float64.
     mean = tf.reduce_mean(tf.cast(tf.reduce_mean(x, 2), tf.float64), 1)
     squares = tf.math.squared_difference(x, tf.cast(mean, x.dtype))
     variance = tf.reduce_mean(tf.cast(tf.reduce_mean(squares, 2), tf.float64), 1)
@@ -339,9 +339,9 @@ def _moments(x):
 
 
 def _merge(parts) -> np.ndarray:
-    """The `_moments` of all tiles -> mean and variance of the whole, float32 `[2, c]`.
+    """Merges the `_moments` of all tiles to mean and variance of the whole, float32 `[2, c]`.
 
-    Chan, Golub and LeVeque 1979: squares are of differences from means, so nothing cancels.
+    Chan, Golub and LeVeque 1979: squared differences from means avoid cancellation.
     """
     count, mean, squares = 0, 0.0, 0.0
     for part in parts:
@@ -354,12 +354,12 @@ def _merge(parts) -> np.ndarray:
 
 
 class _Image:
-    """An image as a map to read from, padded as `translator` pads it.
+    """An image to read windows from, padded in the same way as by `translator`.
 
     Args:
-        image: uint8 `[h, w, 1 or 3]`; no copy of it is made.
-        channels: 1 or 3.
-        multiple: of the padded sides.
+        image: uint8 `[h, w, 1 or 3]`, which is not copied.
+        channels: number of channels to read, 1 or 3.
+        multiple: what the padded sides are multiples of.
     """
 
     def __init__(self, image, channels, multiple):
@@ -371,20 +371,20 @@ class _Image:
         self.shape = (*map(len, self.lines), channels)
 
     def read(self, window: Window) -> np.ndarray:
-        """float32 `[rows, columns, channels]` in [-1, 1]."""
+        """Reads a window as float32 `[rows, columns, channels]` in [-1, 1]."""
         rows, columns = (line[slice(*span)] for line, span in zip(self.lines, window, strict=True))
         return to_float(to_channels(self.image[rows[:, np.newaxis], columns], self.shape[2]))
 
 
 class _Map:
-    """A map, `[h, w, c]`, in a file that has no name, row after row.
+    """A feature map `[h, w, c]` in an unnamed file, row by row.
 
-    It is read and written, not mapped into memory, where its pages would count as the process'.
+    The file is not memory-mapped, since its pages would count as memory of the process.
 
     Args:
-        folder: of the file.
+        folder: folder of the file.
         shape: (h, w, c).
-        dtype: of its numbers.
+        dtype: dtype of the values.
     """
 
     def __init__(self, folder, shape, dtype):
@@ -399,7 +399,7 @@ class _Map:
         self.file.close()
 
     def read(self, window: Window) -> np.ndarray:
-        """`[rows, columns, c]`."""
+        """Reads a window as `[rows, columns, c]`."""
         (top, bottom), (left, right) = window
         values = np.empty((bottom - top, right - left, self.shape[2]), self.dtype)
         for row, line in enumerate(values, start=top):
@@ -407,7 +407,7 @@ class _Map:
         return values
 
     def write(self, window: Window, values: np.ndarray):
-        """Puts `[rows, columns, c]` into place; an OSError where the disk is full."""
+        """Writes a window, `[rows, columns, c]`; raises an OSError if the disk is full."""
         (top, _), (left, _) = window
         for row, line in enumerate(values, start=top):
             self._transfer(self.file.write, row, left, line)
@@ -415,5 +415,5 @@ class _Map:
     def _transfer(self, transfer, row, left, line):
         self.file.seek((row * self.shape[1] + left) * self.shape[2] * self.dtype.itemsize)
         rest = memoryview(line).cast("B")
-        while rest:  # one call may move less
+        while rest:  # a call may transfer only a part
             rest = rest[transfer(rest) :]

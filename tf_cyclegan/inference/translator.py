@@ -1,4 +1,4 @@
-"""An image of any size in, its translation of the same size out."""
+"""Translates images of any size to images of the same size."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ from tf_cyclegan.generators import as_generator
 from tf_cyclegan.interop import load_generator
 from tf_cyclegan.training.run_folder import load_run_images, read_config
 
-SMALLEST = 8  # pixels a side, below which the ResNet's deepest map cannot be mirrored
+SMALLEST = 8  # side in pixels that reflection padding in the residual blocks needs
 
 
 def load_translator(
@@ -36,11 +36,11 @@ def load_translator(
         run_dir_or_file, direction, multiple: as for `find_generator`.
 
     Returns:
-        A function that takes an image (uint8 `[h, w, c]`, a PIL image, or what else `to_image`
-        takes) and returns its translation, uint8 `[h, w, c']`: see `translator`.
+        A function that takes an image (uint8 `[h, w, c]`, a PIL image, or anything else that
+        `to_image` takes) and returns its translation, uint8 `[h, w, c']`; see `translator`.
 
     Raises:
-        ValueError: nothing is there, or it is no generator.
+        ValueError: the file does not exist, or holds no generator.
 
     Example:
 
@@ -51,25 +51,25 @@ def load_translator(
 
 
 def find_generator(run_dir_or_file, direction: str, multiple: int = 32):
-    """Loads one direction of a run folder or of a saved `CycleGAN`, or a generator's own file.
+    """Loads a generator from a run folder, a saved `CycleGAN`, or a file of its own.
 
     Args:
         run_dir_or_file: a run folder, a folder of imported weights, a `.keras` or a `.pth` file.
-        direction: "a2b" or "b2a": which generator of a folder or of a `CycleGAN` is meant.
-        multiple: what a generator of your own needs height and width to be a multiple of.
+        direction: "a2b" or "b2a", the generator to load from a folder or a `CycleGAN`.
+        multiple: for networks of your own, what height and width must be a multiple of.
 
     Returns:
-        A generator of `tf_cyclegan.generators`, built.
+        A built generator, as from `tf_cyclegan.generators.as_generator`.
 
     Raises:
-        ValueError: nothing is there, or it is no generator.
+        ValueError: the file does not exist, or holds no generator.
     """
     path = Path(run_dir_or_file)
     if path.is_dir():
         path = path / f"{direction}.keras"
     if not path.is_file():
         raise ValueError(
-            f"{path} is not there: name a run folder that has saved once, one written by "
+            f"{path} does not exist: name a run folder with a checkpoint, one written by "
             "import_weights.py, or a .keras or .pth file."
         )
     generator = load_generator(path)
@@ -82,18 +82,18 @@ def find_generator(run_dir_or_file, direction: str, multiple: int = 32):
 
 
 def translator(generator) -> Callable[[Any], np.ndarray]:
-    """Wraps a generator so that it takes an image of any size and gives one of the same size.
+    """Returns a function that translates an image of any size into one of the same size.
 
-    The image is mirrored outwards at its right and lower border up to the next multiple that the
-    generator needs, and the translation is cropped back.
+    The image is padded by mirroring, at its right and lower border, to the next size that the
+    generator supports, and the translation is cropped to the original size.
 
     Args:
         generator: a Keras model of `[n, h, w, c]` to `[n, h, w, c']` in [-1, 1].
 
     Returns:
-        A function of whatever `to_image` takes to uint8 `[h, w, c']`; gray and RGB are exchanged
-        where the generator takes the other. It raises a ValueError where it is given anything
-        else, and an `ImageError` where memory runs out.
+        A function of anything that `to_image` takes to uint8 `[h, w, c']`. Images are converted
+        between gray and RGB if the generator needs it. It raises a ValueError for other arguments,
+        and an `ImageError` if memory runs out.
     """
     generator = as_generator(generator)
     multiple, channels = generator.multiple, generator.input_channels
@@ -112,7 +112,7 @@ def translator(generator) -> Callable[[Any], np.ndarray]:
             fake = run(image[np.newaxis])
         except tf.errors.ResourceExhaustedError:
             raise ImageError(
-                f"{width} x {height} pixels need more memory than there is: use --resize"
+                f"{width} x {height} pixels need more memory than is available: use --resize"
             ) from None
         return to_uint8(fake.numpy()[0, :height, :width])
 
@@ -120,20 +120,20 @@ def translator(generator) -> Callable[[Any], np.ndarray]:
 
 
 def to_image(image: Any) -> np.ndarray:
-    """One image in any of the usual forms as uint8 `[h, w, 1 or 3]`.
+    """Converts an image in any of the usual forms to uint8 `[h, w, 1 or 3]`.
 
     Args:
-        image: a PIL image; or uint8 `[h, w]`, `[h, w, 1]`, `[h, w, 3]` or `[h, w, 4]`, an array
-            or what NumPy makes one of. Transparency is composited on white, as `read_image`
-            does, and a PIL image is set upright by its EXIF orientation.
+        image: a PIL image; or uint8 `[h, w]`, `[h, w, 1]`, `[h, w, 3]` or `[h, w, 4]`, as an array
+            or anything that NumPy converts to one. Transparent images are composited on white, as
+            in `read_image`, and PIL images are rotated by their EXIF orientation.
 
     Raises:
-        ValueError: anything else, such as a batch or floats, with what to do instead.
+        ValueError: the image is anything else, such as a batch or floats.
     """
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):
             raise ValueError(
-                f"a PIL image of mode {image.mode} has no agreed black and white: save it as a "
+                f"a PIL image of mode {image.mode} has no defined black and white: save it as a "
                 "file and use read_image, or convert it to L or RGB."
             )
         pil = ImageOps.exif_transpose(image)
@@ -162,7 +162,7 @@ def _on_white(image):
 
 
 def padded(side: int, multiple: int) -> int:
-    """The next multiple, at least SMALLEST, that a side is padded to."""
+    """Returns the next multiple, at least SMALLEST, to which a side is padded."""
     return -(-max(side, SMALLEST) // multiple) * multiple
 
 
@@ -174,24 +174,24 @@ def find_images(
     max_pixels: int = MAX_PIXELS,
     recursive: bool = False,
 ) -> ImageSet:
-    """The images to translate in one direction.
+    """Finds the images to translate in one direction.
 
     Args:
-        inputs: paths of images and of folders of images. Of a folder that holds testA and
-            testB, the one of the direction's own domain is taken. Empty for the test images of
-            the run's data set.
-        run_dir: the run folder, for the latter.
+        inputs: paths of images and of folders of images. In a folder with testA and testB, the
+            source domain of the direction is used. If empty, the test images of the run's data set
+            are used.
+        run_dir: the run folder, needed if `inputs` is empty.
         direction: "a2b" or "b2a".
-        output: the folder that translations will go to, if any; it is not searched.
-        max_pixels: larger images are refused as they are read; of inputs alone.
-        recursive: whether to search the sub-folders of inputs too.
+        output: the folder for the translations, if any; it is not searched.
+        max_pixels: reading a larger image in `inputs` is an error.
+        recursive: whether to search the subfolders of inputs, too.
 
     Returns:
-        An `ImageSet` whose names are file names, or paths in their input folder, no two alike.
+        An `ImageSet` whose names are file names, or paths in their input folder, all different.
 
     Raises:
-        ValueError: nothing is there, two images have one name, or a translation would replace
-            its own original.
+        ValueError: there are no images, two have the same name, or a translation would replace
+            its original.
     """
     split = "testA" if direction == "a2b" else "testB"
     if not inputs:

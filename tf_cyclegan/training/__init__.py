@@ -1,1 +1,1 @@
-"""Settings, the training loop, run folders, and what happens beside the steps."""
+"""Settings, the training loop, run folders and callbacks."""

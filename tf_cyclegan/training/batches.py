@@ -1,7 +1,7 @@
-"""From a data set's name or folder to batches `(real_a, real_b)`: float32 NHWC in [-1, 1].
+"""Reads a data set by name or folder into batches `(real_a, real_b)`: float32 NHWC in [-1, 1].
 
-An image is chosen, cropped and flipped by a pure function of the seed and of its place in the
-training, so a training that resumes at any step sees exactly what it would have seen.
+Images are chosen, cropped and flipped by a pure function of the seed and of their position in the
+training run, so a run that resumes at any step sees the same batches as one without a break.
 """
 
 import os
@@ -19,27 +19,27 @@ from tf_cyclegan.training.config import Config
 
 
 def load_dataset(config: Config) -> dict[str, ImageSet]:
-    """Finds the images that the config names; they are read later, one by one.
+    """Finds the images that the config names. They are read later, one by one.
 
     Returns:
-        "trainA" and "trainB", in pairs where training needs them; "testA" and "testB" where the
-        data has them; and "truthA" and "truthB", the true counterparts of the test images of that
-        letter, where they are known (the embedded data set, and others with `config.paired` or
+        "trainA" and "trainB", in pairs if training needs them; "testA" and "testB" if the data
+        set has them; and "truthA" and "truthB", the ground truth of the translations of "testA"
+        and "testB", if it is known (for the embedded data set, and others with `config.paired` or
         `config.side_by_side`).
 
     Raises:
-        DatasetError: the data set is unknown, missing, empty, not in the pairs that are asked for,
-            or cannot be downloaded.
+        DatasetError: the data set is unknown, missing, empty, not in the requested pairs, or
+            cannot be downloaded.
     """
     if config.synthetic:
         if config.side_by_side:
-            raise DatasetError("side_by_side is for images of your own: name a folder by data_dir")
+            raise DatasetError("side_by_side needs your own images: name a folder by data_dir")
         sets = synthetic_sets(config.load_size, paired=config.lambda_l1 > 0)
     elif config.dataset:
         if config.data_a or config.data_b:
-            raise DatasetError("dataset excludes data_a and data_b: give the one or the others")
+            raise DatasetError("dataset excludes data_a and data_b: give only one of them")
         if config.side_by_side:
-            raise DatasetError("dataset excludes side_by_side: name a folder by data_dir alone")
+            raise DatasetError("dataset excludes side_by_side: name a folder by data_dir instead")
         sets = load_tfds(config.dataset, config.data_dir, config.paired)
     else:
         sets = load_folders(
@@ -57,25 +57,25 @@ def load_dataset(config: Config) -> dict[str, ImageSet]:
 
 
 class TrainingData:
-    """The two training domains, ready to be drawn from at any step.
+    """The images of both training domains, as batches from any step on.
 
-    An epoch has as many images as the larger domain, in each domain's own random order. (The
-    authors draw b with replacement; here each domain runs through all its images before any
-    comes again.) The last batch of an epoch is filled up from the next round. Where training needs
-    pairs, those of one name come together, cropped and flipped alike.
+    An epoch has as many images as the larger domain, in a random order for each domain. (The
+    authors draw b with replacement; here each domain uses all its images before it repeats any.)
+    The last batch of an epoch is filled up from the next one. If training needs pairs, images of
+    one name are in the same place of a batch, cropped and flipped alike.
 
     Args:
         sets: from `load_dataset`.
         config: a `Config`.
-        replicas: replicas in all, each with a batch of `config.batch_size`.
+        replicas: total number of replicas, each with a batch of `config.batch_size`.
 
     Attributes:
-        steps_per_epoch: steps that an epoch takes.
-        shape_a, shape_b: (h, w, c) of what is trained on; h and w None where they vary.
+        steps_per_epoch: number of steps in an epoch.
+        shape_a, shape_b: (h, w, c) of the training images, with h and w None if they vary.
 
     Raises:
-        DatasetError: a domain's images cannot be cropped, vary in size where they must not, or do
-            not fit where `config.cache` wants them kept.
+        DatasetError: the images of a domain cannot be cropped, vary in size where they must not,
+            or do not fit into the cache of `config.cache`.
     """
 
     def __init__(self, sets: dict[str, ImageSet], config: Config, replicas: int = 1):
@@ -108,31 +108,33 @@ class TrainingData:
 
     @property
     def error(self) -> Exception | None:
-        """Why an image could not be read, if one could not: in one line, where the
-        `tf.errors.OpError` that `batches` or `distributed` end with has dozens."""
+        """The one-line error of an image that could not be read, or None.
+
+        The `tf.errors.OpError` that `batches` or `distributed` then raise has dozens of lines.
+        """
         return self.a.error or self.b.error
 
     def batches(self, start: int, stop: int, replica: int = 0, replicas: int = 1):
-        """Batches for the steps from `start` to before `stop`.
+        """Returns the batches for the steps from `start` to before `stop`.
 
         Args:
-            start, stop: steps of the whole training, from 0.
-            replica, replicas: the first replica that is fed from here, and how many are: each
-                step gives one batch for each of them, in order.
+            start, stop: steps of the whole training run, from 0.
+            replica, replicas: the first replica that gets these batches, and the number of
+                replicas: each step gives one batch for each of them, in order.
 
         Returns:
             A `tf.data.Dataset` of `(real_a, real_b)`, float32 `[batch_size, h, w, c]` in [-1, 1].
         """
         batch = self.config.batch_size
 
-        def places(step):  # of this step's images in the whole training
+        def places(step):  # positions of the images of this step in the training run
             first = step * self.global_batch + replica * batch
             return tf.data.Dataset.range(first, first + replicas * batch)
 
         def pair(place):
             return (
                 self._image(self.a, self.shape_a, place, stream=0),
-                # In one stream of draws a pair stays one, and is cropped and flipped alike.
+                # With the same stream of draws, pairs stay together, cropped and flipped alike.
                 self._image(self.b, self.shape_b, place, stream=0 if self.pairs else 1),
             )
 
@@ -140,33 +142,33 @@ class TrainingData:
         threads = os.cpu_count() or 1
         dataset = dataset.map(pair, num_parallel_calls=threads, deterministic=True)
         dataset = dataset.batch(batch, drop_remainder=True)
-        # Numbers in place of tf.data.AUTOTUNE: its tuner keeps a process that has ended its work
-        # waiting for many seconds, after a long run for minutes.
+        # Not tf.data.AUTOTUNE: its tuner delays the end of the process by many seconds, after a
+        # long training run by minutes.
         options = tf.data.Options()
         options.autotune.enabled = False
         return dataset.prefetch(4).with_options(options)
 
     def distributed(self, strategy: tf.distribute.Strategy, start: int, stop: int):
-        """`batches` for every replica of a strategy, whichever worker it is on, over and over."""
+        """Returns `batches` for all replicas of a strategy, on any worker, repeated endlessly."""
 
         def worker(context):
             replicas = context.num_replicas_in_sync // context.num_input_pipelines
             first = context.input_pipeline_id * replicas
-            # Endless: of data that can end, TensorFlow hides the batch size from several workers,
-            # in case one of them gets an empty batch, and a pool must know it.
+            # Endless: for finite data, several workers get batches of unknown size, in case one of
+            # them gets an empty batch, but image pools need a known size.
             return self.batches(start, stop, first, replicas).repeat()
 
         return strategy.distribute_datasets_from_function(worker)
 
     def examples(self, sets, count: int = 4):
-        """A few images of each domain for sample sheets, of one size, uint8 `[h, w, c]`.
+        """Returns a few images of each domain for contact sheets, of one size, uint8 `[h, w, c]`.
 
         Args:
-            sets: from `load_dataset`; test images are taken where there are any.
-            count: at most so many.
+            sets: from `load_dataset`. Test images are used if there are any.
+            count: maximum number of images of each domain.
 
         Returns:
-            `(images_a, images_b)`, two lists of one length.
+            `(images_a, images_b)`, two lists of the same length.
         """
         shown = [sets.get(f"test{d}", sets[f"train{d}"]) for d in "AB"]
         count = min(count, *(len(images) for images in shown))
@@ -174,14 +176,14 @@ class TrainingData:
         return [[resize(s.read(i), (height, width)) for i in range(count)] for s in shown]
 
     def _image(self, images, shape, place, stream):
-        """The image of one domain at a place in the training, augmented."""
+        """Returns the augmented image of a domain at a position in the training run."""
         seed, count = 2 * self.config.seed + stream, len(images)
         index = tf.random.experimental.index_shuffle(
             place % count, seed=tf.stack([seed, place // count]), max_index=count - 1
         )
         image = tf.numpy_function(images.__getitem__, [index], tf.uint8, stateful=False)
         image = tf.ensure_shape(image, (None, None, shape[-1]))
-        # Another key than the order's, else one image would always be cropped in one place.
+        # A different key from the order's, or an image would get the same crop each time.
         key = tf.stack([tf.constant(seed + (1 << 32), tf.int64), place])
         image = augment(image, images.crop, self.config.flip, key)
         return tf.ensure_shape(image, shape)

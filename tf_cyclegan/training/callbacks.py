@@ -1,4 +1,4 @@
-"""What happens beside the training steps: logs, sample sheets, checkpoints, and stopping."""
+"""Keras callbacks for training: logs, contact sheets, checkpoints and stopping."""
 
 import itertools
 import math
@@ -12,23 +12,22 @@ from typing import TextIO
 import keras
 import numpy as np
 import tensorflow as tf
-from matplotlib.figure import (
-    Figure,
-)  # not pyplot: its state is the whole process', a notebook's too
+from matplotlib.figure import Figure  # not pyplot, whose global state a notebook may use, too
 
 from tf_cyclegan.data.image_files import to_float, to_uint8, write_image
 from tf_cyclegan.evaluation.contact_sheets import COLUMNS, contact_sheet
 from tf_cyclegan.training.run_folder import RunFolder
 
-BOARD_EVERY = 10  # steps between the scalars that TensorBoard gets; the CSV has every step
-CURVE_POINTS = 200  # at most, of each loss on the plot
+BOARD_EVERY = 10  # steps between scalars in TensorBoard; the CSV has every step
+CURVE_POINTS = 200  # maximum number of points per curve in the plot
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
-    """Ends the training at the first loss that is NaN or infinite, naming it and the step.
+    """Stops training at the first loss that is NaN or infinite.
 
     Raises:
-        FloatingPointError: from `fit`; the last checkpoint is from before it.
+        FloatingPointError: from `fit`, with the name of the loss and the step. The last checkpoint
+            is older.
     """
 
     def on_train_batch_end(self, batch, logs=None):
@@ -36,19 +35,19 @@ class StopOnNonFinite(keras.callbacks.Callback):
             if not math.isfinite(value):
                 raise FloatingPointError(
                     f"{name} is {value} at step {self.model.steps_done}: try a lower "
-                    "--learning_rate, or --precision=float32; the last checkpoint is from before."
+                    "--learning_rate, or --precision=float32; the last checkpoint is not affected."
                 )
 
 
 class LossLog(keras.callbacks.Callback):
-    """Every step's losses to losses.csv, some to TensorBoard, and a plot of them.
+    """Writes the losses of every step to losses.csv, some to TensorBoard, and plots them.
 
-    Memory and the time that an epoch's end takes do not grow with the number of steps.
+    Memory use, and the time at the end of an epoch, do not grow with the number of steps.
 
     Args:
         run_dir: the run folder.
-        step: steps done so far; rows after it, of a run that was killed, are dropped at the
-            first step. A losses.csv that cannot be read is kept under another name.
+        step: number of steps done. Rows of later steps, from a killed process, are removed at the
+            first step. A losses.csv that cannot be read is renamed.
     """
 
     def __init__(self, run_dir: Path, step: int):
@@ -65,7 +64,7 @@ class LossLog(keras.callbacks.Callback):
         if self.curves is None:
             self.curves = _continue(self.path, self.step, ["step", *logs])
         if self.file is None:
-            # Line by line: a row is on the disk before a checkpoint of its step is.
+            # Line-buffered, so that a row is written before the checkpoint of its step.
             self.file = open(self.path, "a", encoding="utf-8", newline="\r\n", buffering=1)
         values = [float(value) for value in logs.values()]
         self.file.write(",".join([str(step), *(f"{value:.6g}" for value in values)]) + "\n")
@@ -87,24 +86,24 @@ class LossLog(keras.callbacks.Callback):
 
 
 class Curves:
-    """Means of every loss over equal spans of steps, at most CURVE_POINTS of them.
+    """Means of every loss over equal spans of steps, with at most CURVE_POINTS spans.
 
     Args:
-        names: of the losses.
+        names: names of the losses.
 
     Attributes:
-        points: of each span, the number of its steps, the last of them, and the sums `[losses]`.
+        points: for each span the number of its steps, its last step, and the sums `[losses]`.
     """
 
     def __init__(self, names: list[str]):
         self.names = names
-        self.span = 1  # steps of a whole point
+        self.span = 1  # steps in a complete span
         self.points: list[tuple[int, int, np.ndarray]] = []
 
     def add(self, step: int, values: list[float]):
-        """Adds a step's losses, in the order of the names."""
+        """Adds the losses of a step, in the order of the names."""
         if not self.points or self.points[-1][0] == self.span:
-            if len(self.points) == CURVE_POINTS:  # all whole: from now on they are twice as long
+            if len(self.points) == CURVE_POINTS:  # all complete: merge pairs of spans
                 pairs = zip(self.points[::2], self.points[1::2], strict=True)
                 self.points = [(n + m, last, a + b) for (n, _, a), (m, last, b) in pairs]
                 self.span *= 2
@@ -114,10 +113,10 @@ class Curves:
 
 
 def read_losses(path) -> list[dict[str, float]]:
-    """The rows of a losses.csv; a last row that a killed process left half-written is dropped.
+    """Returns the rows of a losses.csv, without an incomplete last row of a killed process.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: the file is not a losses.csv.
     """
     with open(path, encoding="utf-8") as file:
         names = file.readline().rstrip("\n").split(",")
@@ -126,7 +125,7 @@ def read_losses(path) -> list[dict[str, float]]:
 
 
 def _rows(file: TextIO, columns: int) -> Iterator[tuple[str, int, list[float]]]:
-    """Each whole row after the header: its text, its step, and its other values."""
+    """Yields (text, step, other values) of each complete row after the header."""
     for number, line in enumerate(file, start=2):
         if not line.endswith("\n"):
             return
@@ -141,11 +140,11 @@ def _rows(file: TextIO, columns: int) -> Iterator[tuple[str, int, list[float]]]:
 
 
 def _continue(path: Path, step: int, names: list[str]) -> Curves:
-    """Makes the losses.csv of a training run that continues after `step`, whole or not at all.
+    """Creates the losses.csv of a training run that continues after `step`, atomically.
 
     Args:
-        path: the file; of an old one, the rows up to `step` are kept as they are.
-        names: of all columns.
+        path: the file. If it exists, its rows up to `step` are kept.
+        names: names of all columns.
 
     Returns:
         The curves up to `step`.
@@ -153,13 +152,13 @@ def _continue(path: Path, step: int, names: list[str]) -> Curves:
     part = path.with_suffix(".part")
     try:
         curves = _copy_rows(path, part, step, names)
-    except ValueError as error:  # a UnicodeDecodeError is one too
+    except ValueError as error:  # or a UnicodeDecodeError, its subclass
         others = (path.with_name(f"losses.unreadable{i}.csv") for i in itertools.count(1))
         aside = next(other for other in others if not other.exists())
         os.replace(path, aside)
         print(
-            f"{path} is not as this training run wrote it ({error}): it is now {aside.name}, and a "
-            f"new one begins after step {step}.",
+            f"{path} is damaged or from another training run ({error}): it is renamed to "
+            f"{aside.name}, and a new file begins after step {step}.",
             flush=True,
         )
         curves = _copy_rows(path, part, step, names)
@@ -183,14 +182,14 @@ def _copy_rows(path: Path, part: Path, step: int, names: list[str]) -> Curves:
 
 
 def plot_losses(curves: Curves, path: Path) -> Figure:
-    """Draws every loss over the steps.
+    """Plots every loss over the steps.
 
     Args:
-        curves: at least one step of them; "learning_rate" is left out.
-        path: the PNG to write, whole or not at all.
+        curves: curves of at least one step. "learning_rate" is not plotted.
+        path: the PNG to write, atomically.
 
     Returns:
-        What is drawn.
+        The figure.
     """
     steps = [last for _, last, _ in curves.points]
     means = np.array([sums / count for count, _, sums in curves.points])
@@ -210,23 +209,23 @@ def plot_losses(curves: Curves, path: Path) -> Figure:
 
 
 class SampleGrid(keras.callbacks.Callback):
-    """Writes a contact sheet of the same few images every so many steps of a `CycleGAN`.
+    """Writes a contact sheet of the same few images at regular steps of a `CycleGAN`.
 
-    Its columns are real_a, fake_b, cycle_a, same_a, real_b, fake_a, cycle_b and same_b.
+    The columns are real_a, fake_b, cycle_a, same_a, real_b, fake_a, cycle_b and same_b.
 
     Args:
-        folder: where the sheets go, as step_0000500.png and so on; made if it does not exist.
-        images: `(images_a, images_b)`, two lists of as many images, uint8 `[h, w, c]`, all of one
-            size. If not given, the first images of the dataset that `fit` is given.
-        every: steps between sheets; 0 for none but those that `draw` writes.
-        logs: a folder for TensorBoard, which then shows the sheets too.
+        folder: folder for the sheets, step_0000500.png and so on; created if it does not exist.
+        images: `(images_a, images_b)`, two lists of the same length, uint8 `[h, w, c]`, all of one
+            size. By default, the first images of the dataset passed to `fit`.
+        every: number of steps between sheets; 0 for only those that you request by `draw`.
+        logs: a log folder of TensorBoard, to show the sheets there, too.
 
     Example:
 
     >>> model.fit(data, callbacks=[tf_cyclegan.callbacks.SampleGrid("samples", every=200)])
     """
 
-    COUNT = 4  # images of each domain that are taken of a dataset
+    COUNT = 4  # images of each domain that are taken from a dataset
 
     def __init__(self, folder, images=None, every: int = 500, logs=None):
         super().__init__()
@@ -238,7 +237,7 @@ class SampleGrid(keras.callbacks.Callback):
         self.every = every
 
     def take_images(self, data):
-        """Keeps the first images of a dataset of `(real_a, real_b)`; `CycleGAN.fit` calls it."""
+        """Keeps the first images of a dataset of `(real_a, real_b)`. Called by `CycleGAN.fit`."""
         if not self.images_a and isinstance(data, tf.data.Dataset):
             batches = list(data.unbatch().take(self.COUNT).as_numpy_iterator())
             self.images_a, self.images_b = (
@@ -250,14 +249,14 @@ class SampleGrid(keras.callbacks.Callback):
             self.draw()
 
     def draw(self) -> Path:
-        """Writes the sheet of this step, and returns its path.
+        """Writes the sheet of the current step, and returns its path.
 
         Raises:
             ValueError: there are no images to draw.
         """
         if not self.images_a:
             raise ValueError(
-                "SampleGrid has no images: give it some, or train on a tf.data.Dataset."
+                "SampleGrid has no images: pass `images`, or train on a tf.data.Dataset."
             )
         step = self.model.steps_done
         columns: dict[str, list] = {name: [] for name in COLUMNS}
@@ -277,7 +276,7 @@ class SampleGrid(keras.callbacks.Callback):
 
 
 def both_ways(model, real_a, real_b) -> dict[str, np.ndarray]:
-    """Two images, uint8 `[h, w, c]`, and all that the generators make of them, by name."""
+    """Returns two images, uint8 `[h, w, c]`, and all their translations, by column name."""
     a, b = to_float(real_a)[np.newaxis], to_float(real_b)[np.newaxis]
     fake_b, fake_a = model.a2b(a), model.b2a(b)
     made = {"fake_b": fake_b, "cycle_a": model.b2a(fake_b)}
@@ -289,14 +288,14 @@ def both_ways(model, real_a, real_b) -> dict[str, np.ndarray]:
 
 
 class StopSignals:
-    """While it is entered, signals that ask to stop are noted, so that the step can end first.
+    """A context manager that records stop signals, so that the current step can finish.
 
-    These are SIGTERM, Ctrl-C and SIGHUP, which a terminal sends as it closes (under nohup it is
-    ignored, and stays so). A second signal of the same kind ends the process at once. On leaving,
-    the handlers from before are put back.
+    The signals are SIGTERM, SIGINT (Ctrl-C) and SIGHUP, which a closing terminal sends (under nohup
+    SIGHUP stays ignored). A second signal of the same kind ends the process at once. On exit, the
+    previous handlers are restored.
 
     Attributes:
-        number: that of the signal, 0 while there was none.
+        number: number of the signal, or 0 if there was none.
     """
 
     def __init__(self):
@@ -320,13 +319,13 @@ class StopSignals:
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Saves every so many steps or minutes, and ends the training run after a signal to stop.
+    """Saves checkpoints at regular steps or minutes, and ends training after a stop signal.
 
     Args:
         run: the `RunFolder`, attached to the model.
-        stop: the entered `StopSignals`.
-        every: steps between checkpoints, 0 for none by steps.
-        minutes: minutes after which one is due, 0 for none by time.
+        stop: the active `StopSignals`.
+        every: number of steps between checkpoints, 0 to ignore steps.
+        minutes: minutes between checkpoints, 0 to ignore time.
     """
 
     def __init__(self, run: RunFolder, stop: StopSignals, every: int, minutes: float):

@@ -1,4 +1,4 @@
-"""Every setting of a training, its default and why, in one frozen dataclass."""
+"""All settings of a training run with their defaults, in one frozen dataclass."""
 
 import dataclasses
 import json
@@ -14,134 +14,134 @@ SYNTHETIC = "synthetic/summer2winter"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Train a CycleGAN. The defaults are the paper's; see DEMO for the embedded data set's."""
+    """Train a CycleGAN. Defaults are those of the paper; for the embedded data set, see DEMO."""
 
     # === Data ===
     dataset: str | None = None
-    """cycle_gan/<name> of TensorFlow Datasets, or synthetic/summer2winter (embedded, the default
-    where no data is named)."""
+    """cycle_gan/<name> of TensorFlow Datasets, or the embedded synthetic/summer2winter (the default
+    if you name no data)."""
     data_dir: str | None = None
-    """A folder with trainA and trainB (testA, testB), or where TensorFlow Datasets keeps its
-    data."""
+    """Folder with trainA and trainB (and testA, testB), or the data folder of TensorFlow
+    Datasets."""
     data_a: str | None = None
-    """A folder of images of domain a, with data_b instead of data_dir."""
+    """Folder of images of domain a; use it with data_b instead of data_dir."""
     data_b: str | None = None
-    """A folder of images of domain b."""
+    """Folder of images of domain b."""
     paired: bool = False
-    """Images of one name in both domains (1_A.jpg and 1_B.jpg, or 1.jpg twice) are pairs: what
-    pix2pix is trained on, and evaluate.py measures against."""
+    """Images of the same name in both domains (1_A.jpg and 1_B.jpg, or 1.jpg twice) are pairs, for
+    training pix2pix and as ground truth in evaluate.py."""
     side_by_side: bool = False
-    """Each image holds a pair, domain a left and b right, as in pix2pix's data sets: data_dir has
+    """Each image shows a pair, domain a left and b right, as in pix2pix's data sets; data_dir has
     train, and test or val."""
     recursive: bool = False
-    """Search the sub-folders of the images' folders too."""
+    """Search subfolders for images, too."""
     channels_a: Literal[1, 3] = 3
-    """Domain a in gray (1) or RGB (3)."""
+    """Channels of domain a: 1 for gray, 3 for RGB."""
     channels_b: Literal[1, 3] = 3
-    """Domain b in gray (1) or RGB (3)."""
+    """Channels of domain b: 1 for gray, 3 for RGB."""
     preprocess: Literal[
         "resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"
     ] = "resize_and_crop"
-    """resize_and_crop: to a square of load_size, crop; scale_width: to that width; none: as it
-    is."""
+    """How to prepare images. resize_and_crop: resize to a square of load_size, then crop;
+    scale_width: resize to that width; none: keep the size."""
     load_size: int = 286
-    """Side in pixels that images are resized to."""
+    """Side in pixels to which images are resized."""
     crop_size: int = 256
-    """Side in pixels of the random crop that is trained on."""
+    """Side in pixels of the random crops for training."""
     flip: bool = True
-    """Mirror half of the images."""
+    """Flip half of the images horizontally, at random."""
     cache: Literal["memory", "disk", "none"] = "memory"
-    """Where resized images are kept: in memory; on disk, in ~/.cache/tf_cyclegan or under
-    XDG_CACHE_HOME, where later starts find them; or nowhere, and decoded at each use."""
+    """Where to keep resized images: in memory; on disk, in ~/.cache/tf_cyclegan or XDG_CACHE_HOME,
+    for later runs; or nowhere, to decode them at each use."""
     batch_size: int = 1
-    """Images of each domain for each replica; the paper takes 1."""
+    """Images per domain and replica in a batch; the paper uses 1."""
 
     # === Networks ===
     model: Literal["cyclegan", "pix2pix"] = "cyclegan"
-    """pix2pix is for pairs. It changes defaults: --paired, --lambda_l1=100, and no cycles, identity
-    and pool."""
+    """pix2pix is for pairs. It changes defaults: --paired, --lambda_l1=100, and no cycle loss,
+    identity loss or image pool."""
     generator: Literal["resnet", "unet"] = "resnet"
-    """The paper's ResNet, or pix2pix's U-Net."""
+    """Generator network: the ResNet of the paper, or the U-Net of pix2pix."""
     filters: int = 64
     """Channels of the generators' first layer."""
     blocks: int = 9
-    """Residual blocks: the paper takes 6 for 128x128 and 9 from 256x256 up."""
+    """Number of residual blocks; the paper uses 6 for 128x128 and 9 from 256x256 up."""
     depth: int = 8
-    """Halvings of the U-Net; crop_size is a multiple of 2^depth."""
+    """Number of halvings in the U-Net; crop_size must be a multiple of 2^depth."""
     upsampling: Literal["transpose", "resize"] = "transpose"
-    """transpose is the paper's; resize leaves no checkerboards."""
+    """transpose as in the paper, or resize, which avoids checkerboard artifacts."""
     norm: Literal["instance", "batch", "none"] = "instance"
     """Normalization in all networks."""
     dropout: float = 0.0
     """Dropout rate in the generators."""
     discriminator: Literal["patch", "pixel"] = "patch"
-    """PatchGAN, or one that judges single pixels."""
+    """Discriminator network: a PatchGAN, or one that scores each pixel separately."""
     d_filters: int = 64
     """Channels of the discriminators' first layer."""
     d_layers: int = 3
-    """Strided layers of the PatchGAN, 1 to 5: it sees patches of 16, 34, 70, 142, 286 pixels."""
+    """Strided layers of the PatchGAN, 1 to 5, for patches of 16, 34, 70, 142 or 286 pixels."""
 
     # === Objective ===
     adversarial: Literal["lsgan", "bce", "hinge", "wgan-gp"] = "lsgan"
     """Adversarial loss: least squares, cross-entropy, hinge, or Wasserstein with penalty."""
     lambda_adversarial: float = 1.0
-    """Weight of the adversarial terms; 0 trains the cycles alone."""
+    """Weight of the adversarial terms; 0 disables the discriminators."""
     lambda_cycle_a: float = 10.0
     """Weight of the forward cycle a -> b -> a."""
     lambda_cycle_b: float = 10.0
     """Weight of the backward cycle b -> a -> b."""
     lambda_identity: float = 0.5
-    """Weight of the identity terms, as a share of the cycle weights; keeps colours."""
+    """Weight of the identity terms, relative to the cycle weights; preserves colors."""
     lambda_l1: float = 0.0
-    """Weight of the distance to the true counterpart; above 0 the batches are pairs, and the
-    discriminators see the input beside the output."""
+    """Weight of the L1 distance to the ground truth; above 0, training needs pairs, and the
+    discriminators see each image together with its input."""
     pool_size: int = 50
-    """Earlier fakes kept for each discriminator; 0 for none."""
+    """Number of earlier fakes kept for each discriminator; 0 for no image pool."""
 
     # === Optimization ===
     learning_rate: float = 2e-4
-    """Adam's rate at the start."""
+    """Initial learning rate of Adam."""
     beta_1: float = 0.5
-    """Adam's first momentum."""
+    """beta_1 of Adam."""
     epochs: int = 100
-    """Epochs at the full learning rate."""
+    """Number of epochs at the initial learning rate."""
     decay_epochs: int = 100
-    """Epochs after them, in which the rate falls linearly towards 0."""
+    """Number of epochs in which the learning rate falls linearly towards 0, after `epochs`."""
     max_steps: int | None = None
-    """Stop after this many steps in all."""
+    """Stop after this total number of steps."""
     seed: int = 0
-    """Of the weights, the order and cropping of the images, and the pools."""
+    """Random seed for weights, data order, crops and image pools."""
 
     # === Machine ===
     strategy: Literal["auto", "one", "mirrored", "multiworker"] = "auto"
-    """auto: every visible GPU, else the CPU; one: one device; multiworker: as TF_CONFIG says."""
+    """auto: all visible GPUs or the CPU; one: one device; multiworker: the cluster in TF_CONFIG."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """Mixed precision is faster on recent GPUs, and bfloat16 on recent CPUs."""
+    """Dtype policy: mixed precision is faster on recent GPUs, bfloat16 also on recent CPUs."""
     jit_compile: bool = False
-    """Compile the step with XLA: often faster on a GPU, slower on most CPUs."""
+    """Compile training steps with XLA: often faster on a GPU, slower on most CPUs."""
     recompute: bool = False
-    """Keep less of the generators' forward pass in memory and compute it again for the gradients:
-    1.3 times the time (docs/performance.md has what it saves). Not with dropout or batch norm."""
+    """Save memory by computing parts of the generators again for the gradients; takes 1.3 times as
+    long (see docs/performance.md). Not with dropout or batch norm."""
     deterministic: bool = False
-    """Only deterministic kernels: a GPU then resumes bit for bit, as a CPU does anyway."""
+    """Use only deterministic kernels: a GPU then resumes bit for bit, as a CPU always does."""
 
     # === Run folder ===
     run_dir: str | None = None
-    """Where everything goes. If not given: runs/ and the names of the data set or folders."""
+    """Folder for all output; by default runs/ and the name of the data set or folders."""
     resume: bool = True
-    """Continue where the run folder's last checkpoint ends; --no_resume refuses such a folder."""
+    """Continue from the last checkpoint of the run folder; --no_resume gives an error instead."""
     allow_other_data: bool = False
-    """Continue a run on images other than those it was trained on so far."""
+    """Continue a training run on other images than before."""
     sample_every: int = 500
-    """Steps between sample sheets; 0 for none but the last."""
+    """Number of steps between contact sheets; 0 for only the last one."""
     watch_every: int = 1
-    """Epochs between looks for mode collapse and saturated discriminators; 0 for none."""
+    """Epochs between checks for mode collapse and saturated discriminators; 0 for none."""
     save_every: int = 1000
-    """Steps between checkpoints; 0 for none but the last."""
+    """Number of steps between checkpoints; 0 for only the last one."""
     save_minutes: float = 10.0
-    """Minutes after which a checkpoint is due in any case."""
+    """Maximum number of minutes between checkpoints; 0 for no limit."""
     keep_checkpoints: int = 3
-    """Checkpoints kept."""
+    """Number of checkpoints to keep."""
 
     def __post_init__(self):
         for name in ("data_dir", "data_a", "data_b", "run_dir"):
@@ -150,7 +150,7 @@ class Config:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the embedded data set is used."""
+        """Whether training uses the embedded data set."""
         folders = self.data_dir or self.data_a or self.data_b
         return self.dataset == SYNTHETIC or (self.dataset is None and not folders)
 
@@ -161,8 +161,10 @@ class Config:
 
     @property
     def preprocessing(self) -> "Preprocessing":
-        """What is done to every image before its random crop."""
-        from tf_cyclegan.data.resizing import Preprocessing  # loads TensorFlow, as --help must not
+        """How images are prepared before their random crop."""
+        from tf_cyclegan.data.resizing import (
+            Preprocessing,
+        )  # here, so that --help need not load TensorFlow
 
         return Preprocessing(
             self.preprocess, self.load_size, self.crop_size, self.multiple, self.cache
@@ -170,7 +172,7 @@ class Config:
 
     @property
     def run_folder(self) -> Path:
-        """`run_dir`, or a name made from that of the data set or of both folders."""
+        """`run_dir`, or a folder named after the data set or both folders."""
         if self.run_dir:
             return Path(self.run_dir)
         if self.data_a and self.data_b:
@@ -180,7 +182,7 @@ class Config:
         return Path("runs") / "-".join(Path(name).resolve().name for name in names)
 
     def check(self) -> None:
-        """Raises a ValueError, in one line, where the settings cannot work together."""
+        """Raises a one-line ValueError if the settings are invalid."""
         for name in ("batch_size", "load_size", "crop_size", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: use 1 or more.")
@@ -212,17 +214,17 @@ class Config:
             if self.crop_size % self.multiple:
                 below = max(self.crop_size // self.multiple, 1) * self.multiple
                 raise ValueError(
-                    f"crop_size {self.crop_size} is no multiple of {self.multiple}, as the "
+                    f"crop_size {self.crop_size} is not a multiple of {self.multiple}, as the "
                     f"generator needs: use --crop_size={below}."
                 )
         if self.lambda_identity and self.channels_a != self.channels_b:
             raise ValueError(
-                "Identity needs both domains with the same channels: use --lambda_identity=0."
+                "The identity loss needs domains of the same channels: use --lambda_identity=0."
             )
         if self.lambda_l1 and not (self.paired or self.side_by_side or self.synthetic):
-            raise ValueError("lambda_l1 needs pairs: add --paired if images of one name are.")
+            raise ValueError("lambda_l1 needs pairs: add --paired if images of one name are pairs.")
         if self.lambda_l1 and self.pool_size:
-            raise ValueError("A pool keeps no inputs, which lambda_l1 needs: use --pool_size=0.")
+            raise ValueError("lambda_l1 cannot be used with an image pool: use --pool_size=0.")
         cycles = self.lambda_cycle_a or self.lambda_cycle_b
         if self.model == "pix2pix" and (cycles or not self.lambda_l1):
             raise ValueError(
@@ -234,34 +236,34 @@ class Config:
             raise ValueError(f"dropout is {self.dropout}: use 0 or more and less than 1.")
         if self.recompute and (self.dropout or self.norm == "batch"):
             raise ValueError(
-                "recompute would draw dropout, and count batch norm's moving averages, twice: use "
-                "--no_recompute."
+                "recompute would apply dropout, and update batch norm's moving averages, twice: "
+                "use --no_recompute."
             )
 
     def to_json(self) -> str:
-        """All settings as a JSON object, one line each."""
+        """Returns all settings as a JSON object, with one line for each."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @staticmethod
     def from_json(text: str) -> "Config":
-        """The inverse of `to_json`.
+        """Creates a `Config` from the output of `to_json`.
 
         Raises:
-            ValueError: the text is no JSON object, or has a setting that this version has not.
+            ValueError: the text is not a JSON object, or has a setting unknown to this version.
         """
         values = json.loads(text)
         if not isinstance(values, dict):
-            raise ValueError("it holds no JSON object.")
+            raise ValueError("it is not a JSON object.")
         known = {field.name for field in dataclasses.fields(Config)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown settings {', '.join(unknown)}: another version wrote them.")
-        if isinstance(values.get("cache"), bool):  # as it was before --cache=disk
+        if isinstance(values.get("cache"), bool):  # from versions before --cache=disk
             values["cache"] = "memory" if values["cache"] else "none"
         return Config(**values)
 
 
-# For the embedded data set: small enough for a few minutes of a laptop's CPU.
+# For the embedded data set: trains in a few minutes on a laptop's CPU.
 DEMO = Config(
     load_size=72,
     crop_size=64,

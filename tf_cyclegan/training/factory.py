@@ -1,4 +1,4 @@
-"""The one place where the config becomes networks, optimizers and pools."""
+"""Creates networks, optimizers and image pools from a `Config`."""
 
 import ctypes
 import json
@@ -18,18 +18,18 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
-    """The strategy of a name in `Config.strategy`.
+    """Returns the `tf.distribute` strategy for a name in `Config.strategy`.
 
-    "auto" takes every visible GPU, else the CPU; "one" the first GPU, else the CPU; "mirrored" all
-    GPUs, else all logical CPUs; "multiworker" the cluster that TF_CONFIG describes.
+    "auto" uses all visible GPUs, or the CPU; "one" the first GPU, or the CPU; "mirrored" all GPUs,
+    or all logical CPUs; "multiworker" the cluster that TF_CONFIG describes.
 
     Raises:
         ValueError: TF_CONFIG is missing or does not describe a cluster of workers.
     """
     if name == "multiworker":
         check_cluster(os.environ.get("TF_CONFIG"))
-    keep_freed_memory()  # before TensorFlow has threads, which would get heaps of their own
-    if name == "multiworker":  # first of all, before anything else starts the devices
+    keep_freed_memory()  # before TensorFlow starts threads, which would get separate heaps
+    if name == "multiworker":  # before anything else initializes the devices
         return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = len(tf.config.list_logical_devices("GPU"))
     if name == "mirrored" or (name == "auto" and gpus > 1):
@@ -41,9 +41,9 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def check_cluster(tf_config: str | None) -> None:
-    """Raises a ValueError that says what is wrong with TF_CONFIG, if anything is.
+    """Raises a ValueError that says what is wrong if TF_CONFIG is invalid.
 
-    TensorFlow would train without a cluster where there is none, or fail in its own words.
+    TensorFlow would silently train without a cluster, or fail with an unclear message.
     """
     try:
         if tf_config is None:
@@ -65,7 +65,7 @@ def check_cluster(tf_config: str | None) -> None:
 
 
 def make_generator(config: Config, channels_in: int, channels_out: int) -> keras.Model:
-    """A built generator, in the config's precision."""
+    """Returns a built generator in the precision of the config."""
     if config.generator == "unet":
         network = UNetGenerator(
             config.filters,
@@ -91,7 +91,7 @@ def make_generator(config: Config, channels_in: int, channels_out: int) -> keras
 
 
 def make_discriminator(config: Config, channels: int, channels_of_input: int) -> keras.Model:
-    """A built discriminator, in the config's precision; of pairs it also sees the input."""
+    """Returns a built discriminator in the precision of the config; for pairs it sees both."""
     if config.lambda_l1:
         channels += channels_of_input
     if config.discriminator == "pixel":
@@ -107,20 +107,20 @@ def make_discriminator(config: Config, channels: int, channels_of_input: int) ->
 def make_cyclegan(
     config: Config, strategy: tf.distribute.Strategy, shape_a, shape_b, steps_per_epoch: int
 ) -> CycleGAN:
-    """A compiled CycleGAN whose weights follow from the config's seed.
+    """Returns a compiled CycleGAN with weights initialized by the seed of the config.
 
     Args:
         config: a `Config`.
-        strategy: that it will train under.
-        shape_a, shape_b: (h, w, c) of what is trained on; known where there is a pool.
-        steps_per_epoch: for the learning rate's schedule.
+        strategy: the strategy for training.
+        shape_a, shape_b: (h, w, c) of the training images, all known if there is an image pool.
+        steps_per_epoch: number of steps in an epoch, for the learning rate schedule.
     """
 
     def optimizer():
         rate = LinearDecay(
             config.learning_rate, config.epochs, config.decay_epochs, steps_per_epoch
         )
-        # Keras' epsilon of 1e-7 is not the authors' 1e-8.
+        # The authors use epsilon 1e-8; Keras' default is 1e-7.
         adam = keras.optimizers.Adam(rate, beta_1=config.beta_1, beta_2=0.999, epsilon=1e-8)
         if config.precision == "mixed_float16":
             return keras.optimizers.LossScaleOptimizer(adam)
@@ -152,16 +152,16 @@ def make_cyclegan(
 
 
 def keep_freed_memory():
-    """Lets this process keep what it has freed, in one heap, with glibc; nothing elsewhere.
+    """Makes glibc keep freed memory in one heap; does nothing with other C libraries.
 
-    A training step asks for the same large tensors again and again. As it is, glibc gives them back
-    to the system each time, which then hands out, and clears, every page anew: a tenth of the time
-    of a small step on a CPU. It also has a heap for each thread, and none takes what is free in
-    another (docs/performance.md).
+    Training steps allocate the same large tensors again and again. By default, glibc returns them
+    to the system each time, which has to clear every page anew: a tenth of the time of a small step
+    on a CPU. It also has one heap per thread, and does not share free memory between them
+    (docs/performance.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt:
-        mallopt(M_MMAP_MAX, 0)  # no mappings, which end when they are freed
+        mallopt(M_MMAP_MAX, 0)  # no mmap, whose memory is returned when freed
         mallopt(M_TRIM_THRESHOLD, -1)
         mallopt(M_TOP_PAD, 1 << 26)
         mallopt(M_ARENA_MAX, 1)

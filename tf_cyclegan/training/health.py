@@ -1,4 +1,4 @@
-"""What a user wants told while a training runs: a generator collapses, a discriminator has won."""
+"""Warnings during training: mode collapse of a generator, a saturated discriminator."""
 
 import math
 
@@ -8,21 +8,21 @@ from tf_cyclegan.data.image_files import to_float, to_uint8
 from tf_cyclegan.evaluation.distances import collapse
 from tf_cyclegan.evaluation.scores import pixel_features
 
-# A discriminator's loss where it cannot tell real from fake; wgan-gp has none.
+# Loss of a discriminator that cannot tell real from fake; wgan-gp has no such value.
 CHANCE = {"lsgan": 0.25, "bce": math.log(2), "hinge": 2.0}
-SATURATED = 0.02  # of that: what is left then hardly moves the generator
+SATURATED = 0.02  # share of that loss below which the generator hardly learns
 
 
 class Watch(keras.callbacks.Callback):
-    """Warns by name, at the ends of epochs, of mode collapse and of saturated discriminators.
+    """Warns of mode collapse and of saturated discriminators at the end of epochs.
 
-    Collapse is looked for in a few translations scaled to 8x8 pixels, which costs about a second.
-    It finds a generator that gives nearly one image for all; a finer loss of variety needs
-    scripts/evaluate.py.
+    The check for collapse compares a few translations, scaled to 8x8 pixels, and takes about a
+    second. It finds a generator that gives nearly the same image for every input. For smaller
+    losses of variety, use scripts/evaluate.py.
 
     Args:
-        images_a, images_b: uint8 `[h, w, c]`, all of one domain of one size, 8 or more.
-        every: epochs between two looks; 0 for none.
+        images_a, images_b: uint8 `[h, w, c]` with sides of 8 or more, all of a domain of one size.
+        every: number of epochs between checks; 0 for none.
     """
 
     def __init__(self, images_a, images_b, every: int = 1):
@@ -37,10 +37,10 @@ class Watch(keras.callbacks.Callback):
             print(f"warning, epoch {epoch + 1}: {warning}", flush=True)
 
     def warnings(self, logs: dict[str, float]) -> list[str]:
-        """One sentence for each thing that is wrong.
+        """Returns one sentence for each problem found.
 
         Args:
-            logs: the epoch's mean losses, by name.
+            logs: mean losses of the epoch, by name.
         """
         found = []
         for direction, source, target in (("a2b", "a", "b"), ("b2a", "b", "a")):
@@ -52,7 +52,7 @@ class Watch(keras.callbacks.Callback):
             sets = map(pixel_features, (real, fakes, self.images[target]))
             try:
                 state = collapse(*sets)
-            except ValueError:  # too few images, or all alike: nothing can be said
+            except ValueError:  # too few images, or all of them the same
                 continue
             if state.collapsed:
                 found.append(f"{direction}: {state.verdict}")
@@ -60,8 +60,8 @@ class Watch(keras.callbacks.Callback):
         for name, generator in (("d_a", "b2a"), ("d_b", "a2b")):
             if chance and name in logs and logs[name] < SATURATED * chance:
                 found.append(
-                    f"{name} is saturated: a loss of {logs[name]:.2g}, where guessing has "
-                    f"{chance:.2g}. {generator} learns little from it: see whether the two sets "
-                    "differ in something trivial, such as borders or size."
+                    f"{name} is saturated: its loss is {logs[name]:.2g}, and guessing would give "
+                    f"{chance:.2g}. {generator} learns little from it: check whether the two data "
+                    "sets differ in something trivial, such as borders or size."
                 )
         return found

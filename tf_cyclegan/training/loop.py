@@ -1,4 +1,4 @@
-"""The training loop: from a config to a run folder, stopped and continued at any step."""
+"""The training loop, which can be stopped and continued at any step."""
 
 import sys
 
@@ -22,8 +22,8 @@ from tf_cyclegan.training.run_folder import RunFolder
 
 
 def train(config: Config) -> int:
-    """Trains, and returns the exit code: 0, or 128 + the signal that stopped it."""
-    # === Data: everything is read, and so checked, before anything is written ===
+    """Trains, and returns the exit code: 0, or 128 + the number of the signal that stopped it."""
+    # === Data: all images are read and checked before anything is written ===
     config.check()
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -35,24 +35,24 @@ def train(config: Config) -> int:
     total = (config.epochs + config.decay_epochs) * data.steps_per_epoch
     total = min(total, config.max_steps or total)
 
-    # === Model, and what an earlier process left of it ===
+    # === Model, with the state from its last checkpoint ===
     model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
     worker = worker_number(strategy)
     replicas = strategy.num_replicas_in_sync
     run = RunFolder(config.run_folder, config, sets, replicas, worker, worker_count(strategy))
     with run, StopSignals() as stop:
         step = run.attach(model)
-        print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} an epoch", flush=True)
+        print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} per epoch", flush=True)
 
-        # === Training: whole epochs but for the first, if resumed in the middle, and the last ===
-        # The clocks of several workers differ: there, checkpoints go by steps alone.
+        # === Training: the first epoch, if resumed, and the last may be incomplete ===
+        # Workers must save at the same steps, but their clocks differ: ignore the time.
         minutes = config.save_minutes if config.strategy != "multiworker" else 0
         callbacks = [StopOnNonFinite(), Checkpoints(run, stop, config.save_every, minutes)]
         if worker == 0:
             samples = SampleGrid(
                 run.path / "samples", shown, config.sample_every, run.path / "logs"
             )
-            samples.set_model(model)  # which fit does, but there may be no step left to fit
+            samples.set_model(model)  # for draw() below, since fit may have no step left to run
             images_a, images_b = data.examples(sets, 16)
             watch = Watch(images_a, images_b, config.watch_every)
             callbacks[1:1] = [LossLog(run.path, step), samples, watch]
@@ -66,24 +66,24 @@ def train(config: Config) -> int:
                     initial_epoch=epoch,
                     epochs=epoch + epochs,
                     steps_per_epoch=steps,
-                    shuffle=False,  # the data set has its own order
+                    shuffle=False,  # the data set is shuffled already
                     callbacks=callbacks,
                     verbose=1 if sys.stdout.isatty() else 2,
                 )
             except tf.errors.ResourceExhaustedError:
                 raise MemoryError(
                     "memory or disk space ran out: free some, or use another --run_dir with a "
-                    "smaller --crop_size, --batch_size or --filters; the last checkpoint is whole."
+                    "smaller --crop_size, --batch_size or --filters; the last checkpoint is intact."
                 ) from None
             except tf.errors.UnavailableError:
                 raise ConnectionError(
-                    "another worker is gone: start all of them again with the same command; the "
-                    "last checkpoint is whole."
+                    "another worker has stopped: restart all workers with the same command; the "
+                    "last checkpoint is intact."
                 ) from None
             except tf.errors.OpError:
                 if data.error is None:
                     raise
-                run.save()  # the step that asked for the image has changed nothing
+                run.save()  # the failed step has changed nothing
                 raise ValueError(
                     f"{data.error} (training stopped at step {model.steps_done}, which is saved: "
                     "the same command continues)"
@@ -94,7 +94,7 @@ def train(config: Config) -> int:
             print(f"Stopped at step {step} of {total}; the same command continues.")
             return 128 + stop.number
 
-        # === What came of it ===
+        # === Results ===
         if worker > 0:
             return 0
         for direction, domain in (("a2b", "A"), ("b2a", "B")):
@@ -103,7 +103,8 @@ def train(config: Config) -> int:
                 real, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
                 after, before = score_translations(translate, real, truth)
                 print(
-                    f"{direction}: distance to the truth, {len(real)} test images (untranslated):"
+                    f"{direction}: distance to the ground truth, {len(real)} test images "
+                    "(untranslated):"
                 )
                 print("   ", "   ".join(f"{k} {after[k]:.3f} ({before[k]:.3f})" for k in after))
         print(f"Done. Samples: {samples.draw()}   Generators: {run.path}/a2b.keras, b2a.keras")

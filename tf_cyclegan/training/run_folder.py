@@ -1,10 +1,10 @@
-"""The run folder: what a training run leaves behind, and how it continues.
+"""The run folder, which stores the output of a training run and lets it continue.
 
-config.json              every setting
-run.json                 what the run has besides: its images, replicas and workers
-checkpoints/             the last few, of everything that a step reads or changes
+config.json              all settings
+run.json                 other facts about the run: its images, replicas and workers
+checkpoints/             the last few checkpoints of everything that a step reads or changes
 logs/  losses.csv  losses.png  samples/
-a2b.keras  b2a.keras     the generators as of the last checkpoint, float32
+a2b.keras  b2a.keras     the generators of the last checkpoint, float32
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from tf_cyclegan.training.checkpoint_files import (
 )
 from tf_cyclegan.training.config import Config
 
-# What may differ between a training and its continuation: the rest would make it another one.
+# Settings that may change when a training run continues; others would alter its results.
 MAY_CHANGE = {
     "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "paired", "recursive",
     "side_by_side", "cache", "run_dir", "resume", "allow_other_data", "sample_every",
@@ -38,23 +38,22 @@ MAY_CHANGE = {
 
 
 class RunFolder:
-    """The folder of a training run, new or continued. A context manager: it locks the folder.
+    """The folder of a new or continued training run; a context manager that locks the folder.
 
     Args:
-        path: the folder; made if it is not there.
+        path: the folder, created if it does not exist.
         config: the settings of this run.
-        sets: the images of this run, from `load_dataset`; None where none of them are read, so that
-            what is recorded of them stays as it is.
-        replicas: replicas in all, over all workers.
-        worker: the number of this process in a cluster. Number 0, the chief, saves what all of them
-            share; each of the others saves its own image pools and random states.
-        workers: processes in the cluster, all with this folder on a disk that they share.
+        sets: the images of this run, from `load_dataset`; or None if no images are read, which
+            leaves the record of them unchanged.
+        replicas: total number of replicas of all workers.
+        worker: number of this process in a cluster. Number 0, the chief, saves the shared state;
+            each of the others saves only its own image pools and random states.
+        workers: number of processes in the cluster. All need this folder on a shared disk.
 
     Raises:
         ValueError: the folder belongs to a run with other settings, other images, or another
-            number of replicas or workers; it holds a run while `config.resume` is off; it holds
-            generators that no checkpoint belongs to; another process trains in it; or it cannot
-            be written.
+            number of replicas or workers; it contains a run while `config.resume` is off, or
+            generators without a checkpoint; another process uses it; or it cannot be written.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class RunFolder:
     ):
         self.path = Path(path)
         self.chief = worker == 0
-        # Workers that are killed between two saves must have a checkpoint in common.
+        # Workers may be killed when only some have saved: all need one checkpoint in common.
         self.keep = max(config.keep_checkpoints, 2 if workers > 1 else 1)
         self.folders = [self.path / "checkpoints" / f"worker_{i}" for i in range(workers)]
         self.checkpoints = self.folders[worker]
@@ -86,15 +85,14 @@ class RunFolder:
             facts["images"] = facts["images"] or before.get("images", {})
         elif any((self.path / f"{name}.keras").exists() for name in ("a2b", "b2a")):
             raise ValueError(
-                f"{self.path} holds generators but no checkpoint of a training run, such as "
-                "imported weights, and training would replace them: use another --run_dir."
+                f"{self.path} holds generators but no checkpoints, for example imported weights, "
+                "and training would replace them: use another --run_dir."
             )
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             for folder in {self.path, self.checkpoints}:
-                tempfile.TemporaryFile(
-                    dir=folder
-                ).close()  # fails now rather than at the first save
+                # Fails now rather than at the first save.
+                tempfile.TemporaryFile(dir=folder).close()
             self.lock = filelock.FileLock(self.checkpoints / "lock")
             self.lock.acquire(timeout=0)
             remove_unfinished(self.checkpoints)
@@ -103,7 +101,7 @@ class RunFolder:
                 write_text(self.path / "run.json", json.dumps(facts, indent=1) + "\n")
         except filelock.Timeout:
             raise ValueError(
-                f"{self.path} is in use by another training process: wait until it has ended, or "
+                f"{self.path} is in use by another training process: wait until it ends, or "
                 "use another --run_dir."
             ) from None
         except OSError as error:
@@ -121,8 +119,8 @@ class RunFolder:
     def _check_same(self, config, facts):
         if not (self.path / "config.json").exists():
             raise ValueError(
-                f"{self.path} holds checkpoints but no config.json, which says what settings they "
-                "were trained with: put it back, or use another --run_dir."
+                f"{self.path} holds checkpoints but no config.json with the settings of the "
+                "training run: restore that file, or use another --run_dir."
             )
         old, new = dataclasses.asdict(read_config(self.path)), dataclasses.asdict(config)
         changed = [k for k in old if old[k] != new[k] and k not in MAY_CHANGE]
@@ -130,27 +128,26 @@ class RunFolder:
             was = ", ".join(f"--{k}={old[k]}, now {new[k]}" for k in changed)
             raise ValueError(
                 f"{self.path} holds a training run with other settings ({was}): use another "
-                "--run_dir, or the settings it has."
+                "--run_dir, or the same settings."
             )
         if not config.resume:
             raise ValueError(
-                f"{self.path} holds a training run already: leave --no_resume out to continue it, "
-                "or use another --run_dir."
+                f"{self.path} already holds a training run: remove --no_resume to continue it, or "
+                "use another --run_dir."
             )
         if not saved_steps(self.folders[0]):
             raise ValueError(
-                f"{self.folders[0]} holds no checkpoint, but other workers' folders do: put it "
-                "back (all workers need the run folder on a disk that they share), or use another "
-                "--run_dir."
+                f"{self.folders[0]} holds no checkpoint, but other workers' folders do: restore it "
+                "(all workers need the run folder on a shared disk), or use another --run_dir."
             )
         before = self._read_facts()
         for name, remedy in (
-            ("workers", "start as many"),
-            ("replicas", "make as many devices visible (CUDA_VISIBLE_DEVICES, --strategy)"),
+            ("workers", "start the same number"),
+            ("replicas", "use as many devices (CUDA_VISIBLE_DEVICES, --strategy)"),
         ):
             if before.get(name, facts[name]) != facts[name]:
                 raise ValueError(
-                    f"{self.path} was trained on {before[name]} {name}, and now there would be "
+                    f"{self.path} was trained on {before[name]} {name}, but now there would be "
                     f"{facts[name]}, which changes the global batch: {remedy}, or use another "
                     "--run_dir."
                 )
@@ -165,7 +162,7 @@ class RunFolder:
         return before
 
     def _read_facts(self):
-        """run.json, or for a run of an earlier version what its files tell."""
+        """Returns the content of run.json, or what is known of a run of an earlier version."""
         path = self.path / "run.json"
         if not path.exists():
             found = [f for f in self.path.glob("checkpoints/worker_*") if saved_steps(f)]
@@ -175,24 +172,24 @@ class RunFolder:
             return {name: facts[name] for name in ("workers", "replicas", "images")}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"{path} cannot be read ({error}): put it back, or use another --run_dir."
+                f"{path} cannot be read ({error}): restore it, or use another --run_dir."
             ) from None
 
     def attach(self, model) -> int:
-        """Names what is saved, and restores the newest whole checkpoint, if there is one.
+        """Connects a model to this folder, and restores the newest intact checkpoint, if any.
 
-        A checkpoint that all workers have is preferred, since only it continues bit for bit. What
-        is damaged or missing, and what is done instead, is printed.
+        A checkpoint that all workers have is preferred, since only it continues bit for bit. If
+        a checkpoint is damaged or missing, a message says so and what is used instead.
 
         Args:
-            model: a compiled `CycleGAN`. Call this outside of its strategy's scope, where a
-                worker that saves the generators would make mirrored variables alone.
+            model: a compiled `CycleGAN`. Call this outside of its strategy's scope: inside, saving
+                the generators would create mirrored variables on one worker only.
 
         Returns:
-            The steps done so far.
+            The number of steps done.
 
         Raises:
-            ValueError: no checkpoint is whole, or it does not fit the model.
+            ValueError: no checkpoint is intact, or it does not fit the model.
         """
         self.model = model
         shared = {
@@ -231,7 +228,7 @@ class RunFolder:
         return model.steps_done
 
     def _newest_whole(self):
-        """The step to continue from, or None for a new run; and whether all workers have it."""
+        """Returns (step to continue from or None for a new run, whether all workers have it)."""
         steps = [set(saved_steps(folder)) for folder in self.folders]
         common = set.intersection(*steps)
         for step in sorted(common, reverse=True) + sorted(steps[0] - common, reverse=True):
@@ -239,17 +236,17 @@ class RunFolder:
             damage = {folder: find_damage(folder, step) for folder in needed}
             for folder, reason in damage.items():
                 if reason:
-                    self._say(f"{folder}/ckpt-{step} is damaged and is left out: {reason}")
+                    self._say(f"{folder}/ckpt-{step} is damaged and is ignored: {reason}")
             if not any(damage.values()):
                 if step not in common:
                     self._say(
-                        "No step has a whole checkpoint of every worker: continuing from step "
+                        "No step has intact checkpoints of all workers: continuing from step "
                         f"{step} of {self.folders[0]}. The other workers' image pools start empty."
                     )
                 return step, step in common
         if steps[0]:
             raise ValueError(
-                f"No checkpoint in {self.folders[0]} is whole: restore one from a backup, or use "
+                f"No checkpoint in {self.folders[0]} is intact: restore one from a backup, or use "
                 "another --run_dir."
             )
         return None, False
@@ -259,10 +256,10 @@ class RunFolder:
             print(text, flush=True)
 
     def save(self):
-        """Saves everything; a process killed meanwhile leaves the checkpoints before it whole.
+        """Saves everything. If the process is killed meanwhile, earlier checkpoints stay intact.
 
         Raises:
-            FloatingPointError: a weight, or what an optimizer or a pool keeps, is NaN or infinite.
+            FloatingPointError: a value in a network, optimizer or image pool is NaN or infinite.
                 Nothing is saved then.
             OSError: the folder cannot be written, or the disk is full.
         """
@@ -272,7 +269,7 @@ class RunFolder:
         if name := self.model.first_non_finite():
             raise FloatingPointError(
                 f"{name} holds NaN or infinity after step {step}: try a lower --learning_rate, or "
-                "--precision=float32. Nothing was saved since, and the last checkpoint is whole."
+                "--precision=float32. This step is not saved; the last checkpoint is intact."
             )
         write_checkpoint(self.checkpoint, self.checkpoints, step)
         if self.chief:
@@ -285,7 +282,7 @@ class RunFolder:
         save_generator(self.model.b2a, self.path / "b2a.keras")
 
     def _save_generators_after(self, step):
-        """Saves them if the process that wrote this checkpoint was killed before it did."""
+        """Saves the generators if the process was killed between this checkpoint and them."""
         written = (self.checkpoints / f"ckpt-{step}.index").stat().st_mtime_ns
         files = [self.path / f"{name}.keras" for name in ("a2b", "b2a")]
         if not all(file.exists() and file.stat().st_mtime_ns >= written for file in files):
@@ -297,29 +294,29 @@ def _numbered(parts):
 
 
 def _dropout_states(model):
-    """The random states of the Dropout layers, which Keras leaves out of TensorFlow checkpoints."""
+    """Returns the random states of Dropout layers, which TensorFlow checkpoints of Keras lack."""
     networks = (model.a2b, model.b2a)
     variables = [v for network in networks for v in network.non_trainable_variables]
     return [v.value for v in variables if v.path.endswith("seed_generator_state")]
 
 
 def read_config(run_dir) -> Config:
-    """The settings of a run folder.
+    """Returns the settings of a run folder.
 
     Raises:
-        ValueError: it is no run folder, or its config.json is damaged.
+        ValueError: it is not a run folder, or its config.json is damaged.
     """
     path = Path(run_dir) / "config.json"
     try:
         return Config.from_json(path.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{run_dir} is no run folder: it has no config.json.") from None
+        raise ValueError(f"{run_dir} is not a run folder: it has no config.json.") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def load_run_images(run_dir, **changes) -> dict[str, ImageSet]:
-    """The images that a run folder's config.json names: see `tf_cyclegan.data.load_dataset`.
+    """Loads the data set in the config.json of a run folder; see `load_dataset`.
 
     Args:
         run_dir: the run folder.
@@ -327,23 +324,23 @@ def load_run_images(run_dir, **changes) -> dict[str, ImageSet]:
 
     Raises:
         ValueError: it is not a run folder.
-        DatasetError: the images are not there (any more).
+        DatasetError: the images do not exist or cannot be read.
     """
     try:
         return load_dataset(dataclasses.replace(read_config(run_dir), **changes))
     except DatasetError as error:
         raise DatasetError(
-            f"{error} (this comes from {run_dir}/config.json; a relative path in it is relative to "
-            "the folder that you trained from)"
+            f"{error} (from {run_dir}/config.json; relative paths in it start at the folder that "
+            "you trained from)"
         ) from None
 
 
 def save_generator(generator, path):
-    """Saves a generator as a float32 `.keras` file, which any later use can load as it is.
+    """Saves a generator as a float32 `.keras` file.
 
     Args:
-        generator: built; of any dtype policy.
-        path: the file, replaced in one move once it is whole.
+        generator: a built generator of any dtype policy.
+        path: the file. An existing file is replaced atomically.
     """
     single = type(generator).from_config(generator.get_config() | {"dtype": "float32"})
     single.build_from_config(generator.get_build_config())

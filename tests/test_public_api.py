@@ -1,0 +1,287 @@
+"""What a Keras user meets: `import tf_cyclegan as cg`, and the program in the README."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_cyclegan as cg
+from tf_cyclegan.data.synthetic import landscape
+
+LOSSES = {
+    *("g_adv_a2b", "g_adv_b2a", "cycle_a", "cycle_b", "identity_a", "identity_b", "d_a", "d_b"),
+    "learning_rate",
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for folder, season, count in (("photos", "summer", 3), ("paintings", "winter", 5)):
+        (root / folder).mkdir()
+        for i in range(count):
+            cg.write_image(root / folder / f"{i}.png", landscape(i, season, 24, 30))
+    return root
+
+
+def tiny(**arguments):
+    return cg.CycleGAN(
+        a2b=cg.ResNetGenerator(filters=2, blocks=1),
+        b2a=cg.ResNetGenerator(filters=2, blocks=1),
+        d_a=cg.PatchDiscriminator(filters=2, layers=1),
+        d_b=cg.PatchDiscriminator(filters=2, layers=1),
+        **{"pool_size": 2} | arguments,
+    )
+
+
+def data(folders, **arguments):
+    return cg.data.unpaired(
+        cg.data.images(folders / "photos", size=20, crop=16),
+        cg.data.images(folders / "paintings", size=20, crop=16),
+        **arguments,
+    )
+
+
+def weights(model):
+    networks = (model.a2b, model.b2a, model.d_a, model.d_b)
+    return [array for network in networks for array in network.get_weights()]
+
+
+def assert_equal(one, other):
+    assert one.steps_done == other.steps_done
+    for a, b in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# === The package ===
+
+
+def run(program):
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_import_loads_nothing():
+    program = (
+        "import sys, tf_cyclegan; print(sorted({'tensorflow', 'keras', 'numpy'} & {*sys.modules}))"
+    )
+    assert run(program) == "[]\n"
+
+
+@pytest.mark.parametrize("first, second", [("tf_cyclegan", "keras"), ("keras", "tf_cyclegan")])
+def test_the_import_is_enough_for_keras_to_load(first, second, tmp_path):
+    network = cg.ResNetGenerator(filters=2, blocks=0)
+    network.build((None, None, None, 3))
+    network.save(tmp_path / "a2b.keras")
+    load = f"keras.saving.load_model({str(tmp_path / 'a2b.keras')!r})"
+    assert run(f"import {first}, {second}; print({load}.name)").endswith(f"{network.name}\n")
+
+
+def test_every_public_name_is_there():
+    assert cg.__version__ and set(cg.__all__) <= set(dir(cg))
+    for name in cg.__all__:
+        assert getattr(cg, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Cyclegan'"):
+        cg.Cyclegan  # noqa: B018
+
+
+# === The program of the README, at toy size ===
+
+
+def test_the_program_of_the_readme(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = tiny()
+    model.compile()
+    history = model.fit(
+        data(folders),
+        epochs=2,
+        callbacks=[cg.callbacks.SampleGrid("samples", every=4)],
+        verbose=0,
+    ).history
+    assert set(history) == LOSSES and model.steps_done == 10
+    assert int(model.pool_a[0].seen) == 10
+    assert [path.name for path in sorted((tmp_path / "samples").iterdir())] == [
+        "step_0000004.png", "step_0000008.png",
+    ]  # fmt: skip
+    model.save("monet.keras")
+    translate = cg.load_translator("monet.keras", "a2b")
+    cg.write_image("holiday.jpg", landscape(9, "summer", 31, 45))
+    cg.write_image("painted.png", translate(cg.read_image("holiday.jpg")))
+    expected = cg.translator(model.a2b)(cg.read_image("holiday.jpg"))
+    np.testing.assert_array_equal(cg.read_image("painted.png"), expected)
+    assert expected.shape == (31, 45, 3)
+
+
+# === CycleGAN as a Keras model ===
+
+
+def batches(count=3, size=2):
+    """The same batches each time, so that training runs can be compared."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (2, count * size, 16, 16, 3)).astype(np.float32)
+    return tf.data.Dataset.from_tensor_slices(tuple(images)).batch(size, drop_remainder=True)
+
+
+def test_what_is_saved_continues_bit_for_bit(tmp_path):
+    model = tiny()
+    model.compile("adam", keras.optimizers.SGD(1e-3), adversarial="hinge", lambda_cycle_b=3.0)
+    model.fit(batches(), verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.adversarial == "hinge" and again.lambda_cycle_b == 3.0
+    assert again.generator_optimizer.name == "adam" and again.pool_size == 2
+    assert_equal(model, again)
+    again.save(tmp_path / "unchanged.keras")  # with pools that no fit has taken over yet
+    third = keras.saving.load_model(tmp_path / "unchanged.keras")
+    histories = [m.fit(batches(), verbose=0).history for m in (model, again, third)]
+    assert histories[0] == histories[1] == histories[2]
+    for other in (again, third):
+        assert_equal(model, other)
+        np.testing.assert_array_equal(model.pool_b[0].images, other.pool_b[0].images)
+
+
+def test_checkpoints_validation_and_batches_by_hand(tmp_path):
+    model = tiny()
+    model.compile()
+    kept = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    history = model.fit(
+        batches(), validation_data=batches(1), epochs=2, callbacks=[kept], verbose=0
+    )
+    assert {f"val_{name}" for name in LOSSES} < set(history.history)
+    assert_equal(model, keras.saving.load_model(tmp_path / "2.keras"))
+    real_a, real_b = next(iter(batches(1)))
+    model.train_on_batch(real_a, real_b)
+    assert model.steps_done == 7
+    scores = model.evaluate(real_a.numpy(), real_b.numpy(), verbose=0, return_dict=True)
+    assert set(scores) == LOSSES
+
+
+def test_predict_translates_both_ways():
+    model = tiny()
+    model.compile()
+    model.fit(batches(), verbose=0)
+    fakes = model.predict(batches(2), verbose=0)
+    reals = [np.concatenate(part) for part in zip(*batches(2).as_numpy_iterator(), strict=True)]
+    for name, network, real in (("fake_b", model.a2b, reals[0]), ("fake_a", model.b2a, reals[1])):
+        np.testing.assert_allclose(fakes[name], network(real), atol=1e-5)
+    both = model(next(iter(batches(1))))
+    np.testing.assert_allclose(both["fake_b"], fakes["fake_b"][:2], atol=1e-5)
+
+
+def test_two_replicas_make_their_own_pools_and_networks():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = tiny()
+        model.compile()
+    model.fit(batches(), verbose=0)
+    assert [int(pool.seen) for pool in model.pool_a] == [3, 3]
+
+
+def test_networks_of_your_own(tmp_path):
+    """Neither built by this package nor with anything that it would ask of its own."""
+
+    def network(channels, activation):
+        image = keras.Input((None, None, 3))
+        x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(image)
+        return keras.Model(image, keras.layers.Conv2D(channels, 1, activation=activation)(x))
+
+    model = cg.CycleGAN(*(network(3, "tanh") for _ in "ab"), *(network(1, None) for _ in "ab"))
+    model.compile(lambda_identity=0)
+    model.fit(batches(), verbose=0)
+    model.save(tmp_path / "own.keras")
+    photo = landscape(0, "summer", 21, 33)
+    fake = cg.load_translator(tmp_path / "own.keras", "b2a")(photo)
+    assert fake.shape == photo.shape
+    np.testing.assert_array_equal(fake, cg.translator(model.b2a)(photo))
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        (tf.data.Dataset.from_tensors(np.zeros((1, 8, 8, 3), np.float32)), "has 1 part"),
+        (tf.data.Dataset.from_tensors((np.zeros((1, 8, 8, 3), np.float32),) * 3), "has 3 part"),
+        (tf.data.Dataset.from_tensors((np.zeros((8, 8, 3), np.float32),) * 2), "use batches"),
+        ((np.zeros((1, 8, 8, 3), np.float32) for _ in "ab"), "of unknown shapes"),
+    ],
+)
+def test_data_that_is_not_pairs_of_batches_is_refused(x, message):
+    model = tiny()
+    model.compile()
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, verbose=0)
+
+
+# === Data ===
+
+
+def test_an_epoch_has_every_image_once_in_another_order_and_other_crops(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(7)]
+    for i, path in enumerate(paths):
+        cg.write_image(path, np.full((12, 12, 3), 20 * i, np.uint8))
+    levels = cg.data.images(paths, size=12, crop=8, seed=3)
+    assert levels.element_spec == tf.TensorSpec((8, 8, 3), tf.float32)
+
+    def orders(dataset, epochs=2):
+        return [
+            [round((float(image[0, 0, 0]) + 1) * 127.5 / 20) for image in dataset]
+            for _ in range(epochs)
+        ]
+
+    first, second = orders(levels)
+    assert sorted(first) == sorted(second) == list(range(7)) and first != second
+    assert orders(cg.data.images(paths, size=12, crop=8, seed=3)) == [first, second]
+    assert orders(cg.data.images(paths, size=12, crop=8, seed=4), 1) != [first]
+
+
+def test_an_epoch_is_as_long_as_the_larger_domain(folders):
+    both = list(data(folders).as_numpy_iterator())
+    assert len(both) == 5 and both[0][0].shape == (1, 16, 16, 3)
+    assert len({real_b.tobytes() for _, real_b in both}) == 5
+    assert all(np.abs(image).max() <= 1 for pair in both for image in pair)
+    assert len(list(data(folders, batch_size=2))) == 2
+    gray = cg.data.images(folders / "photos", size=20, crop=16, channels=1)
+    assert gray.element_spec.shape == (16, 16, 1)
+
+
+def test_pairs_are_cropped_and_mirrored_alike(tmp_path):
+    rows, columns = np.mgrid[:20, :20].astype(np.uint8)
+    for folder, add in (("a", 0), ("b", 100)):
+        (tmp_path / folder).mkdir()
+        for i in range(4):
+            image = np.stack([rows + add, columns + add, np.full_like(rows, i)], axis=-1)
+            cg.write_image(tmp_path / folder / f"{i}.png", image)
+    pairs = cg.data.paired(tmp_path / "a", tmp_path / "b", size=20, crop=8)
+    seen = set()
+    for real_a, real_b in pairs.as_numpy_iterator():
+        shift = (real_b - real_a) * 127.5
+        np.testing.assert_allclose(shift[..., :2], 100, atol=1e-3)
+        np.testing.assert_allclose(shift[..., 2], 0, atol=1e-3)
+        seen.add(real_a[..., :2].tobytes())
+    assert len(seen) == 4
+
+
+def test_a_data_set_by_name():
+    a, b = cg.data.load("synthetic/summer2winter", size=20, crop=16, cache="none")
+    assert a.cardinality() == b.cardinality() == 400
+    assert next(iter(a)).shape == (16, 16, 3)
+    with pytest.raises(ValueError, match="unknown dataset 'horses'"):
+        cg.data.load("horses")
+
+
+def test_data_that_cannot_work_names_the_remedy(folders, tmp_path):
+    photos = cg.data.images(folders / "photos", size=20, crop=16)
+    for make, message in (
+        (lambda: cg.data.images(tmp_path / "none"), "none does not exist"),
+        (lambda: cg.data.images([]), "the list of images is empty"),
+        (lambda: cg.data.images(folders / "photos", size=20, crop=24), "use a smaller crop"),
+        (lambda: cg.data.images(folders / "photos", channels=4), "use 1 .gray. or 3 .RGB."),
+        (lambda: cg.data.unpaired(photos, photos.repeat()), "leave out repeat"),
+        (lambda: cg.data.unpaired(photos, photos, batch_size=9), "too few for a batch of 9"),
+        (lambda: cg.data.paired(folders / "photos", folders / "paintings"), "no counterpart"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
