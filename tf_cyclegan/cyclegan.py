@@ -652,8 +652,11 @@ def check_images(data):
         ValueError: the images are not floats.
         tf.errors.InvalidArgumentError: they are not all in [-1, 1]. XLA drops this check.
     """
+    real_a, real_b, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if weight is not None:
+        raise ValueError("CycleGAN has no use for sample weights: leave them out.")
     checked = []
-    for domain, images in zip("ab", data, strict=True):
+    for domain, images in (("a", real_a), ("b", real_b)):
         if not images.dtype.is_floating:
             raise ValueError(
                 f"The images of {domain} are {images.dtype.name}: make them float32 in [-1, 1], "

@@ -153,6 +153,8 @@ def check_config(text: str | bytes) -> None:
     config = json.loads(text)
     if not isinstance(config, dict):
         raise ValueError("its config is not a JSON object")
+    # Training settings, such as optimizers: `load_model` makes Keras pass over them.
+    config.pop("compile_config", None)
     nodes, objects = [config], 0
     while nodes:
         node = nodes.pop()
