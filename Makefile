@@ -1,6 +1,7 @@
 # make demo: train the embedded data set, translate its test images, say where to look.
 # make export: the demo's generator as SavedModel, LiteRT and ONNX files, and all of them compared.
 # make web: the demo on a page, computed by the browser.
+# make check: lint, types and the quick unit tests, in about two minutes.
 # make test: lint, types and the whole test suite.
 # make torture: kills, hostile files and full disks, over and over; about half an hour.
 # demo needs nothing but Python and make. The others also use npm, Java and chromium: tests without
@@ -12,7 +13,7 @@ PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10; do $$p -c '' 2>/dev/nul
 # TensorFlow logs its failed optimisations and absent GPUs as errors; real ones reach Python anyway.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo export web test torture lint venv addons clean
+.PHONY: demo export web check test torture lint venv tested addons clean
 
 demo: venv
 	.venv/bin/python scripts/train.py --run_dir=runs/demo
@@ -23,7 +24,7 @@ runs/demo/a2b.keras:
 
 MODES = float32,float16,dynamic,int8,int16x8,int8_convolutions
 
-export: venv runs/demo/a2b.keras
+export: tested runs/demo/a2b.keras
 	rm -rf models/demo
 	.venv/bin/python export/saved_model.py --run_dir=runs/demo --output=models/demo/a2b
 	.venv/bin/python export/tflite.py --run_dir=runs/demo --modes=$(MODES) --output=models/demo/tflite
@@ -31,17 +32,24 @@ export: venv runs/demo/a2b.keras
 	.venv/bin/python export/compare.py --run_dir=runs/demo --saved_model=models/demo/a2b \
 		--tflite=models/demo/tflite --onnx=models/demo/a2b.onnx --output=models/demo
 
-web: venv runs/demo/a2b.keras
+web: tested runs/demo/a2b.keras
 	for direction in a2b b2a; do for any in "" --resizable; do \
 		.venv/bin/python export/tflite.py --run_dir=runs/demo --direction=$$direction $$any \
 		--modes=float32,dynamic --output=models/demo/web --overwrite || exit 1; done; done
 	.venv/bin/python export/web/build.py --models=models/demo/web --output=dist/web
 	.venv/bin/python export/web/serve.py --folder=dist/web
 
-test: venv addons lint
+# Quick unit tests: what they need is built in a moment, and most load no TensorFlow graph.
+QUICK = config output losses schedules sheets folders metrics distances image_files features flags \
+	discriminators generators layers callbacks lite_form model_file
+
+check: tested lint
+	.venv/bin/python -m pytest -q --numprocesses=2 $(QUICK:%=tests/test_%.py)
+
+test: tested addons lint
 	.venv/bin/python -m pytest -q --durations=10 --numprocesses=2 --dist=loadfile
 
-torture: venv
+torture: tested
 	.venv/bin/python tests/torture/images.py --count=3000
 	.venv/bin/python tests/torture/served_requests.py --count=500
 	.venv/bin/python tests/torture/training.py --kills=30
@@ -49,17 +57,23 @@ torture: venv
 	.venv/bin/python tests/torture/translate_many.py --kills=8
 	.venv/bin/python tests/torture/exporters.py --kills=3
 
-lint: venv
+lint: tested
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
 venv: .venv/installed
 
-# clean-fid goes without its torchvision, which does not import beside PyTorch's CPU build.
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --upgrade pip
+	.venv/bin/pip install --quiet --editable .
+	touch $@
+
+tested: .venv/tested
+
+# clean-fid goes without its torchvision, which does not import beside PyTorch's CPU build.
+.venv/tested: .venv/installed
 	.venv/bin/pip install --quiet --editable ".[test]"
 	.venv/bin/pip install --quiet --no-deps clean-fid==0.1.35
 	touch $@

@@ -1,7 +1,9 @@
 """What a Keras user meets: `import tf_cyclegan as cg`, and the program in the README."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ import tensorflow as tf
 import tf_cyclegan as cg
 from tf_cyclegan.data.synthetic import landscape
 
+ROOT = Path(__file__).resolve().parents[1]
 LOSSES = {
     *("g_adv_a2b", "g_adv_b2a", "cycle_a", "cycle_b", "identity_a", "identity_b", "d_a", "d_b"),
     "learning_rate",
@@ -114,6 +117,18 @@ def test_the_program_of_the_readme(folders, tmp_path, monkeypatch):
     expected = cg.translator(model.a2b)(cg.read_image("holiday.jpg"))
     np.testing.assert_array_equal(cg.read_image("painted.png"), expected)
     assert expected.shape == (31, 45, 3)
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    variables: dict = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), variables)
+    assert variables["model"].steps_done == 200
+    assert cg.read_image("winter.png").shape == variables["photo"].shape
 
 
 # === CycleGAN as a Keras model ===
