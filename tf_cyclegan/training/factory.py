@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import shutil
 
 import keras
 import tensorflow as tf
@@ -38,6 +39,19 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
             [device.name for device in tf.config.list_logical_devices(kind)]
         )
     return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
+
+
+def describe_devices(strategy: tf.distribute.Strategy) -> str:
+    """Names what a strategy trains on, with advice where a graphics card is left out."""
+    gpus = len(tf.config.list_logical_devices("GPU"))
+    if gpus:
+        return f"{gpus} GPU(s)" if strategy.num_replicas_in_sync > 1 else "one GPU"
+    if shutil.which("nvidia-smi"):
+        return (
+            "the CPU, since TensorFlow does not find the NVIDIA GPU of this machine: install "
+            '"tf_cyclegan[gpu]" with pip on Linux or WSL'
+        )
+    return "the CPU"
 
 
 def check_cluster(tf_config: str | None) -> None:

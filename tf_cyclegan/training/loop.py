@@ -16,7 +16,7 @@ from tf_cyclegan.training.callbacks import (
     StopSignals,
 )
 from tf_cyclegan.training.config import Config
-from tf_cyclegan.training.factory import make_cyclegan, make_strategy
+from tf_cyclegan.training.factory import describe_devices, make_cyclegan, make_strategy
 from tf_cyclegan.training.health import Watch
 from tf_cyclegan.training.run_folder import RunFolder
 
@@ -28,6 +28,12 @@ def train(config: Config) -> int:
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config.strategy)
+    replicas = strategy.num_replicas_in_sync
+    print(
+        f"Training on {describe_devices(strategy)}, {replicas} replica(s), "
+        f"{replicas * config.batch_size} image(s) of each domain in a batch",
+        flush=True,
+    )
     sets = load_dataset(config)
     print(f"Reading {len(sets['trainA'])} + {len(sets['trainB'])} images ...", flush=True)
     data = TrainingData(sets, config, strategy.num_replicas_in_sync)
@@ -38,7 +44,6 @@ def train(config: Config) -> int:
     # === Model, with the state from its last checkpoint ===
     model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
     worker = worker_number(strategy)
-    replicas = strategy.num_replicas_in_sync
     run = RunFolder(config.run_folder, config, sets, replicas, worker, worker_count(strategy))
     with run, StopSignals() as stop:
         step = run.attach(model)

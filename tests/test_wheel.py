@@ -1,0 +1,59 @@
+"""The wheel, installed without the checkout: the command and the package work from any folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = (
+    "--load_size=20 --crop_size=16 --filters=2 --blocks=0 --d_filters=2 --d_layers=1 --cache=none"
+)
+
+
+def run(*command, **settings):
+    done = subprocess.run(command, capture_output=True, text=True, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with the wheel's content, and the environment variables that put it first."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "tf_cyclegan", folder / "tf_cyclegan")
+    pip = (sys.executable, "-m", "pip", "--quiet")
+    run(*pip, "wheel", "--no-deps", f"--wheel-dir={folder / 'dist'}", str(folder))
+    (wheel,) = (folder / "dist").glob("*.whl")
+    run(*pip, "install", "--no-deps", f"--target={folder / 'installed'}", str(wheel))
+    return folder / "installed", os.environ | {"PYTHONPATH": str(folder / "installed")}
+
+
+def test_the_command_trains_and_translates(installed, tmp_path):
+    target, environment = installed
+    command = (sys.executable, target / "bin" / "tf-cyclegan")
+    settings = {"cwd": tmp_path, "env": environment}
+    assert "tf-cyclegan COMMAND" in run(*command, "--help", **settings)
+    run(
+        *command,
+        "train",
+        *TINY.split(),
+        "--cache=none",
+        "--max_steps=1",
+        "--run_dir=mine",
+        **settings,
+    )
+    shutil.copy(ROOT / "docs" / "demo.png", tmp_path / "photo.png")
+    run(*command, "translate", "--run_dir=mine", "--input=photo.png", "--output=out", **settings)
+    assert (tmp_path / "out" / "photo.png").exists()
+    program = "import tf_cyclegan; print(tf_cyclegan.__version__, tf_cyclegan.__file__)"
+    version, file = run(sys.executable, "-c", program, **settings).split()
+    assert Path(file).is_relative_to(target)
+    metadata = target / f"tf_cyclegan-{version}.dist-info"
+    assert (metadata / "METADATA").exists() and list(metadata.rglob("LICENSE"))
+    assert (target / "tf_cyclegan" / "py.typed").exists()
