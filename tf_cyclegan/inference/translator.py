@@ -146,7 +146,7 @@ def to_image(image: Any) -> np.ndarray:
         array = array[..., np.newaxis]
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in shape:
         remedy = {4: "translate a batch one image at a time"}.get(
-            len(shape), "to_uint8 makes one from floats in [-1, 1]"
+            len(shape), "convert a float image with to_uint8"
         )
         raise ValueError(
             "an image to translate must be a PIL image or uint8 [h, w], [h, w, 1], [h, w, 3] or "
