@@ -67,7 +67,7 @@ def main(options: Options) -> int:
     modes = parse_modes(options.modes, options.resizable)
     is_run = (Path(options.run_dir) / "config.json").is_file()
     default = read_config(options.run_dir).crop_size if is_run else 256
-    size = parse_size(options.size or str(default))
+    size = parse_size(str(default) if options.size is None else options.size)
     stem = start_of_name(options.direction, size, options.resizable)
     names = [f"{stem}_{mode}.{kind}" for mode in modes for kind in ("tflite", "json")]
     names += [f"{stem}_report.json", f"{stem}_report.png"]
