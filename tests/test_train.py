@@ -213,7 +213,7 @@ def test_a_finished_training_has_nothing_left_to_do(photos, trained):
     ("changes", "message"),
     [
         ({"data_dir": "nowhere"}, "nowhere is not a folder: give one that holds trainA and trainB"),
-        ({"dataset": "horses", "data_dir": None}, "unknown dataset 'horses': give"),
+        ({"dataset": "horses", "data_dir": None}, "unknown dataset 'horses': use"),
         ({"dataset": "cycle_gan/horses", "data_dir": None}, "TFDS has no 'cycle_gan/horses'"),
         ({"crop_size": 24}, "larger than load_size 20: use --load_size=24 or more"),
         ({"batch_size": 0}, "batch_size is 0: use 1 or more"),
@@ -238,7 +238,7 @@ def huge(path):
     ("name", "write", "message"),
     [
         ("cut.jpg", lambda path: path.write_bytes(jpeg()[:-200]), "cut.jpg: cannot be decoded"),
-        ("text.jpg", lambda path: path.write_text("not an image"), "text.jpg: no JPEG"),
+        ("text.jpg", lambda path: path.write_text("not an image"), "text.jpg: not a JPEG"),
         ("empty.png", lambda path: path.write_bytes(b""), "empty.png: the file is empty"),
         ("huge.png", huge, "huge.png: 10000 x 6000 is more than 50000000 pixels"),
     ],
