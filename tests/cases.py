@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
@@ -15,6 +16,10 @@ from tf_cyclegan.layers import (
     ReLU,
     ResidualBlock,
 )
+
+# For datasets of a test: the tuner of tf.data may keep an iterator from ending for minutes.
+UNTUNED = tf.data.Options()
+UNTUNED.autotune.enabled = False
 
 
 class Case(NamedTuple):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import UNTUNED
 
 from tf_cyclegan.cyclegan import CycleGAN, call_jointly, share_overflow
 from tf_cyclegan.training.batches import TrainingData, load_dataset
@@ -109,7 +110,7 @@ def test_two_replicas_equal_one_with_both_batches():
             sgd = keras.optimizers.SGD  # Adam would hide a wrong scale
             with strategy.scope():
                 model.compile(sgd(0.05), sgd(0.05), lambda_cycle_b=5.0)
-            data = tf.data.Dataset.range(3).map(lambda i: batch_of_step(i, 4))
+            data = tf.data.Dataset.range(3).map(lambda i: batch_of_step(i, 4)).with_options(UNTUNED)
             rows = []
 
             @tf.function(autograph=False)
@@ -204,7 +205,9 @@ def test_recomputation_changes_memory_not_numbers(strategy, changes):
 
             reals = list(
                 scope.experimental_distribute_dataset(
-                    tf.data.Dataset.range(3).map(lambda i: batch_of_step(i, 2))
+                    tf.data.Dataset.range(3)
+                    .map(lambda i: batch_of_step(i, 2))
+                    .with_options(UNTUNED)
                 )
             )
             for real in reals:
@@ -369,7 +372,7 @@ def test_evaluate_gives_means_over_the_set_and_changes_nothing():
     before = weights(model)
     dataset = tf.data.Dataset.from_generator(
         lambda: iter(data), output_signature=(tf.TensorSpec((1, *SHAPE)),) * 2
-    )
+    ).with_options(UNTUNED)
     result = model.evaluate(dataset, verbose=0, return_dict=True)
     cycle_a = np.mean([np.abs(model.b2a(model.a2b(a)) - a).mean() for a, _ in data])
     assert result["cycle_a"] == pytest.approx(10 * cycle_a, rel=1e-5)
@@ -473,7 +476,7 @@ def own_data(size=2, count=3, known=None, change=lambda images: images):
     return tf.data.Dataset.from_generator(
         lambda: iter(pairs),
         output_signature=tuple(tf.TensorSpec((known, *x.shape[1:]), x.dtype) for x in pairs[0]),
-    )
+    ).with_options(UNTUNED)
 
 
 def fitted(model, data, **arguments):
