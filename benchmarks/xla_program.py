@@ -117,7 +117,7 @@ def bring_back(options: Options) -> int:
 
     folder = Path(options.folder)
     if not (folder / "program.json").exists():
-        raise ValueError(f"{folder} holds no program.json: use the --folder of a whole program.")
+        raise ValueError(f"{folder} contains no program.json: use the --folder of a whole program.")
     program = json.loads((folder / "program.json").read_text())
     with np.load(folder / "state.npz") as file:
         state = dict(file)
@@ -163,21 +163,14 @@ def restored(run_dir, config, shapes, steps_per_epoch):
     strategy = make_strategy("one")
     model = make_cyclegan(config, strategy, *shapes, steps_per_epoch)
     with RunFolder(Path(run_dir), config) as run:
-        with strategy.scope():
-            run.attach(model)
+        run.attach(model)
         yield strategy, model, run
 
 
 def state_variables(model):
     """Returns all `tf.Variable`s that a step reads or changes, with stable names."""
-    parts = {
-        "a2b": model.a2b,
-        "b2a": model.b2a,
-        "d_a": model.d_a,
-        "d_b": model.d_b,
-        "generator_optimizer": model.generator_optimizer,
-        "discriminator_optimizer": model.discriminator_optimizer,
-    } | {f"mean_{name}": tracker for name, tracker in model.trackers.items()}
+    means = {f"mean_{name}": tracker for name, tracker in model.trackers.items()}
+    parts = model.networks() | model.optimizers() | means
     # Keras' own names change, because it numbers layers per process and names slots after them.
     named = {
         f"{part}/{i:03d}_{variable.name.rpartition('_')[2]}": variable.value

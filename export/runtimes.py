@@ -31,7 +31,7 @@ def newest(folder: str) -> Path:
     versions = [path for path in Path(folder).glob("*") if path.name.isdigit()]
     if not versions:
         raise ValueError(
-            f"{folder} holds no version: export one with tf-cyclegan export saved-model."
+            f"{folder} contains no version: export one with tf-cyclegan export saved-model."
         )
     return max(versions, key=lambda path: int(path.name))
 

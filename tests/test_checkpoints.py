@@ -438,7 +438,7 @@ def test_workers_without_a_common_step_lose_no_checkpoint(tmp_path, capsys, lost
 def test_without_the_shared_state_nothing_is_continued(tmp_path):
     cluster_of_two(tmp_path, ((1, 2), (1, 2)))
     shutil.rmtree(tmp_path / "checkpoints" / "worker_0")
-    with pytest.raises(ValueError, match="worker_0 holds no checkpoint, but other workers"):
+    with pytest.raises(ValueError, match="worker_0 contains no checkpoint, but other workers"):
         run_folder(tmp_path, worker=1, workers=2, replicas=2)
 
 

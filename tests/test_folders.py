@@ -104,7 +104,7 @@ def test_missing_or_empty_splits(tmp_path):
     assert_one_line(error)
     for split in ("trainA", "testA"):
         (tmp_path / split).mkdir()
-        with pytest.raises(DatasetError, match=f"{split} holds no images"):
+        with pytest.raises(DatasetError, match=f"{split} contains no images"):
             load_folders(tmp_path)
         fill(tmp_path / split, ["a.png"])
 

@@ -126,7 +126,12 @@ def test_arguments_that_cannot_work(kind, arguments, message):
         (lambda: ResNetGenerator(1, 1), 62, 64, "height 62 is not a multiple of 4: pad the image"),
         (lambda: ResNetGenerator(1, 1), 64, 62, "width 62 is not a multiple of 4"),
         (lambda: ResNetGenerator(1, 1), 4, 64, "too small to be padded by 1: use larger images"),
-        (lambda: UNetGenerator(1, 3), 64, 60, "width 60 is not a multiple of 8.*translate.py"),
+        (
+            lambda: UNetGenerator(1, 3),
+            64,
+            60,
+            "width 60 is not a multiple of 8.*tf-cyclegan tr",
+        ),
     ],
 )
 def test_sizes_that_cannot_work(generator, height, width, message):

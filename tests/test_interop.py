@@ -238,7 +238,7 @@ def test_a_file_without_a_state_dict(torch, tmp_path, content):
     tensor = torch.zeros(3)
     holds = {"tensor": tensor, "list": [tensor], "nested": {"net": {}}, "numbered": {0: tensor}}
     torch.save(holds[content], tmp_path / "net.pth")
-    with pytest.raises(ValueError, match="holds no state_dict: save network.state_dict"):
+    with pytest.raises(ValueError, match="contains no state_dict: save network.state_dict"):
         load_generator(tmp_path / "net.pth")
 
 

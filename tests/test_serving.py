@@ -439,7 +439,9 @@ def test_a_folder_without_a_version(tmp_path):
     process = start(tmp_path, errors)
     process.communicate()
     assert process.returncode == 1
-    assert "holds no version: export one with tf-cyclegan export saved-model" in errors.read_text()
+    assert (
+        "contains no version: export one with tf-cyclegan export saved-model" in errors.read_text()
+    )
 
 
 # === The files for TensorFlow Serving ===

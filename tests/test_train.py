@@ -267,7 +267,7 @@ def jpeg():
 def test_empty_folder_is_named(tmp_path):
     for folder in ("trainA", "trainB"):
         (tmp_path / folder).mkdir()
-    with pytest.raises(ValueError, match="trainA holds no images"):
+    with pytest.raises(ValueError, match="trainA contains no images"):
         main(settings(tmp_path, tmp_path / "run"))
 
 

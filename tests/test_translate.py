@@ -223,7 +223,7 @@ def test_what_is_no_generator_is_named(tmp_path, run):
     (tmp_path / "empty").mkdir()
     cases = {
         "d_a.keras": "holds a PatchDiscriminator: ",
-        "other.keras": "holds no generator: Sequential takes only images of 8x8 pixels",
+        "other.keras": "contains no generator: Sequential takes only images of 8x8 pixels",
         "text.keras": "cannot be read",
         "cut.keras": "cannot be read",
         "notes.txt": r"neither a \.keras nor a \.pth",
@@ -281,7 +281,7 @@ def test_originals_are_never_replaced(tmp_path):
 
 def test_images_that_are_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
-    for name, cause in {"missing": "does not exist", "empty": "holds no images"}.items():
+    for name, cause in {"missing": "does not exist", "empty": "contains no images"}.items():
         with pytest.raises(DatasetError, match=f"{name} {cause}"):
             find_images([tmp_path / name], None, "a2b", tmp_path / "out")
 
@@ -303,7 +303,7 @@ def test_without_input_the_runs_own_test_images(tmp_path):
     run.mkdir()
     write_text(run / "config.json", Config(data_dir=str(data)).to_json())
     assert find_images([], run, "a2b", "out").names == ("testA.png",)
-    with pytest.raises(ValueError, match="without testB: name images by --input"):
+    with pytest.raises(ValueError, match="without testB: give images with --input"):
         find_images([], run, "b2a", "out")
     with pytest.raises(ValueError, match="testA holds the originals: use another --output"):
         find_images([], run, "a2b", data / "testA")
@@ -319,7 +319,7 @@ def test_without_input_and_settings_the_message_says_so(tmp_path, contents):
 
 
 def test_a_generators_file_has_no_images_of_its_own(run):
-    with pytest.raises(ValueError, match=r"a2b\.keras is not a run folder.*by --input"):
+    with pytest.raises(ValueError, match=r"a2b\.keras is not a run folder.*with --input"):
         find_images([], run / "a2b.keras", "a2b", "out")
 
 

@@ -663,7 +663,7 @@ def test_what_cannot_be_built_is_named(site, models, tmp_path, monkeypatch):
     mixed = shutil.copytree(tmp_path / "bare", tmp_path / "mixed")
     shutil.copy(models / "a2b_gray_32.json", mixed / "a2b_rgb_32.json")
     for folder, output, sentence in [
-        ("empty", "out", "holds no models"),
+        ("empty", "out", "contains no models"),
         ("bare", "out", r"a2b_rgb_32\.json is missing or damaged"),
         ("mixed", "out", r"a2b_rgb_32\.json describes another file"),
         (models, "empty", "exists and is not an earlier build"),
@@ -710,7 +710,7 @@ def test_headers_and_types(address):
 
 
 def test_what_cannot_be_served_is_named(site, address, tmp_path):
-    with pytest.raises(ValueError, match="holds no site: run export/web/build.py first"):
+    with pytest.raises(ValueError, match="contains no site: run export/web/build.py first"):
         serve.make_server(str(tmp_path), 0)
     with pytest.raises(ValueError, match="port .* is not available"):
         serve.make_server(str(site), int(address.rstrip("/").split(":")[-1]))

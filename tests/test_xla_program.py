@@ -187,7 +187,7 @@ def test_mistakes_give_one_line(worked, tmp_path):
         xla_program.main(Options(run, str(tmp_path / "new"), steps=0))
     with pytest.raises(ValueError, match="is not a run folder"):
         xla_program.main(Options(str(tmp_path / "none"), program, bring_back=True))
-    with pytest.raises(ValueError, match="holds no program"):
+    with pytest.raises(ValueError, match="contains no program"):
         xla_program.main(Options(run, str(tmp_path), bring_back=True))
     half = dataclasses.replace(TINY, precision="mixed_float16")
     with RunFolder(tmp_path / "half", half):

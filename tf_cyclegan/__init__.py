@@ -34,26 +34,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-# Public name -> the module that holds it; a module itself has None.
-_MODULES: dict[str, tuple[str, str | None]] = {
-    "CycleGAN": ("cyclegan", "CycleGAN"),
-    "ImagePool": ("image_pool", "ImagePool"),
-    "InstanceNormalization": ("layers", "InstanceNormalization"),
-    "LinearDecay": ("schedules", "LinearDecay"),
-    "PatchDiscriminator": ("discriminators", "PatchDiscriminator"),
-    "PixelDiscriminator": ("discriminators", "PixelDiscriminator"),
-    "ReflectionPadding2D": ("layers", "ReflectionPadding2D"),
-    "ResNetGenerator": ("generators", "ResNetGenerator"),
-    "UNetGenerator": ("generators", "UNetGenerator"),
-    "callbacks": ("training.callbacks", None),
-    "data": ("data", None),
-    "load_generator": ("interop", "load_generator"),
-    "load_translator": ("inference.translator", "load_translator"),
-    "read_image": ("data.image_files", "read_image"),
-    "translator": ("inference.translator", "translator"),
-    "write_image": ("data.image_files", "write_image"),
+# Public name -> the module that defines it.
+_NAMES = {
+    "CycleGAN": "cyclegan",
+    "ImagePool": "image_pool",
+    "InstanceNormalization": "layers",
+    "LinearDecay": "schedules",
+    "PatchDiscriminator": "discriminators",
+    "PixelDiscriminator": "discriminators",
+    "ReflectionPadding2D": "layers",
+    "ResNetGenerator": "generators",
+    "UNetGenerator": "generators",
+    "load_generator": "interop",
+    "load_translator": "inference.translator",
+    "read_image": "data.image_files",
+    "translator": "inference.translator",
+    "write_image": "data.image_files",
 }
-__all__ = [*_MODULES, "__version__"]
+_MODULES = {"callbacks": "training.callbacks", "data": "data"}
+__all__ = [*_NAMES, *_MODULES, "__version__"]
 
 
 def _register() -> None:
@@ -63,11 +62,11 @@ def _register() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _MODULES[name]
-    found = importlib.import_module(f"tf_cyclegan.{module}")
-    return getattr(found, attribute) if attribute else found
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"tf_cyclegan.{_NAMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"tf_cyclegan.{_MODULES[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -145,7 +145,6 @@ class CycleGAN(keras.Model):
             ValueError: a weight is negative, all weights are 0, the optimizers cannot be used, or
                 the model does not support `lambda_l1` or `jit_compile`.
         """
-        networks = (self.a2b, self.b2a, self.d_a, self.d_b)
         weights = (lambda_adversarial, lambda_cycle_a, lambda_cycle_b, lambda_l1, lambda_identity)
         if min(weights) < 0 or max(weights[:4]) == 0:
             raise ValueError(
@@ -161,7 +160,7 @@ class CycleGAN(keras.Model):
         discriminator_optimizer = self._optimizer(discriminator_optimizer)
         check_optimizers(generator_optimizer, discriminator_optimizer)
         replicas = self.distribute_strategy.num_replicas_in_sync
-        if jit_compile and replicas > 1 and any(map(has_batch_norm, networks)):
+        if jit_compile and replicas > 1 and any(map(has_batch_norm, self.networks().values())):
             raise ValueError(
                 f"XLA cannot compile batch norm that is synchronized over {replicas} replicas: "
                 'use norm="instance", a single device, or jit_compile=False.'
@@ -196,6 +195,17 @@ class CycleGAN(keras.Model):
         self.trackers = {name: keras.metrics.Mean(name, "float32") for name in self.log_names()}
         self.built = True
 
+    def networks(self) -> dict:
+        """The four networks by name."""
+        return {"a2b": self.a2b, "b2a": self.b2a, "d_a": self.d_a, "d_b": self.d_b}
+
+    def optimizers(self) -> dict:
+        """Both optimizers by name, once the model is compiled."""
+        return {
+            "generator_optimizer": self.generator_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+        }
+
     def _optimizer(self, given):
         if given is None:  # the authors use epsilon 1e-8; Keras' default is 1e-7
             given = keras.optimizers.Adam(2e-4, beta_1=0.5, beta_2=0.999, epsilon=1e-8)
@@ -207,7 +217,7 @@ class CycleGAN(keras.Model):
 
     def _build_optimizers(self):
         """Builds the optimizers once all networks are built."""
-        if all(network.built for network in (self.a2b, self.b2a, self.d_a, self.d_b)):
+        if all(network.built for network in self.networks().values()):
             if not self.generator_optimizer.built:
                 self.generator_optimizer.build(self._generator_variables())
             if not self.discriminator_optimizer.built:
@@ -221,7 +231,7 @@ class CycleGAN(keras.Model):
                 they are unknown until the data is read.
             pools: whether the image pools are needed.
         """
-        networks = {"a2b": self.a2b, "b2a": self.b2a, "d_a": self.d_a, "d_b": self.d_b}
+        networks = self.networks()
         missing = [name for name, network in networks.items() if not network.built]
         pools = pools and self.pool_size and self.lambda_adversarial and not self.pool_a
         if shapes is None:
@@ -298,8 +308,8 @@ class CycleGAN(keras.Model):
 
     def get_config(self):
         """Returns the config that Keras saves: the networks, `pool_size` and `seed`."""
-        config = {name: getattr(self, name) for name in ("a2b", "b2a", "d_a", "d_b")}
-        config = {name: keras.saving.serialize_keras_object(n) for name, n in config.items()}
+        serialize = keras.saving.serialize_keras_object
+        config = {name: serialize(network) for name, network in self.networks().items()}
         return super().get_config() | config | {"pool_size": self.pool_size, "seed": self.seed}
 
     @classmethod
@@ -314,11 +324,9 @@ class CycleGAN(keras.Model):
         """Returns the arguments of `compile` for Keras to save."""
         if not self.compiled:
             return None
-        optimizers = {
-            name: keras.saving.serialize_keras_object(getattr(self, name))
-            for name in ("generator_optimizer", "discriminator_optimizer")
-        }
-        return optimizers | dict(self.compile_arguments)
+        serialize = keras.saving.serialize_keras_object
+        config = {name: serialize(optimizer) for name, optimizer in self.optimizers().items()}
+        return config | dict(self.compile_arguments)
 
     def compile_from_config(self, config):
         """Compiles the model with the output of `get_compile_config`."""
@@ -337,7 +345,7 @@ class CycleGAN(keras.Model):
         """Restores what `save_own_variables` saved; called by Keras.
 
         Raises:
-            ValueError: the file holds no training state, or one of other pools or networks.
+            ValueError: the file contains no training state, or one of other pools or networks.
         """
         saved = {name: store[name][()] for name in store.keys()}
         pools = {name: saved.pop(name) for name in list(saved) if name.startswith("pool_")}
@@ -350,8 +358,8 @@ class CycleGAN(keras.Model):
     def _own_state(self):
         """Returns the step and the random states of dropout layers by name."""
         state = {"step": self.step}
-        for name in ("a2b", "b2a", "d_a", "d_b"):
-            seeds = [v for v in getattr(self, name).non_trainable_variables if is_seed(v)]
+        for name, network in self.networks().items():
+            seeds = [v for v in network.non_trainable_variables if is_seed(v)]
             state |= {f"{name}_seed_{number}": seed for number, seed in enumerate(seeds)}
         return state
 
@@ -419,11 +427,10 @@ class CycleGAN(keras.Model):
         Returns:
             For example "a2b: sequential/conv2d/kernel", or None if every value is finite.
         """
-        owners = "a2b b2a d_a d_b generator_optimizer discriminator_optimizer".split()
         named = [
-            (f"{owner}: {variable.path}", variable)
-            for owner in owners
-            for variable in getattr(self, owner).variables
+            (f"{name}: {variable.path}", variable)
+            for name, part in (self.networks() | self.optimizers()).items()
+            for variable in part.variables
         ]
         for name in ("pool_a", "pool_b"):
             for number, pool in enumerate(getattr(self, name)):

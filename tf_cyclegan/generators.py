@@ -357,7 +357,7 @@ def check_multiple(images, multiple):
         ValueError: a known side is not a multiple. If the graph was traced without sizes, a
             `tf.errors.InvalidArgumentError` is raised when it runs instead.
     """
-    advice = "pad the image, or use translate.py, which pads for you."
+    advice = "pad the image, or use tf-cyclegan translate, which pads for you."
     for name, size in zip(("height", "width"), images.shape[1:3], strict=True):
         if size is not None and (size % multiple or size == 0):
             raise ValueError(f"{name} {size} is not a multiple of {multiple}: {advice}")

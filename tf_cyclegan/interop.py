@@ -249,7 +249,7 @@ def _read_state(path):
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
     ):
-        raise ValueError(f"{path} holds no state_dict: save network.state_dict().")
+        raise ValueError(f"{path} contains no state_dict: save network.state_dict().")
     tensors = state.values()
     if any(v.is_meta or v.is_quantized or v.layout != torch.strided for v in tensors):
         raise ValueError(

@@ -109,7 +109,7 @@ def ask_grpc(options: Options, key: str, array: np.ndarray) -> np.ndarray:
         return make_ndarray(response.outputs[key])
     except grpc.RpcError as error:
         raise failure(options, f"{error.code().name}: {error.details()}") from None
-    except (ValueError, TypeError) as error:  # the answer holds no such output
+    except (ValueError, TypeError) as error:  # the answer contains no such output
         raise failure(options, f"{type(error).__name__}: {error}") from None
 
 

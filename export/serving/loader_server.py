@@ -220,7 +220,7 @@ class Servable:
         versions = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
         if not versions:
             raise ValueError(
-                f"{folder} holds no version: export one with tf-cyclegan export saved-model."
+                f"{folder} contains no version: export one with tf-cyclegan export saved-model."
             )
         self.name, self.version = folder.resolve().name, max(versions)
         path = folder / str(self.version)

@@ -72,7 +72,7 @@ def read_contracts(folder: Path) -> list[dict]:
             raise ValueError(f"{beside} describes another file: export {file.name} again.")
         contracts.append(contract)
     if not contracts:
-        raise ValueError(f"{folder} holds no models: run tf-cyclegan export tflite first.")
+        raise ValueError(f"{folder} contains no models: run tf-cyclegan export tflite first.")
     return contracts
 
 

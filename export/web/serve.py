@@ -33,7 +33,7 @@ def make_server(folder: str, port: int) -> ThreadingHTTPServer:
         page = (Path(folder) / "index.html").read_text(encoding="utf-8")
         [policy] = re.findall(r'"Content-Security-Policy" content="(.*?)"', page)
     except (OSError, ValueError):
-        raise ValueError(f"{folder} holds no site: run export/web/build.py first.") from None
+        raise ValueError(f"{folder} contains no site: run export/web/build.py first.") from None
     headers = {
         "Content-Security-Policy": policy,
         "Cross-Origin-Opener-Policy": "same-origin",

@@ -37,7 +37,7 @@ def list_images(
         without: a sub-folder to skip, such as one for translations.
 
     Raises:
-        DatasetError: if the folder does not exist, is not a folder, or holds no images.
+        DatasetError: if the folder does not exist, is not a folder, or contains no images.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -72,7 +72,7 @@ def list_images(
     remedy = "use --recursive for sub-folders" if folders else "check that no image is missing"
     if not found:
         raise DatasetError(
-            f"{printable(folder)} holds no images ({' '.join(SUFFIXES)}): add some or give "
+            f"{printable(folder)} contains no images ({' '.join(SUFFIXES)}): add some or give "
             f"another folder{', or ' + remedy if folders else ''}"
         )
     if others:

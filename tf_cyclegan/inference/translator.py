@@ -40,7 +40,7 @@ def load_translator(
         `to_image` takes) and returns its translation, uint8 `[h, w, c']`; see `translator`.
 
     Raises:
-        ValueError: the file does not exist, or holds no generator.
+        ValueError: the file does not exist, or contains no generator.
 
     Example:
 
@@ -62,7 +62,7 @@ def find_generator(run_dir_or_file, direction: str, multiple: int = 32):
         A built generator, as from `tf_cyclegan.generators.as_generator`.
 
     Raises:
-        ValueError: the file does not exist, or holds no generator.
+        ValueError: the file does not exist, or contains no generator.
     """
     path = Path(run_dir_or_file)
     if path.is_dir():
@@ -70,7 +70,7 @@ def find_generator(run_dir_or_file, direction: str, multiple: int = 32):
     if not path.is_file():
         raise ValueError(
             f"{path} does not exist: name a run folder with a checkpoint, one written by "
-            "import_weights.py, or a .keras or .pth file."
+            "tf-cyclegan import-weights, or a .keras or .pth file."
         )
     generator = load_generator(path)
     if isinstance(generator, CycleGAN):
@@ -78,7 +78,7 @@ def find_generator(run_dir_or_file, direction: str, multiple: int = 32):
     try:
         return as_generator(generator, multiple)
     except ValueError as error:
-        raise ValueError(f"{path} holds no generator: {error}") from None
+        raise ValueError(f"{path} contains no generator: {error}") from None
 
 
 def translator(generator) -> Callable[[Any], np.ndarray]:
@@ -198,7 +198,7 @@ def find_images(
         try:
             config = read_config(run_dir)
         except ValueError as error:
-            raise ValueError(f"{error} Name images by --input.") from None
+            raise ValueError(f"{error} Give images with --input.") from None
         if config.data_dir and output:
             for name in ("test", "val") if config.side_by_side else (split,):
                 originals = Path(config.data_dir) / name
@@ -206,7 +206,7 @@ def find_images(
                     raise ValueError(f"{output} holds the originals: use another --output.")
         sets = load_run_images(run_dir)
         if split not in sets:
-            raise ValueError(f"{run_dir} was trained without {split}: name images by --input.")
+            raise ValueError(f"{run_dir} was trained without {split}: give images with --input.")
         images = sets[split]
         names = [n if Path(n).suffix.lower() in SUFFIXES else f"{n}.png" for n in images.names]
         return ImageSet(tuple(names), images.read)

@@ -15,6 +15,7 @@ from pathlib import Path
 import filelock
 import tensorflow as tf
 
+from tf_cyclegan.cyclegan import is_seed
 from tf_cyclegan.data.image_files import DatasetError, ImageSet
 from tf_cyclegan.data.record import describe_images, find_difference
 from tf_cyclegan.files import whole_file, write_text
@@ -137,8 +138,8 @@ class RunFolder:
             )
         if not saved_steps(self.folders[0]):
             raise ValueError(
-                f"{self.folders[0]} holds no checkpoint, but other workers' folders do: restore it "
-                "(all workers need the run folder on a shared disk), or use another --run_dir."
+                f"{self.folders[0]} contains no checkpoint, but other workers' folders do: restore "
+                "it (all workers need the run folder on a shared disk), or use another --run_dir."
             )
         before = self._read_facts()
         for name, remedy in (
@@ -192,15 +193,7 @@ class RunFolder:
             ValueError: no checkpoint is intact, or it does not fit the model.
         """
         self.model = model
-        shared = {
-            "a2b": model.a2b,
-            "b2a": model.b2a,
-            "d_a": model.d_a,
-            "d_b": model.d_b,
-            "generator_optimizer": model.generator_optimizer,
-            "discriminator_optimizer": model.discriminator_optimizer,
-            "step": model.step,
-        }
+        shared = model.networks() | model.optimizers() | {"step": model.step}
         own = {
             "pool_a": _numbered(model.pool_a),
             "pool_b": _numbered(model.pool_b),
@@ -297,7 +290,7 @@ def _dropout_states(model):
     """Returns the random states of Dropout layers, which TensorFlow checkpoints of Keras lack."""
     networks = (model.a2b, model.b2a)
     variables = [v for network in networks for v in network.non_trainable_variables]
-    return [v.value for v in variables if v.path.endswith("seed_generator_state")]
+    return [v.value for v in variables if is_seed(v)]
 
 
 def read_config(run_dir) -> Config:
