@@ -3,6 +3,7 @@
 # make web: the demo on a page, computed by the browser.
 # make check: lint, types and the quick unit tests, in about two minutes.
 # make test: lint, types and the whole test suite.
+# make docs: the documentation site, in site/.
 # make torture: kills, hostile files and full disks, over and over; about half an hour.
 # demo needs nothing but Python and make. The others also use npm, Java and chromium: tests without
 # them are skipped, with the reason.
@@ -13,10 +14,10 @@ PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10; do $$p -c '' 2>/dev/nul
 # TensorFlow logs its failed optimisations and absent GPUs as errors; real ones reach Python anyway.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo export web check test torture lint venv tested addons clean
+.PHONY: demo export web check test docs torture lint venv tested addons clean
 
 demo: venv
-	.venv/bin/python scripts/train.py --run_dir=runs/demo
+	.venv/bin/python scripts/train.py --preset=demo --run_dir=runs/demo
 	.venv/bin/python scripts/translate.py --run_dir=runs/demo --direction=both --output=runs/demo/translated
 
 runs/demo/a2b.keras:
@@ -33,11 +34,7 @@ export: tested runs/demo/a2b.keras
 		--tflite=models/demo/tflite --onnx=models/demo/a2b.onnx --output=models/demo
 
 web: tested runs/demo/a2b.keras
-	for direction in a2b b2a; do for any in "" --resizable; do \
-		.venv/bin/python export/tflite.py --run_dir=runs/demo --direction=$$direction $$any \
-		--modes=float32,dynamic --output=models/demo/web --overwrite || exit 1; done; done
-	.venv/bin/python export/web/build.py --models=models/demo/web --output=dist/web
-	.venv/bin/python export/web/serve.py --folder=dist/web
+	.venv/bin/python export/page.py --run_dir=runs/demo
 
 # Quick unit tests: what they need is built in a moment, and most load no TensorFlow graph.
 QUICK = config output losses schedules sheets folders metrics distances image_files features flags \
@@ -46,7 +43,7 @@ QUICK = config output losses schedules sheets folders metrics distances image_fi
 check: tested lint
 	.venv/bin/python -m pytest -q --numprocesses=2 $(QUICK:%=tests/test_%.py)
 
-test: tested addons lint
+test: tested addons lint docs
 	.venv/bin/python -m pytest -q --durations=10 --numprocesses=2 --dist=loadfile
 
 torture: tested
@@ -56,6 +53,9 @@ torture: tested
 	.venv/bin/python tests/torture/full_disk.py || [ $$? = 77 ]
 	.venv/bin/python tests/torture/translate_many.py --kills=8
 	.venv/bin/python tests/torture/exporters.py --kills=3
+
+docs: tested
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict
 
 lint: tested
 	.venv/bin/ruff check .

@@ -6,7 +6,7 @@
 Reads the files that `tf-cyclegan export` wrote for one generator. Writes comparison.json and
 comparison.md: largest and mean difference to Keras, PSNR, size, and median milliseconds, measured
 in turns. The SavedModel also runs over gRPC and REST, in serving/loader_server.py. The float32
-.tflite file also runs on the page of web/, in Chromium, and on LiteRT's GPU backend over software
+.tflite file also runs on the web page, in Chromium, and on LiteRT's GPU backend over software
 Vulkan, whose speed is not that of a GPU.
 This needs: pip install "tf_cyclegan[export]" openvino playwright; npm; Debian's chromium
 """

@@ -13,7 +13,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 
-# Runs in the page of web/, for compare.py; the model runs in the page's worker thread.
+# Runs in the web page, for compare.py; the model runs in the page's worker thread.
 IN_PAGE = """async ([file, values, shape]) => {
     const { Runner } = await import("./runner.js");
     if (!window.compared) {
@@ -103,14 +103,15 @@ def over_network(folder: str) -> Iterator[dict]:
 
 @contextlib.contextmanager
 def in_chromium(file: Path, timings: list[float]) -> Iterator:
-    """Runs a .tflite file on the page of web/, in headless Chromium.
+    """Runs a .tflite file on the web page, in headless Chromium.
 
     Args:
         file: the .tflite file, with its .json next to it.
         timings: gets the page's own milliseconds of each call, without transfers.
     """
     from playwright.sync_api import sync_playwright
-    from web import build, serve
+
+    from tf_cyclegan.export.site import build_site, install_litert, make_server
 
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -119,8 +120,8 @@ def in_chromium(file: Path, timings: list[float]) -> Iterator:
         for suffix in (".tflite", ".json"):
             shutil.copy(file.with_suffix(suffix), name)
         site = Path(name) / "site"
-        build.main(build.Options(models=name, output=str(site)))
-        server = serve.make_server(str(site), 0)
+        build_site(Path(name), site, install_litert())
+        server = make_server(site, 0)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try:

@@ -10,7 +10,7 @@ from cases import UNTUNED
 
 from tf_cyclegan.cyclegan import CycleGAN, call_jointly, share_overflow
 from tf_cyclegan.training.batches import TrainingData, load_dataset
-from tf_cyclegan.training.config import PIX2PIX, Config
+from tf_cyclegan.training.config import PRESETS, Config
 from tf_cyclegan.training.factory import make_cyclegan, make_generator, make_strategy
 
 TINY = Config(
@@ -325,7 +325,7 @@ def test_forward_cycle_alone_is_its_own_weight():
 
 
 def test_pix2pix_pays_for_the_distance_to_the_truth_and_is_judged_beside_its_input(sets):
-    strategy, model = tiny(**PIX2PIX)
+    strategy, model = tiny(**PRESETS["pix2pix"])
     real_a, real_b = batch()
     expected = {
         name: float(100 * np.abs(made - truth).mean())
@@ -342,7 +342,7 @@ def test_pix2pix_pays_for_the_distance_to_the_truth_and_is_judged_beside_its_inp
 
 
 def test_pix2pix_learns_pairs_that_it_has_seen():
-    config = dataclasses.replace(TINY, **PIX2PIX, learning_rate=5e-3)
+    config = dataclasses.replace(TINY, **PRESETS["pix2pix"], learning_rate=5e-3)
     data = TrainingData(load_dataset(config), config)
     strategy = make_strategy("one")
     model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)

@@ -26,7 +26,7 @@ from tf_cyclegan.data.image_files import (
 from tf_cyclegan.data.resizing import ResizedImages, augment, resize, resized_size
 from tf_cyclegan.data.synthetic import TEST, TRAIN, landscape
 from tf_cyclegan.training.batches import TrainingData, load_dataset
-from tf_cyclegan.training.config import PIX2PIX, Config
+from tf_cyclegan.training.config import PRESETS, Config
 
 # As they are, so that an image can be told from any pixel of it.
 PLAIN = Config(preprocess="none", flip=False, batch_size=1)
@@ -319,11 +319,11 @@ def test_domains_are_cropped_independently():
 
 def test_pairs_come_together_cropped_and_flipped_alike():
     scenes = noise(5)
-    a, b = take(data_of(scenes, scenes, CROPPED, **PIX2PIX), 0, 20)
+    a, b = take(data_of(scenes, scenes, CROPPED, **PRESETS["pix2pix"]), 0, 20)
     np.testing.assert_array_equal(a, b)
     assert len({image.tobytes() for image in a}) > 15
     with pytest.raises(DatasetError, match="pairs differ in size: use --preprocess"):
-        data_of(noise(1, 8, 12), noise(1, 12, 8), PLAIN, **PIX2PIX)
+        data_of(noise(1, 8, 12), noise(1, 12, 8), PLAIN, **PRESETS["pix2pix"])
 
 
 def draws(count, crop=8, side=12, flip=True):
@@ -541,7 +541,7 @@ def test_embedded_scenes_are_unpaired_and_the_tests_unseen():
 
 
 def test_embedded_scenes_come_in_pairs_where_training_needs_them():
-    sets = load_dataset(Config(load_size=8, **PIX2PIX))
+    sets = load_dataset(Config(load_size=8, **PRESETS["pix2pix"]))
     assert sets["trainA"].names == sets["trainB"].names
     np.testing.assert_array_equal(sets["trainB"].read(7), landscape(7, "winter", 8, 8))
     unseen = {*sets["testA"].names, *sets["testB"].names} - {*sets["trainA"].names}

@@ -3,15 +3,12 @@
 import contextlib
 import functools
 import http.server
-import importlib.util
 import io
 import json
 import os
 import shutil
-import sys
 import threading
 import urllib.request
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,13 +16,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_cyclegan.data.image_files import read_image, to_channels, to_float, to_uint8
+from tf_cyclegan.cli import page
+from tf_cyclegan.data.image_files import read_image, to_channels, to_float, to_uint8, write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.model_file import seal
+from tf_cyclegan.export.site import build_site, install_litert, make_server
 from tf_cyclegan.export.tflite import convert, describe
 from tf_cyclegan.generators import ResNetGenerator
 
-WEB = Path(__file__).resolve().parents[1] / "export" / "web"
 CHROMIUM = [
     "--no-sandbox",
     "--disable-quic",
@@ -37,17 +35,6 @@ CHROMIUM = [
     "--use-fake-ui-for-media-stream",
 ]
 WEBGPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"web_{name}", WEB / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and tyro look a class's module up
-    spec.loader.exec_module(module)
-    return module
-
-
-build, serve = script("build"), script("serve")
 
 
 def absent(what):
@@ -91,10 +78,10 @@ def models(networks, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def site(models, tmp_path_factory):
-    if shutil.which("npm") is None and not (WEB / "node_modules").is_dir():
+    if shutil.which("npm") is None:
         absent("npm")
     folder = tmp_path_factory.mktemp("site") / "web"
-    build.main(build.Options(models=str(models), output=str(folder)))
+    assert build_site(models, folder, install_litert()) == 3
     return folder
 
 
@@ -108,7 +95,7 @@ def running(server):
 
 @pytest.fixture(scope="module")
 def address(site):
-    with running(serve.make_server(str(site), 0)) as address:
+    with running(make_server(site, 0)) as address:
         yield address
 
 
@@ -652,10 +639,10 @@ def test_fit_and_crop(visit):
         assert tuple(part[key] for key in ("x", "y", "width", "height")) == expected
 
 
-# === build.py and serve.py ===
+# === The command ===
 
 
-def test_what_cannot_be_built_is_named(site, models, tmp_path, monkeypatch):
+def test_what_cannot_be_built_is_named(site, models, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").touch()
     (tmp_path / "bare").mkdir()
@@ -668,27 +655,75 @@ def test_what_cannot_be_built_is_named(site, models, tmp_path, monkeypatch):
         ("mixed", "out", r"a2b_rgb_32\.json describes another file"),
         (models, "empty", "exists and is not an earlier build"),
     ]:
-        options = build.Options(models=str(tmp_path / folder), output=str(tmp_path / output))
+        options = page.Options(
+            models=str(tmp_path / folder), output=str(tmp_path / output), serve=False
+        )
         with pytest.raises(ValueError, match=sentence):
-            build.main(options)
+            page.main(options)
     assert not (tmp_path / "out").exists()
 
-    monkeypatch.setattr(build, "HERE", tmp_path)  # where nothing is installed yet
-    (tmp_path / "package-lock.json").write_text("{}")
+
+def test_without_npm_the_command_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # nothing is installed there
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="npm is not installed"):
-        build.install()
+        install_litert()
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho npm error no network >&2\nexit 1\n")
     npm.chmod(0o755)
-    with pytest.raises(ValueError, match="npm ci failed in .*npm error no network"):
-        build.install()
+    with pytest.raises(ValueError, match="npm ci failed .npm error no network"):
+        install_litert()
+    assert not list((tmp_path / "cache" / "tf_cyclegan").iterdir())
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        ({}, "use either --run_dir or --models"),
+        ({"run_dir": "run", "models": "models"}, "use either --run_dir or --models"),
+        ({"models": "models"}, "name a folder for the site with --output"),
+        ({"run_dir": "a2b.keras", "output": "o"}, "a2b.keras is one file: add --direction=a2b"),
+        ({"run_dir": "a2b.keras", "direction": "a2b"}, "name a folder for the site with --output"),
+        ({"models": "models", "output": "o", "port": 99999}, "port 99999 is not available .*port"),
+    ],
+)
+def test_wrong_flags_are_named_before_any_work(flags, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a2b.keras").touch()
+    monkeypatch.setattr("tf_cyclegan.export.site.install_litert", lambda: pytest.fail("was called"))
+    with pytest.raises(ValueError, match=sentence):
+        page.main(page.Options(**flags))
+
+
+def test_the_page_of_a_run(site, tmp_path, monkeypatch):
+    """One command from a run folder to a site that is served."""
+    run = tmp_path / "mine"
+    run.mkdir()
+    for direction in ("a2b", "b2a"):
+        generator(3, 3).save(run / f"{direction}.keras")
+    served = []
+    monkeypatch.setattr(
+        "http.server.ThreadingHTTPServer.serve_forever", lambda self: served.append(self)
+    )
+    write_image(run / "photo.png", landscape(0, "summer", 32, 32, seed=1))
+    flags = {"run_dir": str(run), "size": "32", "images": (str(run / "photo.png"),), "port": 0}
+    assert page.main(page.Options(**flags)) == 0
+    [server] = served
+    server.server_close()
+    names = {m["file"] for m in json.loads((run / "page" / "models.json").read_text())}
+    assert names == {
+        f"{direction}_{size}_{mode}.tflite"
+        for direction in ("a2b", "b2a")
+        for size in ("32", "resizable")
+        for mode in ("float32", "dynamic")
+    }
 
 
 def test_a_site_is_replaced_whole(models, tmp_path, site):
     output = shutil.copytree(site, tmp_path / "web")
     (output / "stale.js").touch()
-    build.main(build.Options(models=str(models), output=str(output)))
+    options = page.Options(models=str(models), output=str(output), serve=False)
+    assert page.main(options) == 0
     assert not (output / "stale.js").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["web"]
     assert len(json.loads((output / "models.json").read_text())) == 3
@@ -709,8 +744,6 @@ def test_headers_and_types(address):
             assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
 
 
-def test_what_cannot_be_served_is_named(site, address, tmp_path):
-    with pytest.raises(ValueError, match="contains no site: run export/web/build.py first"):
-        serve.make_server(str(tmp_path), 0)
+def test_a_port_in_use_is_named(site, address):
     with pytest.raises(ValueError, match="port .* is not available"):
-        serve.make_server(str(site), int(address.rstrip("/").split(":")[-1]))
+        make_server(site, int(address.rstrip("/").split(":")[-1]))

@@ -20,6 +20,13 @@ def run(*command, **settings):
     return done.stdout
 
 
+# Packages of the extras, which the test environment has, but a plain `pip install` has not.
+EXTRAS = """
+    ai_edge_litert ai_edge_quantizer apache_beam cleanfid distributed jax onnx onnxruntime openvino
+    pillow_heif playwright tensorflow_serving tf2onnx torch
+""".split()
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """A folder with the wheel's content, and the environment variables that put it first."""
@@ -31,29 +38,32 @@ def installed(tmp_path_factory):
     run(*pip, "wheel", "--no-deps", f"--wheel-dir={folder / 'dist'}", str(folder))
     (wheel,) = (folder / "dist").glob("*.whl")
     run(*pip, "install", "--no-deps", f"--target={folder / 'installed'}", str(wheel))
+    hide = f"import sys\nsys.modules.update(dict.fromkeys({EXTRAS}))\n"  # None: cannot be imported
+    (folder / "installed" / "sitecustomize.py").write_text(hide)
     return folder / "installed", os.environ | {"PYTHONPATH": str(folder / "installed")}
 
 
-def test_the_command_trains_and_translates(installed, tmp_path):
+def test_the_command_trains_translates_and_evaluates(installed, tmp_path):
     target, environment = installed
     command = (sys.executable, target / "bin" / "tf-cyclegan")
     settings = {"cwd": tmp_path, "env": environment}
     assert "tf-cyclegan COMMAND" in run(*command, "--help", **settings)
-    run(
-        *command,
-        "train",
-        *TINY.split(),
-        "--cache=none",
-        "--max_steps=1",
-        "--run_dir=mine",
-        **settings,
-    )
+    run(*command, "train", *TINY.split(), "--max_steps=1", "--run_dir=mine", **settings)
     shutil.copy(ROOT / "docs" / "demo.png", tmp_path / "photo.png")
     run(*command, "translate", "--run_dir=mine", "--input=photo.png", "--output=out", **settings)
     assert (tmp_path / "out" / "photo.png").exists()
+    assert "KID" in run(*command, "evaluate", "--run_dir=mine", **settings)
     program = "import tf_cyclegan; print(tf_cyclegan.__version__, tf_cyclegan.__file__)"
     version, file = run(sys.executable, "-c", program, **settings).split()
     assert Path(file).is_relative_to(target)
     metadata = target / f"tf_cyclegan-{version}.dist-info"
     assert (metadata / "METADATA").exists() and list(metadata.rglob("LICENSE"))
-    assert (target / "tf_cyclegan" / "py.typed").exists()
+    for name in ("py.typed", "export/page/index.html", "export/page/package-lock.json"):
+        assert (target / "tf_cyclegan" / name).exists()
+    failed = subprocess.run(
+        [*command, "export", "onnx", "--run_dir=mine", "--output=a2b.onnx"],
+        capture_output=True,
+        text=True,
+        **settings,
+    )
+    assert failed.returncode == 1 and 'pip install "tf_cyclegan[export]"' in failed.stderr

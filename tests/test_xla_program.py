@@ -14,7 +14,7 @@ import tensorflow as tf
 from tf_cyclegan.data.image_files import to_float, to_uint8
 from tf_cyclegan.training.batches import TrainingData, load_dataset
 from tf_cyclegan.training.callbacks import read_losses
-from tf_cyclegan.training.config import DEMO
+from tf_cyclegan.training.config import PRESETS, Config
 from tf_cyclegan.training.factory import make_cyclegan, make_strategy
 from tf_cyclegan.training.run_folder import RunFolder
 
@@ -27,7 +27,7 @@ from xla_program import Options, state_variables  # noqa: E402
 
 STEPS = 5  # the third in all fills the pools
 TINY = dataclasses.replace(
-    DEMO,
+    Config(**PRESETS["demo"]),
     dataset="synthetic/summer2winter",
     load_size=28,
     crop_size=24,

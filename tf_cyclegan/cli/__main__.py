@@ -18,6 +18,7 @@ COMMANDS = {
     "export saved-model": ("export_saved_model", "export a generator for TensorFlow Serving"),
     "export tflite": ("export_tflite", "export a generator for phones and browsers"),
     "export onnx": ("export_onnx", "export a generator for ONNX Runtime"),
+    "page": ("page", "serve a web page that translates photos in the browser"),
     "workers": ("workers", "train in several processes on this machine"),
     "experiments": ("experiments", "train and compare variants of one setting"),
 }

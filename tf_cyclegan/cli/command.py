@@ -12,20 +12,33 @@ import tyro
 Options = TypeVar("Options")
 
 
-def parse(options: type[Options], description: str | None, default: Any = None) -> Options:
+def parse(
+    options: type[Options],
+    description: str | None,
+    default: Options | None = None,
+    arguments: list[str] | None = None,
+) -> Options:
     """Reads the flags of a command line, which are the fields of a dataclass.
 
-    `~` is expanded at the start of every value, since shells do not expand `--run_dir=~/mine`.
+    A field that is a dataclass itself is a group of flags. `~` is expanded at the start of every
+    value, since shells do not expand `--run_dir=~/mine`.
 
     Args:
         options: the dataclass.
         description: text for --help.
         default: an instance with the defaults, if they are not those of the class.
+        arguments: the flags; by default, those of this process.
     """
-    settings = {} if default is None else {"default": default}
-    parsed = tyro.cli(options, description=description, use_underscores=True, **settings)
-    values = {field.name: getattr(parsed, field.name) for field in dataclasses.fields(parsed)}
-    return dataclasses.replace(parsed, **{name: _at_home(v) for name, v in values.items()})
+    settings: dict[str, Any] = {} if default is None else {"default": default}
+    parsed = tyro.cli(
+        options,
+        description=description,
+        use_underscores=True,
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+        **settings,
+    )
+    return _at_home(parsed)
 
 
 def run(main: Callable[[Options], int], options: Options, needs: str = "") -> NoReturn:
@@ -93,6 +106,8 @@ class Output(io.TextIOWrapper):
 
 
 def _at_home(value):
+    if dataclasses.is_dataclass(value):
+        return dataclasses.replace(value, **{k: _at_home(v) for k, v in vars(value).items()})
     if isinstance(value, tuple):
         return tuple(map(_at_home, value))
     return os.path.expanduser(value) if isinstance(value, str) else value

@@ -25,6 +25,7 @@ import tyro
 from tf_cyclegan.cli import command
 
 # Name -> the question, and the flags of `tf-cyclegan train` for each variant.
+PAIRED = "--lambda_l1=100 --lambda_cycle_a=0 --lambda_cycle_b=0 --lambda_identity=0 --pool_size=0"
 EXPERIMENTS = {
     "losses": (
         "Which terms does the objective need? (section 5.1.4, tables 4 and 5, figure 7)",
@@ -55,7 +56,7 @@ EXPERIMENTS = {
     ),
     "paired": (
         "How far is it from training on true pairs? (pix2pix, the upper bound of tables 2 to 5)",
-        {"CycleGAN": "", "pix2pix": "--model=pix2pix"},
+        {"CycleGAN": "", "pix2pix": PAIRED},
     ),
 }
 

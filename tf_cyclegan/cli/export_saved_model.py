@@ -2,7 +2,7 @@
 
     tf-cyclegan export saved-model --run_dir=runs/demo --direction=a2b --output=models/summer2winter
 
-Writes models/summer2winter/1. To serve it, see export/serving/README.md. This needs
+Writes models/summer2winter/1. To serve it, see docs/server.md. This needs
 tensorflow-serving-api: pip install "tf_cyclegan[export]"
 """
 

@@ -46,6 +46,13 @@ class Options:
 
 def main(options: Options) -> int:
     """Writes the files and the report, and returns the exit code."""
+    report = export(options)
+    print(f"written to {options.output}, see {report} there")
+    return 0
+
+
+def export(options: Options) -> str:
+    """Writes the files and the report, prints a table, and returns the name of its image."""
     from tqdm import tqdm  # imported here to keep --help fast
 
     from tf_cyclegan.data.image_files import encode_image
@@ -98,8 +105,7 @@ def main(options: Options) -> int:
             f"{mode['file']:<36}{mode['bytes'] / 1e6:>7.2f}{apart['psnr']:>8.1f}"
             f"{apart['max']:>10.1e}{mode['milliseconds'] / keras:>12.2f}{mode['partitions']:>8}"
         )
-    print(f"written to {options.output}, see {stem}_report.png there")
-    return 0
+    return f"{stem}_report.png"
 
 
 def cli() -> None:

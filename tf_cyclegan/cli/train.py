@@ -4,29 +4,72 @@
     tf-cyclegan train --dataset=cycle_gan/summer2winter_yosemite
     tf-cyclegan train --data_dir=my_photos  # a folder with trainA/ and trainB/
     tf-cyclegan train --data_a=photos --data_b=paintings --run_dir=runs/mine
-    tf-cyclegan train --model=pix2pix --data_dir=my_pairs  # if you have true pairs
+    tf-cyclegan train --preset=pix2pix --data_dir=my_pairs  # if you have true pairs
 
 Run the same command again to continue from the last checkpoint. Ctrl-C and SIGTERM save one first.
-The defaults below are the paper's; the embedded dataset has smaller ones (DEMO in config.py).
+The defaults below are those of --preset=paper: add another preset to --help to see its own.
 """
 
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
 
 from tf_cyclegan.cli import command
-from tf_cyclegan.training.config import DEMO, PIX2PIX, Config
+from tf_cyclegan.training import config as settings
+from tf_cyclegan.training.config import PRESETS, Config
 
 
-def main(config: Config) -> int:
+@dataclass(frozen=True)
+class Options:
+    """The flags: a preset, and the settings of a `Config` in groups, as --help shows them."""
+
+    preset: Literal["paper", "demo", "pix2pix"] | None = None
+    """Defaults for all other flags. paper: the settings of the paper. demo: small images and
+    networks for the embedded dataset; used for it unless you choose another preset. pix2pix: for
+    pairs, with --lambda_l1=100 and without cycles, identity terms and image pools."""
+    data: settings.DataSettings = field(default_factory=settings.DataSettings)
+    networks: settings.NetworkSettings = field(default_factory=settings.NetworkSettings)
+    objective: settings.ObjectiveSettings = field(default_factory=settings.ObjectiveSettings)
+    optimization: settings.OptimizationSettings = field(
+        default_factory=settings.OptimizationSettings
+    )
+    machine: settings.MachineSettings = field(default_factory=settings.MachineSettings)
+    run_folder: settings.RunFolderSettings = field(default_factory=settings.RunFolderSettings)
+
+
+def main(config: Config, preset: str = "") -> int:
     """Trains, and returns the exit code: 0, or 128 + the signal that stopped it."""
     from tf_cyclegan.training.loop import train  # imported here to keep --help fast
 
+    if preset:
+        print(f"Preset: {preset}")
     return train(config)
+
+
+def parse(arguments: list[str]) -> tuple[str, Config]:
+    """Reads the flags; returns the name of the preset and the settings."""
+    asked = [flag for flag in arguments if flag not in ("-h", "--help")]
+    options = command.parse(Options, __doc__, arguments=asked)
+    embedded = to_config(options).synthetic and asked == arguments  # --help shows the paper's
+    preset = options.preset or ("demo" if embedded else "paper")
+    defaults = vars(Config(**PRESETS[preset]))
+    groups = {
+        name: replace(group, **{setting: defaults[setting] for setting in vars(group)})
+        for name, group in vars(options).items()
+        if name != "preset"
+    }
+    options = command.parse(Options, __doc__, Options(options.preset, **groups), arguments)
+    return preset, to_config(options)
+
+
+def to_config(options: Options) -> Config:
+    """Returns the settings of all groups."""
+    groups = [group for name, group in vars(options).items() if name != "preset"]
+    return Config(**{name: value for group in groups for name, value in vars(group).items()})
 
 
 def cli() -> None:
     """Runs the command with the flags of the command line, and ends the process."""
-    config = command.parse(Config, __doc__)
-    defaults = DEMO if config.synthetic else Config()
-    if config.model == "pix2pix":
-        defaults = replace(defaults, **PIX2PIX)
-    command.run(main, command.parse(Config, __doc__, defaults))
+    preset, config = parse(sys.argv[1:])
+    command.run(partial(main, preset=preset), config)

@@ -13,10 +13,9 @@ SYNTHETIC = "synthetic/summer2winter"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Train a CycleGAN. Defaults are those of the paper; for the embedded data set, see DEMO."""
+class DataSettings:
+    """Which images to train on, and how to prepare them."""
 
-    # === Data ===
     dataset: str | None = None
     """cycle_gan/<name> of TensorFlow Datasets, or the embedded synthetic/summer2winter (the default
     if you name no data)."""
@@ -56,10 +55,11 @@ class Config:
     batch_size: int = 1
     """Images per domain and replica in a batch; the paper uses 1."""
 
-    # === Networks ===
-    model: Literal["cyclegan", "pix2pix"] = "cyclegan"
-    """pix2pix is for pairs. It changes defaults: --paired, --lambda_l1=100, and no cycle loss,
-    identity loss or image pool."""
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """The generators and the discriminators."""
+
     generator: Literal["resnet", "unet"] = "resnet"
     """Generator network: the ResNet of the paper, or the U-Net of pix2pix."""
     filters: int = 64
@@ -81,7 +81,11 @@ class Config:
     d_layers: int = 3
     """Strided layers of the PatchGAN, 1 to 5, for patches of 16, 34, 70, 142 or 286 pixels."""
 
-    # === Objective ===
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveSettings:
+    """The loss terms and their weights."""
+
     adversarial: Literal["lsgan", "bce", "hinge", "wgan-gp"] = "lsgan"
     """Adversarial loss: least squares, cross-entropy, hinge, or Wasserstein with penalty."""
     lambda_adversarial: float = 1.0
@@ -98,7 +102,11 @@ class Config:
     pool_size: int = 50
     """Number of earlier fakes kept for each discriminator; 0 for no image pool."""
 
-    # === Optimization ===
+
+@dataclasses.dataclass(frozen=True)
+class OptimizationSettings:
+    """The optimizers, and how long to train."""
+
     learning_rate: float = 2e-4
     """Initial learning rate of Adam."""
     beta_1: float = 0.5
@@ -112,7 +120,11 @@ class Config:
     seed: int = 0
     """Random seed for weights, data order, crops and image pools."""
 
-    # === Machine ===
+
+@dataclasses.dataclass(frozen=True)
+class MachineSettings:
+    """Devices, precision and memory."""
+
     strategy: Literal["auto", "one", "mirrored", "multiworker"] = "auto"
     """auto: all visible GPUs or the CPU; one: one device; multiworker: the cluster in TF_CONFIG."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
@@ -125,7 +137,11 @@ class Config:
     deterministic: bool = False
     """Use only deterministic kernels: a GPU then resumes bit for bit, as a CPU always does."""
 
-    # === Run folder ===
+
+@dataclasses.dataclass(frozen=True)
+class RunFolderSettings:
+    """Where to write, and how often."""
+
     run_dir: str | None = None
     """Folder for all output; by default runs/ and the name of the data set or folders."""
     resume: bool = True
@@ -142,6 +158,18 @@ class Config:
     """Maximum number of minutes between checkpoints; 0 for no limit."""
     keep_checkpoints: int = 3
     """Number of checkpoints to keep."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(
+    RunFolderSettings,  # the fields of the last base class come first
+    MachineSettings,
+    OptimizationSettings,
+    ObjectiveSettings,
+    NetworkSettings,
+    DataSettings,
+):
+    """All settings of a training run. The defaults are those of the paper."""
 
     def __post_init__(self):
         for name in ("data_dir", "data_a", "data_b", "run_dir"):
@@ -225,13 +253,6 @@ class Config:
             raise ValueError("lambda_l1 needs pairs: add --paired if images of one name are pairs.")
         if self.lambda_l1 and self.pool_size:
             raise ValueError("lambda_l1 cannot be used with an image pool: use --pool_size=0.")
-        cycles = self.lambda_cycle_a or self.lambda_cycle_b
-        if self.model == "pix2pix" and (cycles or not self.lambda_l1):
-            raise ValueError(
-                f"model is pix2pix, which has no cycles, but lambda_l1 is {self.lambda_l1}, "
-                f"lambda_cycle_a {self.lambda_cycle_a} and lambda_cycle_b {self.lambda_cycle_b}: "
-                "from Python use dataclasses.replace(config, **PIX2PIX), or else --model=cyclegan."
-            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: use 0 or more and less than 1.")
         if self.recompute and (self.dropout or self.norm == "batch"):
@@ -254,6 +275,7 @@ class Config:
         values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError("it is not a JSON object.")
+        values.pop("model", None)  # from versions before --preset; the settings have its effect
         known = {field.name for field in dataclasses.fields(Config)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -263,29 +285,33 @@ class Config:
         return Config(**values)
 
 
-# For the embedded data set: trains in a few minutes on a laptop's CPU.
-DEMO = Config(
-    load_size=72,
-    crop_size=64,
-    filters=16,
-    blocks=3,
-    d_filters=24,
-    d_layers=2,
-    upsampling="resize",
-    lambda_cycle_a=5.0,
-    lambda_cycle_b=5.0,
-    epochs=7,
-    decay_epochs=4,
-    sample_every=400,
-    save_every=400,
-)
-
-# What --model=pix2pix changes: Isola et al. 2017, arXiv:1611.07004, and the authors' code.
-PIX2PIX: dict[str, Any] = {
-    "paired": True,
-    "lambda_l1": 100.0,
-    "lambda_cycle_a": 0.0,
-    "lambda_cycle_b": 0.0,
-    "lambda_identity": 0.0,
-    "pool_size": 0,
+# Preset -> the settings that it changes.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Zhu et al. 2017, as in the authors' code.
+    "paper": {},
+    # Small networks for the embedded data set, which train in minutes on the CPU of a laptop.
+    "demo": {
+        "load_size": 72,
+        "crop_size": 64,
+        "filters": 16,
+        "blocks": 3,
+        "d_filters": 24,
+        "d_layers": 2,
+        "upsampling": "resize",
+        "lambda_cycle_a": 5.0,
+        "lambda_cycle_b": 5.0,
+        "epochs": 7,
+        "decay_epochs": 4,
+        "sample_every": 400,
+        "save_every": 400,
+    },
+    # Isola et al. 2017, arXiv:1611.07004: pairs, and no cycles, identity terms or image pools.
+    "pix2pix": {
+        "paired": True,
+        "lambda_l1": 100.0,
+        "lambda_cycle_a": 0.0,
+        "lambda_cycle_b": 0.0,
+        "lambda_identity": 0.0,
+        "pool_size": 0,
+    },
 }

@@ -6,7 +6,7 @@
  * be used any more.
  *
  * This is a classic worker, because LiteRT.js loads its wasm with importScripts, which module
- * workers lack. Import maps do not apply to workers, so build.py makes LiteRT.js's import relative.
+ * workers lack. Import maps do not apply to workers, so site.py makes LiteRT.js's import relative.
  */
 
 const FOLDER = new URL("litert/", self.location.href);

@@ -1,0 +1,153 @@
+"""The code blocks of README and guide: Python runs at toy size, and every command can be typed."""
+
+import configparser
+import contextlib
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tyro
+
+import tf_cyclegan as cg
+from tf_cyclegan.cli import command, train
+from tf_cyclegan.cli.__main__ import COMMANDS
+from tf_cyclegan.data.synthetic import landscape
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(
+    r"(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?^ *```(?P<kind>\w+)\n(?P<code>.*?)^ *```",
+    re.DOTALL | re.MULTILINE,
+)
+# Images and networks so small that a training run takes seconds.
+TINY = """--load_size=20 --crop_size=16 --filters=2 --blocks=1 --d_filters=2 --d_layers=1
+    --max_steps=2 --save_every=0""".split()
+SHRINK = {
+    "size=286, crop=256": "size=20, crop=16",
+    "ResNetGenerator()": "ResNetGenerator(filters=2, blocks=1)",
+    "PatchDiscriminator()": "PatchDiscriminator(filters=2, layers=1)",
+    'SampleGrid("samples")': 'SampleGrid("samples", every=3)',
+    "initial_epoch=200, epochs=210": "initial_epoch=2, epochs=3",
+    "epochs=200": "epochs=2",
+}
+
+
+def blocks(page, kind):
+    """The code of a page's blocks of one kind, and why it does not run, if so."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [(m["code"], m["reason"]) for m in BLOCK.finditer(text) if m["kind"] == kind]
+
+
+def commands(code):
+    """The commands of a shell block, each as a list of words."""
+    lines = re.sub(r"(\\|\|)\n", " ", code).splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def named(words):
+    """The name of a command of tf-cyclegan, and its flags."""
+    for count in (2, 1):
+        name = " ".join(words[1 : 1 + count])
+        if name in COMMANDS:
+            return name, words[1 + count :]
+    raise AssertionError(f"{words} names no command")
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with the images that README and guide talk of, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for folder, season in (("photos", "summer"), ("paintings", "winter"), ("holiday", "summer")):
+        Path(folder).mkdir()
+        for i in range(3):
+            cg.write_image(f"{folder}/{i}.jpg", landscape(i, season, 24, 30))
+    cg.write_image("holiday.jpg", landscape(9, "summer", 31, 45))
+    return tmp_path
+
+
+# === Python ===
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_python_runs(page, home):
+    variables: dict = {}
+    for code, reason in blocks(page, "python"):
+        for full, tiny in SHRINK.items():
+            code = code.replace(full, tiny)
+        if reason is None:
+            exec(code, variables)
+    model = keras.saving.load_model("monet.keras")
+    assert model.steps_done == 6
+    assert {path.name for path in Path("samples").iterdir()} == {
+        "step_0000003.png", "step_0000006.png",
+    }  # fmt: skip
+    photo = cg.read_image("holiday.jpg")
+    painted = variables["translate"](photo)
+    assert painted.shape == photo.shape
+    np.testing.assert_array_equal(cg.read_image("painted.png"), painted)
+
+
+# === Shell ===
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_has_flags_that_exist(page):
+    extras = configparser.ConfigParser()
+    extras.read(ROOT / "setup.cfg")
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    for code, reason in blocks(page, "sh"):
+        for words in commands(code):
+            if words[0] == "tf-cyclegan":
+                parse(*named(words))
+            elif words[0] == "make":
+                assert set(words[1:]) <= set(targets), words
+            elif words[:2] == ["pip", "install"]:
+                for name in ",".join(re.findall(r"\[(.+)\]", words[2])).split(","):
+                    assert not name or name in extras["options.extras_require"] or reason, words
+            elif words[0] == "python" and words[1].endswith(".py"):
+                assert (ROOT / words[1]).is_file() or reason, words
+            else:
+                assert reason, f"{page}: {words} is not run: say why above the block"
+
+
+def parse(name, flags):
+    module = importlib.import_module(f"tf_cyclegan.cli.{COMMANDS[name][0]}")
+    if name == "train":
+        train.parse(flags)
+    elif name == "translate-many":  # Beam reads what is left
+        tyro.cli(module.Options, args=flags, use_underscores=True, return_unknown_args=True)
+    else:
+        options = command.parse(module.Options, None, arguments=flags)
+        if name == "workers":
+            train.parse(list(options.train))
+
+
+def test_the_commands_of_the_readme_run(home, monkeypatch, capsys):
+    """In their order, in one folder, but for the data set that has to be downloaded."""
+    ran = []
+    for code, reason in blocks("README.md", "sh"):
+        for words in commands(code):
+            if words[0] != "tf-cyclegan" or reason:
+                continue
+            name, flags = named(words)
+            if name == "train":
+                if Path("runs/mine").exists():
+                    continue  # settings for a laptop, which would be another run
+                flags = [*flags, *TINY]
+            if name == "export tflite":
+                flags = ["--size=16" if flag == "--size=256" else flag for flag in flags]
+            monkeypatch.setattr(sys, "argv", [name, *flags])
+            module = importlib.import_module(f"tf_cyclegan.cli.{COMMANDS[name][0]}")
+            with contextlib.suppress(SystemExit), pytest.MonkeyPatch.context() as patch:
+                patch.setattr(
+                    command, "run", lambda main, options, needs="": ran.append(main(options))
+                )
+                module.cli()
+    assert len(ran) >= 7 and set(ran) == {0}, capsys.readouterr()
+    assert Path("a2b.onnx").exists() and Path("out/index.html").exists()
