@@ -27,9 +27,11 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute
         recompute: as in `Config`; the callables are named "float32, recomputed" and so on.
     """
     tf = _tensorflow(threads)
+    from tf_cyclegan.cpu.allocator import keep_freed_memory
     from tf_cyclegan.training.config import Config
     from tf_cyclegan.training.factory import make_cyclegan, make_strategy
 
+    keep_freed_memory()  # as tf-cyclegan train does
     size, filters, blocks = networks
     shape = (size, size, 3)
     strategy = make_strategy("one")

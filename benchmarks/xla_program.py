@@ -17,7 +17,6 @@ import json
 import re
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import tyro
 
@@ -198,6 +197,7 @@ def lower(model, strategy, shapes):
     import numpy as np
     import tensorflow as tf
 
+    from tf_cyclegan import cpu
     from tf_cyclegan.data.image_files import to_float
 
     names = model.log_names()
@@ -211,7 +211,7 @@ def lower(model, strategy, shapes):
 
     function = tf.function(step, jit_compile=True, autograph=False)
     pair = [tf.zeros(shape, tf.uint8) for shape in shapes]
-    with patch("tf_cyclegan.layers.on_cpu", return_value=False):  # the program is for GPUs
+    with cpu.disabled():  # the program is for GPUs
         concrete = function.get_concrete_function(*pair)
         text = function.experimental_get_compiler_ir(*pair)(stage="stablehlo")
     by_handle = {id(v.handle): name for name, v in state_variables(model).items()}

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from cases import UNTUNED
 
-from tf_cyclegan.cyclegan import CycleGAN, call_jointly, share_overflow
+from tf_cyclegan.cyclegan import CycleGAN, call_jointly
+from tf_cyclegan.replicas import share_overflow
 from tf_cyclegan.training.batches import TrainingData, load_dataset
 from tf_cyclegan.training.config import PRESETS, Config
 from tf_cyclegan.training.factory import make_cyclegan, make_generator, make_strategy

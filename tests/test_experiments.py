@@ -28,16 +28,12 @@ def test_a_cell_holds_mean_and_range():
     assert cell(collapses, "collapse", "collapsed", 0) == "2 of 3"
 
 
-def test_the_spread_is_that_of_the_last_quarter(tmp_path):
-    rows = ["step,d_a,d_b"]
-    rows += [f"{i},{9 * (i % 2)},{float(i >= 80)}" for i in range(1, 121)]
-    rows += [f"{i},{i % 2},{float(i > 140)}" for i in range(121, 161)]
-    path = tmp_path / "losses.csv"
-    path.write_text("\n".join(rows) + "\n")
-    # 40 rows in 20 parts of 2: d_a's pairs are alike, d_b's are 0 in one half and 1 in the other.
-    assert late_spread(path, "d_a") == 0
-    assert late_spread(path, "d_b") == 0.5
-    assert late_spread(path, "absent") is None
+def test_the_spread_is_that_of_the_last_quarter():
+    # 160 steps: the last 40 are 20 parts of 2.
+    alternating = [9.0 * (i % 2) for i in range(120)] + [float(i % 2) for i in range(40)]
+    assert late_spread(alternating) == 0  # all parts are alike
+    assert late_spread([5.0] * 120 + [0.0] * 20 + [1.0] * 20) == 0.5
+    assert late_spread([]) is None
 
 
 def test_a_page_leaves_empty_columns_out():

@@ -29,7 +29,7 @@ from tf_cyclegan.files import write_text
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.inference.translator import find_images, load_translator, padded, translator
 from tf_cyclegan.training.config import Config
-from tf_cyclegan.training.run_folder import save_generator
+from tf_cyclegan.training.run_folder import load_test_images, save_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "translate.py"
@@ -250,7 +250,7 @@ def test_files_and_folders_are_gathered_in_order(tmp_path):
     fill(tmp_path / "x", ["2.png", "1.png"])
     fill(tmp_path / "y", ["0.png"])
     inputs = [tmp_path / "y" / "0.png", tmp_path / "x"]
-    images = find_images(inputs, None, "a2b", tmp_path / "out")
+    images = find_images(inputs, "a2b", tmp_path / "out")
     assert images.names == ("0.png", "1.png", "2.png")
     np.testing.assert_array_equal(images.read(1), read_image(tmp_path / "x" / "1.png"))
     assert images.read(2).shape[:2] == (12, 16)
@@ -260,14 +260,14 @@ def test_of_a_data_set_the_directions_own_test_images_are_taken(tmp_path):
     for split in ("trainA", "trainB", "testA", "testB"):
         fill(tmp_path / split, [f"{split}.png"])
     for direction, name in (("a2b", "testA.png"), ("b2a", "testB.png")):
-        assert find_images([tmp_path], None, direction, "out").names == (name,)
-    assert find_images([tmp_path / "testB"], None, "a2b", "out").names == ("testB.png",)
+        assert find_images([tmp_path], direction, "out").names == (name,)
+    assert find_images([tmp_path / "testB"], "a2b", "out").names == ("testB.png",)
 
 
 def test_one_name_twice_is_refused(tmp_path):
     inputs = [fill(tmp_path / folder, ["same.png"]) for folder in "xy"]
     with pytest.raises(ValueError, match=r"x.same\.png and .*y.same\.png .*different") as error:
-        find_images(inputs, None, "a2b", tmp_path / "out")
+        find_images(inputs, "a2b", tmp_path / "out")
     assert one_line(error)
 
 
@@ -275,15 +275,15 @@ def test_originals_are_never_replaced(tmp_path):
     folder = fill(tmp_path / "x", ["1.png"])
     for inputs in ([folder], [folder / "1.png"], [tmp_path / "x" / ".." / "x"]):
         with pytest.raises(ValueError, match=r"1\.png would be replaced .*another --output"):
-            find_images(inputs, None, "a2b", tmp_path / "y" / ".." / "x")
-    find_images([folder], None, "a2b", folder / "out")
+            find_images(inputs, "a2b", tmp_path / "y" / ".." / "x")
+    find_images([folder], "a2b", folder / "out")
 
 
 def test_images_that_are_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
     for name, cause in {"missing": "does not exist", "empty": "contains no images"}.items():
         with pytest.raises(DatasetError, match=f"{name} {cause}"):
-            find_images([tmp_path / name], None, "a2b", tmp_path / "out")
+            find_images([tmp_path / name], "a2b", tmp_path / "out")
 
 
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
@@ -302,11 +302,11 @@ def test_without_input_the_runs_own_test_images(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     write_text(run / "config.json", Config(data_dir=str(data)).to_json())
-    assert find_images([], run, "a2b", "out").names == ("testA.png",)
+    assert load_test_images(run, "a2b", "out").names == ("testA.png",)
     with pytest.raises(ValueError, match="without testB: give images with --input"):
-        find_images([], run, "b2a", "out")
+        load_test_images(run, "b2a", "out")
     with pytest.raises(ValueError, match="testA holds the originals: use another --output"):
-        find_images([], run, "a2b", data / "testA")
+        load_test_images(run, "a2b", data / "testA")
 
 
 @pytest.mark.parametrize("contents", [None, "", "[]", '{"colour": 1}'])
@@ -314,13 +314,13 @@ def test_without_input_and_settings_the_message_says_so(tmp_path, contents):
     if contents is not None:
         (tmp_path / "config.json").write_text(contents)
     with pytest.raises(ValueError, match=r"(is not a run folder|cannot be read).*--input") as error:
-        find_images([], tmp_path, "a2b", "out")
+        load_test_images(tmp_path, "a2b", "out")
     assert one_line(error)
 
 
 def test_a_generators_file_has_no_images_of_its_own(run):
     with pytest.raises(ValueError, match=r"a2b\.keras is not a run folder.*with --input"):
-        find_images([], run / "a2b.keras", "a2b", "out")
+        load_test_images(run / "a2b.keras", "a2b", "out")
 
 
 # === The script ===
@@ -387,10 +387,10 @@ def test_sub_folders_keep_their_places(script, run, tmp_path, capsys):
         assert names_in(photos / "out" / "tue") == ["1.png"]
     assert "skipped what is not an image, 1 in all (out/)" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"1\.png would be replaced"):
-        find_images([photos], None, "a2b", photos, recursive=True)
+        find_images([photos], "a2b", photos, recursive=True)
     fill(tmp_path / "more" / "tue", ["1.png"])
     with pytest.raises(ValueError, match=r"photos.tue.1\.png and .*both become tue/1\.png"):
-        find_images([photos, tmp_path / "more"], None, "a2b", "out", recursive=True)
+        find_images([photos, tmp_path / "more"], "a2b", "out", recursive=True)
 
 
 def test_originals_side_by_side_are_never_replaced(tmp_path):
@@ -400,9 +400,9 @@ def test_originals_side_by_side_are_never_replaced(tmp_path):
         fill(tmp_path / "data" / split, ["1.png"])
     config = Config(data_dir=str(tmp_path / "data"), side_by_side=True)
     write_text(run / "config.json", config.to_json())
-    assert find_images([], run, "b2a", "out").read(0).shape == (12, 8, 3)
+    assert load_test_images(run, "b2a", "out").read(0).shape == (12, 8, 3)
     with pytest.raises(ValueError, match="val holds the originals: use another --output"):
-        find_images([], run, "a2b", tmp_path / "data" / "val")
+        load_test_images(run, "a2b", tmp_path / "data" / "val")
 
 
 def test_resize_scales_the_longer_side(script, run, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from cases import UNTUNED
 
+from tf_cyclegan import cpu
 from tf_cyclegan.cpu.winograd import convolution_3x3
 from tf_cyclegan.layers import Conv2D, convolution
 from tf_cyclegan.training.config import Config
@@ -129,7 +130,7 @@ def test_a_step_is_the_same_without_all_that_is_faster_on_a_cpu(monkeypatch, str
 
     Larger images would too: a rounding turns some ReLUs and signs of the L1 losses over.
     """
-    monkeypatch.setattr("tf_cyclegan.layers.kernels_are_faster", lambda x: True)
+    monkeypatch.setattr("tf_cyclegan.cpu.fused_norm.kernels_are_faster", lambda x: cpu.enabled())
     config = Config(
         crop_size=16, filters=32, blocks=1, d_filters=4, d_layers=1, pool_size=0, batch_size=2
     )
@@ -138,7 +139,7 @@ def test_a_step_is_the_same_without_all_that_is_faster_on_a_cpu(monkeypatch, str
     pair = [rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32) for _ in "ab"]
     results = []
     for used in (True, False):
-        monkeypatch.setattr("tf_cyclegan.layers.on_cpu", lambda used=used: used)
+        monkeypatch.setattr("tf_cyclegan.cpu.enabled", lambda used=used: used)
         scope = make_strategy(strategy)
         model = make_cyclegan(config, scope, (16, 16, 3), (16, 16, 3), steps_per_epoch=10)
         with scope.scope():

@@ -9,12 +9,11 @@ when, and the image pools follow the authors' PyTorch code, which calls a2b `G_A
 d_b `D_A` and d_a `D_B`.
 """
 
-from contextlib import contextmanager
-
 import keras
 import tensorflow as tf
 
 from tf_cyclegan.image_pool import ImagePool
+from tf_cyclegan.input_checks import check_images, check_optimizers, clear_errors, image_shapes
 from tf_cyclegan.losses import (
     cycle_loss,
     discriminator_loss,
@@ -24,18 +23,10 @@ from tf_cyclegan.losses import (
     paired_loss,
 )
 from tf_cyclegan.random_numbers import derive_seed, random_integers, to_unit_interval
+from tf_cyclegan.replicas import global_mean, replica_id, share_overflow, worker_number
 
 GRADIENT_PENALTY = 10.0  # Gulrajani et al. 2017, section 4
 JOINED_NUMBERS = 3 * 128 * 128  # up to this batch size, joining two batches is faster
-NEED_ONE_OPTIMIZER = (  # callbacks that use `model.optimizer`
-    keras.callbacks.LearningRateScheduler,
-    keras.callbacks.ReduceLROnPlateau,
-    keras.callbacks.SwapEMAWeights,
-)
-OUT_OF_RANGE = (
-    "The images of {} are not all in [-1, 1]: scale them, for example with x / 127.5 - 1 if they "
-    "are in [0, 255], and clip values that resizing pushed out of range."
-)
 
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
@@ -652,102 +643,6 @@ def compiled_if(condition, part):
     return tf.function(part, autograph=False, jit_compile=True) if condition else part
 
 
-def check_images(data):
-    """Returns a batch `(real_a, real_b)` unchanged, with checks of its values in the graph.
-
-    Raises:
-        ValueError: the images are not floats.
-        tf.errors.InvalidArgumentError: they are not all in [-1, 1]. XLA drops this check.
-    """
-    real_a, real_b, weight = keras.utils.unpack_x_y_sample_weight(data)
-    if weight is not None:
-        raise ValueError("CycleGAN has no use for sample weights: leave them out.")
-    checked = []
-    for domain, images in (("a", real_a), ("b", real_b)):
-        if not images.dtype.is_floating:
-            raise ValueError(
-                f"The images of {domain} are {images.dtype.name}: make them float32 in [-1, 1], "
-                "for example with x / 127.5 - 1."
-            )
-        # 1.001 allows for the rounding of float16. NaN fails as well.
-        good = tf.reduce_all(tf.abs(images) <= 1.001)
-        with tf.control_dependencies([tf.debugging.Assert(good, [OUT_OF_RANGE.format(domain)])]):
-            checked.append(tf.identity(images))
-    return checked
-
-
-def check_optimizers(*optimizers):
-    """Raises a ValueError if two optimizers are one, or if one averages weights to no effect."""
-    inner = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in optimizers]
-    if inner[0] is inner[1]:
-        raise ValueError(
-            "generator_optimizer and discriminator_optimizer are the same object, but an optimizer "
-            "keeps the state of one of them only: create two."
-        )
-    if any(optimizer.use_ema and not optimizer.ema_overwrite_frequency for optimizer in inner):
-        raise ValueError(
-            "An optimizer has use_ema=True, but nothing would use the averages: remove it, or set "
-            "ema_overwrite_frequency."
-        )
-
-
-@contextmanager
-def clear_errors(callbacks):
-    """Rejects callbacks that cannot work, and turns a failed image check into one line."""
-    for callback in keras.tree.flatten(callbacks):
-        if isinstance(callback, NEED_ONE_OPTIMIZER):
-            raise ValueError(
-                f"{type(callback).__name__} needs a model with one optimizer, but CycleGAN has "
-                "two: remove it. For a schedule, pass a "
-                "keras.optimizers.schedules.LearningRateSchedule to each as its learning_rate."
-            )
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        for line in map(OUT_OF_RANGE.format, "ab"):
-            if line in error.message:
-                raise ValueError(line) from None
-        raise
-
-
-def image_shapes(x, y=None):
-    """Returns the shapes of real_a and real_b in the data passed to `fit`.
-
-    Args:
-        x: a dataset, plain or distributed; or real_a, if y is given.
-        y: real_b, or None.
-
-    Returns:
-        Two tuples of length 4, with None for sides that vary; or None if they are unknown.
-
-    Raises:
-        ValueError: the data is not pairs of image batches.
-    """
-    if y is not None:
-        elements = (x, y)
-    elif hasattr(x, "element_spec"):
-        elements = x.element_spec
-    elif hasattr(x, "shape"):
-        elements = x
-    else:
-        return None  # a generator or a PyDataset
-    count = len(elements) if isinstance(elements, tuple | list) else 1
-    if count != 2:
-        raise ValueError(
-            f"CycleGAN trains on batches (real_a, real_b), but each batch of the data has {count} "
-            "part(s): combine two data sets with tf_cyclegan.data.unpaired(a, b)."
-        )
-    # A distributed dataset has a spec for each replica: take the first.
-    first = [tf.nest.flatten(element, expand_composites=True)[0].shape for element in elements]
-    shapes = [tuple(tf.TensorShape(shape).as_list()) for shape in first]
-    for domain, shape in zip("ab", shapes, strict=True):
-        if len(shape) != 4 or shape[3] is None:
-            raise ValueError(
-                f"The images of {domain} have the shape {shape}: use batches [n, h, w, channels]."
-            )
-    return shapes
-
-
 def assign_all(variables, values):
     """Assigns values to the variables of the same names.
 
@@ -775,46 +670,7 @@ def is_seed(variable):
     return variable.path.endswith("seed_generator_state")
 
 
-def global_mean(per_example):
-    """Returns what the values `[n]` of one replica add to the mean over the global batch.
-
-    Optimizers sum gradients over replicas. Dividing here, and nowhere else, makes that a mean.
-    """
-    return tf.reduce_mean(per_example) / tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def replica_id():
-    """Returns the number of this replica as an int: each replica is traced separately."""
-    return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
-
-
 @tf.function
 def are_finite(tensors):
     """Returns which of n tensors have only finite values: bool `[n]`."""
     return tf.stack([tf.reduce_all(tf.math.is_finite(x)) for x in tensors])
-
-
-def share_overflow(gradients):
-    """Makes all gradients NaN if any replica has a gradient that is not finite.
-
-    Keras' LossScaleOptimizer checks only the first replica, before it sums the gradients: an
-    overflow on another replica would go unnoticed and end up in the weights.
-    """
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return gradients
-    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
-    bad = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(finite, 0.0, 1.0))
-    return [tf.where(bad > 0, tf.constant(float("nan"), g.dtype), g) for g in gradients]
-
-
-def worker_number(strategy) -> int:
-    """Returns the number of this process in its cluster, 0 for the chief or without a cluster."""
-    cluster = strategy.cluster_resolver
-    return cluster.task_id or 0 if cluster else 0
-
-
-def worker_count(strategy) -> int:
-    """Returns the number of processes in the cluster, 1 without a cluster."""
-    cluster = strategy.cluster_resolver
-    return max(cluster.cluster_spec().num_tasks("worker"), 1) if cluster else 1

@@ -1,16 +1,10 @@
 """The layers that CycleGAN needs and Keras lacks, all for NHWC tensors."""
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tf_cyclegan.cpu.fused_norm import (
-    kernels_are_faster,
-    standardized,
-    standardized_images,
-    widened,
-)
-from tf_cyclegan.cpu.winograd import convolution_3x3
+from tf_cyclegan.cpu import winograd
+from tf_cyclegan.cpu.fused_norm import standardized, widened
 
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
@@ -112,9 +106,7 @@ class InstanceNormalization(keras.layers.Layer):
     def call(self, inputs, training=None):
         rank = len(inputs.shape)
         spatial_axes = [i for i in range(1, rank) if i != self.axis % rank]
-        if training and on_cpu() and spatial_axes == [1, 2] and kernels_are_faster(inputs):
-            y = standardized_images(inputs, self.epsilon)
-        elif training:
+        if training:
             y = standardized(inputs, spatial_axes, self.epsilon)
         else:
             x = widened(inputs)
@@ -193,7 +185,7 @@ class ReflectionPadding2D(keras.layers.Layer):
         super().__init__(**kwargs)
         self.padding = padding
 
-    def call(self, inputs, training=None):
+    def call(self, inputs):
         p = self.padding
         for size in inputs.shape[1:3]:
             if size is not None and size <= p:
@@ -201,9 +193,7 @@ class ReflectionPadding2D(keras.layers.Layer):
                     f"A feature map of {inputs.shape[1]}x{inputs.shape[2]} is too small to be "
                     f"padded by {p}: use larger images, or translate.py, which pads them for you."
                 )
-        if training and None not in inputs.shape[1:] and on_cpu():
-            return reflected(inputs, p)
-        return tf.pad(inputs, widths(p), mode="REFLECT")
+        return tf.pad(inputs, [[0, 0], [p, p], [p, p], [0, 0]], mode="REFLECT")
 
     def compute_output_shape(self, input_shape):
         n, h, w, c = input_shape
@@ -212,27 +202,6 @@ class ReflectionPadding2D(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "padding": self.padding}
-
-
-def widths(padding):
-    """Returns the `paddings` argument of `tf.pad` for height and width."""
-    return [[0, 0], [padding, padding], [padding, padding], [0, 0]]
-
-
-def reflected(x, padding):
-    """Pads like `ReflectionPadding2D` by `tf.gather`, in a third of the time on a CPU."""
-    _, height, width, channels = x.shape
-    places = np.arange(height * width, dtype=np.int32).reshape(height, width)
-    places = np.pad(places, padding, mode="reflect")
-
-    @tf.custom_gradient
-    def reflect(x):
-        y = tf.gather(tf.reshape(x, [-1, height * width, channels]), places, axis=1)
-        return y, lambda dy: tf.raw_ops.MirrorPadGrad(
-            input=dy, paddings=widths(padding), mode="REFLECT"
-        )
-
-    return reflect(x)
 
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
@@ -319,22 +288,10 @@ class Conv2D(keras.layers.Conv2D):
     """
 
     def call(self, inputs, training=None):
-        if not (training and on_cpu() and self._winograd_is_faster(inputs)):
+        if not (training and winograd.is_faster(self, inputs)):
             return super().call(inputs)
-        outputs = convolution_3x3(inputs, tf.convert_to_tensor(self.kernel))
+        outputs = winograd.convolution_3x3(inputs, tf.convert_to_tensor(self.kernel))
         return self.activation(tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs)
-
-    def _winograd_is_faster(self, inputs):
-        """By benchmarks/train_step.py; half-precision floats would lose too much precision."""
-        n, height, width, channels = inputs.shape
-        return (
-            (self.kernel_size, self.strides, self.dilation_rate) == ((3, 3), (1, 1), (1, 1))
-            and (self.padding, self.groups, self.data_format) == ("valid", 1, "channels_last")
-            and inputs.dtype == tf.float32
-            and min(channels, self.filters) >= 128
-            and None not in (n, height, width)
-            and height % 4 == width % 4 == 2
-        )
 
 
 @keras.saving.register_keras_serializable("tf_cyclegan")
@@ -353,14 +310,6 @@ class ReLU(keras.layers.ReLU):
 def relu_by_input(x):
     """Computes `max(x, 0)` with a gradient that needs only x."""
     return tf.nn.relu(x), lambda dy: tf.raw_ops.ReluGrad(gradients=dy, features=x)
-
-
-def on_cpu():
-    """Returns whether layers may use the operations that make training on a CPU faster.
-
-    They never use them for inference, so exported models compute the same as the network.
-    """
-    return not tf.config.list_logical_devices("GPU")
 
 
 def initializer():

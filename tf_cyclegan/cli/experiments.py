@@ -94,6 +94,8 @@ def main(options: Options) -> int:
 
     from tf_cyclegan.data.image_files import write_image  # imported late: it takes seconds
     from tf_cyclegan.evaluation.experiment_report import figure, page
+    from tf_cyclegan.inference.translator import load_translator
+    from tf_cyclegan.training.run_folder import load_run_images
 
     results = {
         variant: [measured(flags, seed, options) for seed in options.seeds]
@@ -111,7 +113,12 @@ def main(options: Options) -> int:
     output = Path(options.output or Path("docs/experiments") / options.name)
     output.mkdir(parents=True, exist_ok=True)
     if options.figure:
-        write_image(output / "figure.png", figure(first, options.resize))
+        sets = load_run_images(next(iter(first.values())))
+        translators = {
+            variant: {direction: load_translator(run, direction) for direction in ("a2b", "b2a")}
+            for variant, run in first.items()
+        }
+        write_image(output / "figure.png", figure(sets, translators, options.resize))
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     text = page(options.name, question, shlex.join(command), results, options.figure)
     (output / "README.md").write_text(text)
@@ -128,6 +135,7 @@ def run_folder(flags: str, seed: int, options: Options) -> Path:
 def measured(flags: str, seed: int, options: Options) -> dict:
     """Returns the scores of a variant and seed; trains and evaluates it if needed."""
     from tf_cyclegan.evaluation.experiment_report import late_spread
+    from tf_cyclegan.training.callbacks import read_losses
 
     run = run_folder(flags, seed, options)
     size = f"_{options.resize}" if options.resize else ""
@@ -139,8 +147,10 @@ def measured(flags: str, seed: int, options: Options) -> dict:
         theirs += [f"--resize={options.resize}"] if options.resize else []
         call("evaluate", ours[0], *theirs)
     scores = json.loads((folder / "evaluation.json").read_text())
+    rows = read_losses(run / "losses.csv")
     for direction, judge in (("a2b", "d_b"), ("b2a", "d_a")):
-        scores[direction]["d_spread"] = late_spread(run / "losses.csv", judge)
+        losses = [row[judge] for row in rows if judge in row]
+        scores[direction]["d_spread"] = late_spread(losses)
     return scores
 
 

@@ -40,8 +40,10 @@ class Options:
 
 def main(config: Config, preset: str = "") -> int:
     """Trains, and returns the exit code: 0, or 128 + the signal that stopped it."""
-    from tf_cyclegan.training.loop import train  # imported here to keep --help fast
+    from tf_cyclegan.cpu.allocator import keep_freed_memory  # imported here to keep --help fast
+    from tf_cyclegan.training.loop import train
 
+    keep_freed_memory()
     if preset:
         print(f"Preset: {preset}")
     return train(config)

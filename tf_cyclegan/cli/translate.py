@@ -51,6 +51,7 @@ def main(options: Options) -> int:
     from tf_cyclegan.files import check_output, write_text
     from tf_cyclegan.inference.tiles import MAX_TILED_PIXELS, check_tile, tiled_translator
     from tf_cyclegan.inference.translator import find_generator, find_images, translator
+    from tf_cyclegan.training.run_folder import load_test_images
 
     # === Check all flags before any work ===
     both = options.direction == "both"
@@ -74,9 +75,10 @@ def main(options: Options) -> int:
             scratch = os.environ.get("TMPDIR") or output
             translate = tiled_translator(generator, options.tile, scratch)
             max_pixels = MAX_TILED_PIXELS
-        images = find_images(
-            options.input, options.run_dir, direction, output, max_pixels, options.recursive
-        )
+        if options.input:
+            images = find_images(options.input, direction, output, max_pixels, options.recursive)
+        else:
+            images = load_test_images(options.run_dir, direction, output)
         jobs.append((direction, output, translate, images, max_pixels))
 
     # === Translate image by image ===

@@ -8,6 +8,8 @@ and the 3x3 kernel are transformed to 36 numbers each, so that 36 products repla
 import numpy as np
 import tensorflow as tf
 
+from tf_cyclegan import cpu
+
 # The transforms of one dimension (section 4.3) and, below, of a tile flattened row by row.
 INPUT = [
     [4, 0, -5, 0, 1, 0],
@@ -27,6 +29,27 @@ KERNEL = [
 ]
 OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 B, G, A = (np.kron(np.array(m), np.array(m)) for m in (INPUT, KERNEL, OUTPUT))
+
+
+def is_faster(layer, inputs):
+    """Returns whether `convolution_3x3` is faster, by benchmarks/train_step.py.
+
+    Half-precision floats would lose too much precision.
+
+    Args:
+        layer: a Keras Conv2D.
+        inputs: `[n, h, w, c]`.
+    """
+    n, height, width, channels = inputs.shape
+    return (
+        cpu.enabled()
+        and (layer.kernel_size, layer.strides, layer.dilation_rate) == ((3, 3), (1, 1), (1, 1))
+        and (layer.padding, layer.groups, layer.data_format) == ("valid", 1, "channels_last")
+        and inputs.dtype == tf.float32
+        and min(channels, layer.filters) >= 128
+        and None not in (n, height, width)
+        and height % 4 == width % 4 == 2
+    )
 
 
 @tf.custom_gradient

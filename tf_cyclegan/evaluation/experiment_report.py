@@ -1,15 +1,13 @@
 """Reports the results of an experiment as a page in Markdown, with tables and a figure."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tf_cyclegan.data.image_files import ImageSet
 from tf_cyclegan.evaluation.contact_sheets import contact_sheet
 from tf_cyclegan.evaluation.scores import resized
-from tf_cyclegan.inference.translator import load_translator
-from tf_cyclegan.training.callbacks import read_losses
-from tf_cyclegan.training.run_folder import load_run_images
 
 # Column -> its keys in one direction of evaluation.json, and the digits to show.
 COLUMNS = {
@@ -28,33 +26,35 @@ SHOWN = 3  # inputs of each direction on the figure
 NARROWEST = 192  # pixels of a column, wide enough for the variants' names above it
 
 
-def late_spread(path: Path, loss: str) -> float | None:
+def late_spread(values: list[float]) -> float | None:
     """Measures how much a loss drifts late in a training run.
 
     This is the standard deviation of its means over 20 equal parts of the last quarter.
 
     Args:
-        path: a losses.csv.
-        loss: the name of its column; without such a column, the result is None.
+        values: the loss of each step; without any, the result is None.
     """
-    values = [row[loss] for row in read_losses(path) if loss in row]
     if not values:
         return None
     parts = np.array_split(values[-max(len(values) // 4, 20) :], 20)
     return float(np.std([part.mean() for part in parts if len(part)]))
 
 
-def figure(runs: dict[str, Path], resize: int | None = None) -> np.ndarray:
+def figure(
+    sets: dict[str, ImageSet],
+    translators: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]],
+    resize: int | None = None,
+) -> np.ndarray:
     """Draws test inputs, each variant's translations, and the ground truth: a2b above b2a.
 
     Args:
-        runs: variant -> run folder, all on the same data.
+        sets: the images of a run, as `load_run_images` returns them.
+        translators: variant -> direction -> the function that translates an image.
         resize: scale inputs first so that their longer side has this many pixels.
 
     Returns:
         uint8 `[h, w, 3]`.
     """
-    sets = load_run_images(next(iter(runs.values())))
     if resize:
         sets = {name: resized(images, resize) for name, images in sets.items()}
     sheets = []
@@ -63,8 +63,8 @@ def figure(runs: dict[str, Path], resize: int | None = None) -> np.ndarray:
         first = real.read(0).shape
         shown = [i for i in range(len(real)) if real.read(i).shape == first][:SHOWN]
         columns = {"real": [real.read(i) for i in shown]}
-        for variant, run in runs.items():
-            columns[variant] = list(map(load_translator(run, direction), columns["real"]))
+        for variant, both in translators.items():
+            columns[variant] = list(map(both[direction], columns["real"]))
         if f"truth{letter}" in sets:
             columns["truth"] = [sets[f"truth{letter}"].read(i) for i in shown]
         sheets.append(contact_sheet(columns, scale=-(-NARROWEST // first[1])))

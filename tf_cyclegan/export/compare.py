@@ -72,7 +72,7 @@ def find_sets(inputs, run_dir, direction: str) -> tuple[ImageSet, ImageSet]:
         ValueError: there are no images.
     """
     if inputs:
-        images = find_images(inputs, run_dir, direction)
+        images = find_images(inputs, direction)
         return images, images
     try:
         sets = load_run_images(run_dir)

@@ -12,7 +12,6 @@ from tf_cyclegan.cyclegan import CycleGAN
 from tf_cyclegan.data.folders import list_images, printable
 from tf_cyclegan.data.image_files import (
     MAX_PIXELS,
-    SUFFIXES,
     ImageError,
     ImageSet,
     read_image,
@@ -22,7 +21,6 @@ from tf_cyclegan.data.image_files import (
 )
 from tf_cyclegan.generators import as_generator
 from tf_cyclegan.interop import load_generator
-from tf_cyclegan.training.run_folder import load_run_images, read_config
 
 SMALLEST = 8  # side in pixels that reflection padding in the residual blocks needs
 
@@ -168,7 +166,6 @@ def padded(side: int, multiple: int) -> int:
 
 def find_images(
     inputs,
-    run_dir,
     direction: str,
     output=None,
     max_pixels: int = MAX_PIXELS,
@@ -178,9 +175,7 @@ def find_images(
 
     Args:
         inputs: paths of images and of folders of images. In a folder with testA and testB, the
-            source domain of the direction is used. If empty, the test images of the run's data set
-            are used.
-        run_dir: the run folder, needed if `inputs` is empty.
+            source domain of the direction is used.
         direction: "a2b" or "b2a".
         output: the folder for the translations, if any; it is not searched.
         max_pixels: reading a larger image in `inputs` is an error.
@@ -194,22 +189,6 @@ def find_images(
             its original.
     """
     split = "testA" if direction == "a2b" else "testB"
-    if not inputs:
-        try:
-            config = read_config(run_dir)
-        except ValueError as error:
-            raise ValueError(f"{error} Give images with --input.") from None
-        if config.data_dir and output:
-            for name in ("test", "val") if config.side_by_side else (split,):
-                originals = Path(config.data_dir) / name
-                if originals.resolve() == Path(output).resolve():
-                    raise ValueError(f"{output} holds the originals: use another --output.")
-        sets = load_run_images(run_dir)
-        if split not in sets:
-            raise ValueError(f"{run_dir} was trained without {split}: give images with --input.")
-        images = sets[split]
-        names = [n if Path(n).suffix.lower() in SUFFIXES else f"{n}.png" for n in images.names]
-        return ImageSet(tuple(names), images.read)
     seen: dict[str, Path] = {}
     for path in map(Path, inputs):
         folder = path / split if (path / split).is_dir() else path

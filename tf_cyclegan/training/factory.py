@@ -1,6 +1,5 @@
 """Creates networks, optimizers and image pools from a `Config`."""
 
-import ctypes
 import json
 import os
 import shutil
@@ -14,9 +13,6 @@ from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.schedules import LinearDecay
 from tf_cyclegan.training.config import Config
 
-# Parameters of mallopt, from glibc's malloc.h.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
-
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
     """Returns the `tf.distribute` strategy for a name in `Config.strategy`.
@@ -29,8 +25,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     """
     if name == "multiworker":
         check_cluster(os.environ.get("TF_CONFIG"))
-    keep_freed_memory()  # before TensorFlow starts threads, which would get separate heaps
-    if name == "multiworker":  # before anything else initializes the devices
+        # Before anything else initializes the devices.
         return tf.distribute.MultiWorkerMirroredStrategy()
     gpus = len(tf.config.list_logical_devices("GPU"))
     if name == "mirrored" or (name == "auto" and gpus > 1):
@@ -163,19 +158,3 @@ def make_cyclegan(
         )
     model.make_pools(shape_a, shape_b)
     return model
-
-
-def keep_freed_memory():
-    """Makes glibc keep freed memory in one heap; does nothing with other C libraries.
-
-    Training steps allocate the same large tensors again and again. By default, glibc returns them
-    to the system each time, which has to clear every page anew: a tenth of the time of a small step
-    on a CPU. It also has one heap per thread, and does not share free memory between them
-    (docs/performance.md).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt:
-        mallopt(M_MMAP_MAX, 0)  # no mmap, whose memory is returned when freed
-        mallopt(M_TRIM_THRESHOLD, -1)
-        mallopt(M_TOP_PAD, 1 << 26)
-        mallopt(M_ARENA_MAX, 1)

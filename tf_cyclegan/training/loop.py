@@ -4,9 +4,9 @@ import sys
 
 import tensorflow as tf
 
-from tf_cyclegan.cyclegan import worker_count, worker_number
 from tf_cyclegan.evaluation.metrics import score_translations
 from tf_cyclegan.inference.translator import translator
+from tf_cyclegan.replicas import worker_count, worker_number
 from tf_cyclegan.training.batches import TrainingData, load_dataset
 from tf_cyclegan.training.callbacks import (
     Checkpoints,

@@ -16,7 +16,7 @@ import filelock
 import tensorflow as tf
 
 from tf_cyclegan.cyclegan import is_seed
-from tf_cyclegan.data.image_files import DatasetError, ImageSet
+from tf_cyclegan.data.image_files import SUFFIXES, DatasetError, ImageSet
 from tf_cyclegan.data.record import describe_images, find_difference
 from tf_cyclegan.files import whole_file, write_text
 from tf_cyclegan.training.batches import load_dataset
@@ -326,6 +326,39 @@ def load_run_images(run_dir, **changes) -> dict[str, ImageSet]:
             f"{error} (from {run_dir}/config.json; relative paths in it start at the folder that "
             "you trained from)"
         ) from None
+
+
+def load_test_images(run_dir, direction: str, output=None) -> ImageSet:
+    """Loads the test images of a run's data set for one direction, to translate them.
+
+    Args:
+        run_dir: the run folder.
+        direction: "a2b" or "b2a".
+        output: the folder for the translations, if any.
+
+    Returns:
+        An `ImageSet` whose names are file names with a suffix of an image format.
+
+    Raises:
+        ValueError: it is not a run folder, its data set has no test images, or `output` is the
+            folder of the originals.
+    """
+    split = "testA" if direction == "a2b" else "testB"
+    try:
+        config = read_config(run_dir)
+    except ValueError as error:
+        raise ValueError(f"{error} Give images with --input.") from None
+    if config.data_dir and output:
+        for name in ("test", "val") if config.side_by_side else (split,):
+            originals = Path(config.data_dir) / name
+            if originals.resolve() == Path(output).resolve():
+                raise ValueError(f"{output} holds the originals: use another --output.")
+    sets = load_run_images(run_dir)
+    if split not in sets:
+        raise ValueError(f"{run_dir} was trained without {split}: give images with --input.")
+    images = sets[split]
+    names = [n if Path(n).suffix.lower() in SUFFIXES else f"{n}.png" for n in images.names]
+    return ImageSet(tuple(names), images.read)
 
 
 def save_generator(generator, path):

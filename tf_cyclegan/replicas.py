@@ -1,0 +1,42 @@
+"""What a training step computes over several replicas and workers."""
+
+import tensorflow as tf
+
+
+def global_mean(per_example):
+    """Returns what the values `[n]` of one replica add to the mean over the global batch.
+
+    Optimizers sum gradients over replicas. Dividing here, and nowhere else, makes that a mean.
+    """
+    return tf.reduce_mean(per_example) / tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def share_overflow(gradients):
+    """Makes all gradients NaN if any replica has a gradient that is not finite.
+
+    Keras' LossScaleOptimizer checks only the first replica, before it sums the gradients: an
+    overflow on another replica would go unnoticed and end up in the weights.
+    """
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return gradients
+    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+    bad = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(finite, 0.0, 1.0))
+    return [tf.where(bad > 0, tf.constant(float("nan"), g.dtype), g) for g in gradients]
+
+
+def replica_id():
+    """Returns the number of this replica as an int: each replica is traced separately."""
+    return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
+
+
+def worker_number(strategy) -> int:
+    """Returns the number of this process in its cluster, 0 for the chief or without a cluster."""
+    cluster = strategy.cluster_resolver
+    return cluster.task_id or 0 if cluster else 0
+
+
+def worker_count(strategy) -> int:
+    """Returns the number of processes in the cluster, 1 without a cluster."""
+    cluster = strategy.cluster_resolver
+    return max(cluster.cluster_spec().num_tasks("worker"), 1) if cluster else 1
