@@ -44,7 +44,7 @@ check: tested lint
 	.venv/bin/python -m pytest -q --numprocesses=2 $(QUICK:%=tests/test_%.py)
 
 test: tested addons lint docs
-	.venv/bin/python -m pytest -q --durations=10 --numprocesses=2 --dist=loadfile
+	.venv/bin/python -m pytest -q --durations=10 --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 torture: tested
 	.venv/bin/python tests/torture/images.py --count=3000

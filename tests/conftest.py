@@ -13,6 +13,18 @@ tf.config.set_logical_device_configuration(
 )
 
 
+# Files that take longest, which `make test` starts first, so that both processes end together.
+LONGEST = """
+    cyclegan train workers docs benchmarks public_api xla_program gpu_gate runtimes wheel tflite
+    experiments evaluation onnx_file translate_many goldens serving checkpoints web android
+""".split()
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def own_collective_keys():
     """Every MirroredStrategy numbers its collectives from the same start, but TensorFlow keeps the

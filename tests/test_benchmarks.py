@@ -30,7 +30,7 @@ STEP = f"--size=24 --filters=2 {TINY}"
 COMMANDS = {
     "train_step": STEP,
     "inference": STEP,
-    "memory": f"{STEP} --precisions=float32",
+    "memory": f"{STEP} --precisions=float32 --no_recompute",
     "growth": f"--sizes 24 48 --filters 2 --batches 1 {TINY} --plots=plots",
     "input_pipeline": f"{STEP} --file_size=32 --files=3 --draws=4",
 }

@@ -76,13 +76,20 @@ def test_the_import_loads_nothing():
     assert run(program) == "[]\n"
 
 
-@pytest.mark.parametrize("first, second", [("tf_cyclegan", "keras"), ("keras", "tf_cyclegan")])
-def test_the_import_is_enough_for_keras_to_load(first, second, tmp_path):
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import tf_cyclegan, keras",
+        "import keras, tf_cyclegan",
+        "import tf_cyclegan; tf_cyclegan.LinearDecay; import keras",  # loaded Keras already
+    ],
+)
+def test_the_import_is_enough_for_keras_to_load(imports, tmp_path):
     network = cg.ResNetGenerator(filters=2, blocks=0)
     network.build((None, None, None, 3))
     network.save(tmp_path / "a2b.keras")
     load = f"keras.saving.load_model({str(tmp_path / 'a2b.keras')!r})"
-    assert run(f"import {first}, {second}; print({load}.name)").endswith(f"{network.name}\n")
+    assert run(f"{imports}; print({load}.name)").endswith(f"{network.name}\n")
 
 
 def test_every_public_name_is_there():
@@ -127,8 +134,8 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     variables: dict = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            exec("".join(cell["source"]), variables)
-    assert variables["model"].steps_done == 200
+            exec("".join(cell["source"]).replace("take(100)", "take(3)"), variables)
+    assert variables["model"].steps_done == 6
     assert cg.read_image("winter.png").shape == variables["photo"].shape
 
 

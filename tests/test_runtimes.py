@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import pytest
 
+from tf_cyclegan.cli import export_onnx, export_tflite
 from tf_cyclegan.data.image_files import write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.gpu_gate import CHROMIUM
@@ -84,37 +85,26 @@ def test_the_same_photo_through_every_runtime(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "script, package, flags",
-    [
-        ("tflite.py", "ai_edge_litert", {"output": "out"}),
-        ("onnx_file.py", "tf2onnx", {"output": "out.onnx"}),
-        (
-            "compare.py",
-            "ai_edge_litert",
-            {"output": "o", "saved_model": "s", "tflite": "t", "onnx": "x"},
-        ),
-    ],
+    "module, package, output",
+    [(export_tflite, "ai_edge_litert.interpreter", "out"), (export_onnx, "tf2onnx", "out.onnx")],
 )
-def test_a_missing_package_is_named(script, package, flags, tmp_path):
-    (tmp_path / f"{package}.py").write_text(f"raise ImportError('No module named {package}')")
+def test_a_missing_package_is_named(module, package, output, tmp_path, monkeypatch, capsys):
     generator = ResNetGenerator(filters=2, blocks=0)
     generator.build((None, None, None, 3))
     save_generator(generator, tmp_path / "a2b.keras")
-    arguments = [f"--{name}={tmp_path / value}" for name, value in flags.items()]
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, EXPORT / script, f"--run_dir={tmp_path}", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    for name in [*sys.modules]:
+        if name.startswith("tf_cyclegan.export.") or name == package:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(
+        sys, "argv", ["x", f"--run_dir={tmp_path}", f"--output={tmp_path / output}"]
     )
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert (
-        last.startswith("error: ")
-        and package in last
-        and 'pip install "tf_cyclegan[export]' in last
-    )
+    with pytest.raises(SystemExit) as end:
+        module.cli()
+    assert end.value.code == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and package in last
+    assert 'pip install "tf_cyclegan[export]' in last
 
 
 def test_a_folder_without_files_is_named(tmp_path):

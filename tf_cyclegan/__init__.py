@@ -12,6 +12,9 @@ import importlib.util
 import os
 import sys
 import warnings
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,6 +66,7 @@ def _register() -> None:
 
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
+        _register()  # even if a module of this package is the first to import Keras
         return getattr(importlib.import_module(f"tf_cyclegan.{_NAMES[name]}"), name)
     if name in _MODULES:
         return importlib.import_module(f"tf_cyclegan.{_MODULES[name]}")
@@ -84,7 +88,9 @@ class _RegisterAfterKeras(importlib.abc.MetaPathFinder):
     A module of this package that imports Keras itself is left to finish: it registers its own.
     """
 
-    def find_spec(self, name, path, target=None):
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name != "keras":
             return None
         sys.meta_path.remove(self)
@@ -92,7 +98,7 @@ class _RegisterAfterKeras(importlib.abc.MetaPathFinder):
         if spec and spec.loader:
             run = spec.loader.exec_module
 
-            def run_and_register(module):
+            def run_and_register(module: ModuleType) -> None:
                 run(module)
                 if not any(map(_is_being_imported, list(sys.modules))):
                     _register()

@@ -9,11 +9,22 @@ when, and the image pools follow the authors' PyTorch code, which calls a2b `G_A
 d_b `D_A` and d_a `D_B`.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_cyclegan.image_pool import ImagePool
-from tf_cyclegan.input_checks import check_images, check_optimizers, clear_errors, image_shapes
+from tf_cyclegan.input_checks import (
+    ImageShape,
+    check_images,
+    check_optimizers,
+    clear_errors,
+    image_shapes,
+)
 from tf_cyclegan.losses import (
     cycle_loss,
     discriminator_loss,
@@ -80,14 +91,24 @@ class CycleGAN(keras.Model):
     ```
     """
 
-    def __init__(self, a2b, b2a, d_a, d_b, pool_size=50, seed=0, **kwargs):
+    def __init__(
+        self,
+        a2b: keras.Model,
+        b2a: keras.Model,
+        d_a: keras.Model,
+        d_b: keras.Model,
+        pool_size: int = 50,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.a2b, self.b2a = a2b, b2a
         self.d_a, self.d_b = d_a, d_b
         self.pool_size = pool_size
-        self.pool_a, self.pool_b = [], []
+        self.pool_a: list[ImagePool] = []
+        self.pool_b: list[ImagePool] = []
         self.seed = seed
-        self._saved_pools = {}  # loaded from a file, until the pools exist
+        self._saved_pools: dict[str, np.ndarray] = {}  # loaded from a file, until the pools exist
         self.step = tf.Variable(
             0,
             dtype=tf.int64,
@@ -97,17 +118,17 @@ class CycleGAN(keras.Model):
 
     def compile(
         self,
-        generator_optimizer=None,
-        discriminator_optimizer=None,
-        adversarial="lsgan",
-        lambda_adversarial=1.0,
-        lambda_cycle_a=10.0,
-        lambda_cycle_b=10.0,
-        lambda_identity=0.5,
-        lambda_l1=0.0,
-        run_eagerly=False,
-        jit_compile=False,
-    ):
+        generator_optimizer: keras.optimizers.Optimizer | str | None = None,
+        discriminator_optimizer: keras.optimizers.Optimizer | str | None = None,
+        adversarial: str = "lsgan",
+        lambda_adversarial: float = 1.0,
+        lambda_cycle_a: float = 10.0,
+        lambda_cycle_b: float = 10.0,
+        lambda_identity: float = 0.5,
+        lambda_l1: float = 0.0,
+        run_eagerly: bool = False,
+        jit_compile: bool = False,
+    ) -> None:
         """Sets the objective (section 3.3, equation 3) and both optimizers.
 
         The defaults are those of the paper.
@@ -163,8 +184,8 @@ class CycleGAN(keras.Model):
         compiled = jit_compile and not run_eagerly
         self.compiles_step = compiled and replicas == 1
         self.compiles_gradients = compiled and replicas > 1
-        self.generator_optimizer = generator_optimizer
-        self.discriminator_optimizer = discriminator_optimizer
+        self.generator_optimizer: keras.optimizers.Optimizer = generator_optimizer
+        self.discriminator_optimizer: keras.optimizers.Optimizer = discriminator_optimizer
         self.adversarial = adversarial
         self.lambda_adversarial = lambda_adversarial
         self.lambda_cycle_a = lambda_cycle_a
@@ -186,18 +207,20 @@ class CycleGAN(keras.Model):
         self.trackers = {name: keras.metrics.Mean(name, "float32") for name in self.log_names()}
         self.built = True
 
-    def networks(self) -> dict:
+    def networks(self) -> dict[str, keras.Model]:
         """The four networks by name."""
         return {"a2b": self.a2b, "b2a": self.b2a, "d_a": self.d_a, "d_b": self.d_b}
 
-    def optimizers(self) -> dict:
+    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
         """Both optimizers by name, once the model is compiled."""
         return {
             "generator_optimizer": self.generator_optimizer,
             "discriminator_optimizer": self.discriminator_optimizer,
         }
 
-    def _optimizer(self, given):
+    def _optimizer(
+        self, given: keras.optimizers.Optimizer | str | None
+    ) -> keras.optimizers.Optimizer:
         if given is None:  # the authors use epsilon 1e-8; Keras' default is 1e-7
             given = keras.optimizers.Adam(2e-4, beta_1=0.5, beta_2=0.999, epsilon=1e-8)
         optimizer = keras.optimizers.get(given)
@@ -206,7 +229,7 @@ class CycleGAN(keras.Model):
             return keras.optimizers.LossScaleOptimizer(optimizer)
         return optimizer
 
-    def _build_optimizers(self):
+    def _build_optimizers(self) -> None:
         """Builds the optimizers once all networks are built."""
         if all(network.built for network in self.networks().values()):
             if not self.generator_optimizer.built:
@@ -214,7 +237,7 @@ class CycleGAN(keras.Model):
             if not self.discriminator_optimizer.built:
                 self.discriminator_optimizer.build(self._discriminator_variables())
 
-    def _prepare(self, shapes, pools=False):
+    def _prepare(self, shapes: Sequence[ImageShape] | None, pools: bool = False) -> None:
         """Builds whatever is not built yet, for images of the given shapes.
 
         Args:
@@ -224,7 +247,7 @@ class CycleGAN(keras.Model):
         """
         networks = self.networks()
         missing = [name for name, network in networks.items() if not network.built]
-        pools = pools and self.pool_size and self.lambda_adversarial and not self.pool_a
+        pools = bool(pools and self.pool_size and self.lambda_adversarial and not self.pool_a)
         if shapes is None:
             if missing or pools:
                 raise ValueError(
@@ -248,7 +271,7 @@ class CycleGAN(keras.Model):
         if pools:
             self.make_pools((*size_b, channels_a), (*size_a, channels_b))
 
-    def make_pools(self, shape_a, shape_b):
+    def make_pools(self, shape_a: Sequence[int | None], shape_b: Sequence[int | None]) -> None:
         """Creates the image pools, as `fit` and `train_on_batch` do if there are none yet.
 
         Call it outside of `strategy.scope()`, which would mirror the variables: each replica keeps
@@ -293,25 +316,27 @@ class CycleGAN(keras.Model):
         return int(self.step.numpy())  # mirrored variables do not support int()
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         """The loss trackers, without the one that Keras adds for a `loss`: this model has none."""
         return list(self.trackers.values())
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the config that Keras saves: the networks, `pool_size` and `seed`."""
         serialize = keras.saving.serialize_keras_object
         config = {name: serialize(network) for name, network in self.networks().items()}
         return super().get_config() | config | {"pool_size": self.pool_size, "seed": self.seed}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "CycleGAN":
         """Creates a model from the output of `get_config`."""
         config = dict(config)
         for name in ("a2b", "b2a", "d_a", "d_b"):
             config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
         return cls(**config)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any] | None:
         """Returns the arguments of `compile` for Keras to save."""
         if not self.compiled:
             return None
@@ -319,20 +344,20 @@ class CycleGAN(keras.Model):
         config = {name: serialize(optimizer) for name, optimizer in self.optimizers().items()}
         return config | dict(self.compile_arguments)
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles the model with the output of `get_compile_config`."""
         config = dict(config)
         for name in ("generator_optimizer", "discriminator_optimizer"):
             config[name] = keras.saving.deserialize_keras_object(config[name])
         self.compile(**config)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         """Saves the state outside of the networks and optimizers; called by Keras."""
         state = {name: v.numpy() for name, v in (self._own_state() | self._pool_state()).items()}
         for name, value in (state | self._saved_pools).items():
             store[name] = value
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Restores what `save_own_variables` saved; called by Keras.
 
         Raises:
@@ -346,7 +371,7 @@ class CycleGAN(keras.Model):
         else:
             self._saved_pools = pools
 
-    def _own_state(self):
+    def _own_state(self) -> dict[str, tf.Variable | keras.Variable]:
         """Returns the step and the random states of dropout layers by name."""
         state = {"step": self.step}
         for name, network in self.networks().items():
@@ -354,7 +379,7 @@ class CycleGAN(keras.Model):
             state |= {f"{name}_seed_{number}": seed for number, seed in enumerate(seeds)}
         return state
 
-    def _pool_state(self):
+    def _pool_state(self) -> dict[str, tf.Variable]:
         """Returns the variables of the image pools by name."""
         state = {}
         for name in ("pool_a", "pool_b"):
@@ -363,7 +388,9 @@ class CycleGAN(keras.Model):
                 state[f"{name}_{number}_seen"] = pool.seen
         return state
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         """Trains like `keras.Model.fit` on a dataset of `(real_a, real_b)`, or both as x and y.
 
         Raises:
@@ -377,7 +404,7 @@ class CycleGAN(keras.Model):
         with clear_errors(kwargs.get("callbacks")):
             return super().fit(x, y, *args, **kwargs)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Returns the means of all losses like `keras.Model.evaluate`, without image pools.
 
         Raises:
@@ -387,7 +414,7 @@ class CycleGAN(keras.Model):
         with clear_errors(kwargs.get("callbacks")):
             return super().evaluate(x, y, *args, **kwargs)
 
-    def train_on_batch(self, x, y=None, *args, **kwargs):
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Runs a training step like `keras.Model.train_on_batch`, with real_a as x, real_b as y.
 
         Raises:
@@ -397,15 +424,17 @@ class CycleGAN(keras.Model):
         with clear_errors(None):
             return super().train_on_batch(x, y, *args, **kwargs)
 
-    def call(self, inputs, training=False):
+    def call(
+        self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool = False
+    ) -> dict[str, tf.Tensor]:
         """Translates in both directions, see the class."""
         real_a, real_b = inputs
         return {
-            "fake_b": self.a2b(real_a, training=training),
-            "fake_a": self.b2a(real_b, training=training),
+            "fake_b": run_network(self.a2b, real_a, training),
+            "fake_a": run_network(self.b2a, real_b, training),
         }
 
-    def predict_step(self, data):
+    def predict_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """Translates a batch in both directions."""
         return self(tuple(check_images(data)), training=False)
 
@@ -431,7 +460,7 @@ class CycleGAN(keras.Model):
         finite = are_finite([value for _, value in named]).numpy()
         return next((name for (name, _), good in zip(named, finite, strict=True) if not good), None)
 
-    def log_names(self):
+    def log_names(self) -> list[str]:
         """Returns the names of what a step reports: losses of a weight above 0, learning_rate."""
         weights = {
             "g_adv_a2b": self.lambda_adversarial,
@@ -447,7 +476,9 @@ class CycleGAN(keras.Model):
         }
         return [*(name for name, weight in weights.items() if weight), "learning_rate"]
 
-    def translate_both(self, real_a, real_b, training=False):
+    def translate_both(
+        self, real_a: tf.Tensor, real_b: tf.Tensor, training: bool = False
+    ) -> dict[str, tf.Tensor]:
         """Computes every image that a term of the objective needs, by name.
 
         Args:
@@ -470,12 +501,18 @@ class CycleGAN(keras.Model):
             of_b2a["same_a"] = real_a
         images = call_jointly(self.a2b, of_a2b, training) | call_jointly(self.b2a, of_b2a, training)
         if self.lambda_cycle_a:
-            images["cycle_a"] = self.b2a(images["fake_b"], training=training)
+            images["cycle_a"] = run_network(self.b2a, images["fake_b"], training)
         if self.lambda_cycle_b:
-            images["cycle_b"] = self.a2b(images["fake_a"], training=training)
+            images["cycle_b"] = run_network(self.a2b, images["fake_a"], training)
         return images
 
-    def generator_losses(self, real_a, real_b, images, training=False):
+    def generator_losses(
+        self,
+        real_a: tf.Tensor,
+        real_b: tf.Tensor,
+        images: dict[str, tf.Tensor],
+        training: bool = False,
+    ) -> dict[str, tf.Tensor]:
         """Computes the weighted terms of the generators by name, each `[n]`."""
         losses = {}
         if self.lambda_adversarial:
@@ -483,7 +520,7 @@ class CycleGAN(keras.Model):
                 ("g_adv_a2b", self.d_b, real_a, images["fake_b"]),
                 ("g_adv_b2a", self.d_a, real_b, images["fake_a"]),
             ):
-                logits = discriminator(self.discriminator_input(fake, real), training=training)
+                logits = run_network(discriminator, self.discriminator_input(fake, real), training)
                 loss = generator_loss(self.adversarial, logits)
                 losses[name] = self.lambda_adversarial * loss
         if self.lambda_cycle_a:
@@ -499,11 +536,18 @@ class CycleGAN(keras.Model):
             losses["l1_b2a"] = self.lambda_l1 * paired_loss(real_a, images["fake_a"])
         return losses
 
-    def discriminator_input(self, image, source):
+    def discriminator_input(self, image: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
         """Returns the input of a discriminator: the image, for pairs concatenated to its source."""
         return tf.concat([source, image], axis=-1) if self.lambda_l1 else image
 
-    def discriminator_losses(self, real_a, real_b, fake_a, fake_b, training=False):
+    def discriminator_losses(
+        self,
+        real_a: tf.Tensor,
+        real_b: tf.Tensor,
+        fake_a: tf.Tensor,
+        fake_b: tf.Tensor,
+        training: bool = False,
+    ) -> dict[str, tf.Tensor]:
         """Computes the terms of the discriminators, `d_b` and `d_a`, each `[n]`."""
         losses = {}
         for name, discriminator, real, fake in (
@@ -526,11 +570,13 @@ class CycleGAN(keras.Model):
                 seed = derive_seed(self.seed, replica_id(), name == "d_b")
                 mix = to_unit_interval(random_integers(tf.shape(real)[0], seed, self.step))
                 scale = self.discriminator_optimizer.scale_loss(1.0)
-                penalty = gradient_penalty(discriminator, real, fake, mix, scale)
+                penalty = gradient_penalty(
+                    partial(run_network, discriminator), real, fake, mix, scale
+                )
                 losses[name] += GRADIENT_PENALTY * penalty
         return losses
 
-    def train_step(self, data):
+    def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """Updates the generators, then the discriminators on the fakes from before that update."""
         real_a, real_b = check_images(data)
         # Counters, such as an optimizer's, do not depend on the images. Without this, a step whose
@@ -538,7 +584,7 @@ class CycleGAN(keras.Model):
         with tf.control_dependencies([real_a, real_b]):
             return compiled_if(self.compiles_step, self._step)(real_a, real_b)
 
-    def _step(self, real_a, real_b):
+    def _step(self, real_a: tf.Tensor, real_b: tf.Tensor) -> dict[str, tf.Tensor]:
         rate = self.generator_optimizer.learning_rate  # before the update advances its schedule
 
         part = compiled_if(self.compiles_gradients, self._generator_gradients)
@@ -557,7 +603,9 @@ class CycleGAN(keras.Model):
         self.step.assign_add(1)
         return self._report(losses | {"learning_rate": tf.cast(rate, tf.float32)})
 
-    def _generator_gradients(self, real_a, real_b):
+    def _generator_gradients(
+        self, real_a: tf.Tensor, real_b: tf.Tensor
+    ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor], tf.Tensor | None, tf.Tensor | None]:
         with tf.GradientTape() as tape:
             images = self.translate_both(real_a, real_b, training=True)
             losses = self.generator_losses(real_a, real_b, images, training=True)
@@ -567,14 +615,16 @@ class CycleGAN(keras.Model):
         gradients = tape.gradient(scaled, self._generator_variables())
         return gradients, losses, images.get("fake_a"), images.get("fake_b")
 
-    def _discriminator_gradients(self, real_a, real_b, fake_a, fake_b):
+    def _discriminator_gradients(
+        self, real_a: tf.Tensor, real_b: tf.Tensor, fake_a: tf.Tensor, fake_b: tf.Tensor
+    ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         with tf.GradientTape() as tape:
             losses = self.discriminator_losses(real_a, real_b, fake_a, fake_b, training=True)
             objective = global_mean(sum(losses.values()))
             scaled = self.discriminator_optimizer.scale_loss(objective)
         return tape.gradient(scaled, self._discriminator_variables()), losses
 
-    def test_step(self, data):
+    def test_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """Computes the losses of a training step without an update and without image pools."""
         real_a, real_b = check_images(data)
         images = self.translate_both(real_a, real_b)
@@ -586,16 +636,21 @@ class CycleGAN(keras.Model):
         self._report(losses | {"learning_rate": tf.cast(rate, tf.float32)})
         return self.get_metrics_result()
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Does nothing, since everything is built. Keras 3.15 would draw a batch for it, and fails
         in a cluster of workers, where it cannot reduce a nested value."""
 
-    def _update(self, optimizer, gradients, variables):
+    def _update(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        gradients: list[tf.Tensor],
+        variables: list[keras.Variable],
+    ) -> None:
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             gradients = share_overflow(gradients)
         optimizer.apply(gradients, variables)
 
-    def _report(self, values):
+    def _report(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Updates the trackers, and returns the batch means of this step in `log_names` order."""
         # Without this, a step that finds no more data would be counted: counting needs no data.
         with tf.control_dependencies(list(values.values())):
@@ -607,14 +662,21 @@ class CycleGAN(keras.Model):
             means = {name: value[tf.newaxis] for name, value in means.items()}
         return means
 
-    def _generator_variables(self):
+    def _generator_variables(self) -> list[keras.Variable]:
         return self.a2b.trainable_variables + self.b2a.trainable_variables
 
-    def _discriminator_variables(self):
+    def _discriminator_variables(self) -> list[keras.Variable]:
         return self.d_a.trainable_variables + self.d_b.trainable_variables
 
 
-def call_jointly(network, batches, training):
+def run_network(network: keras.Model, images: tf.Tensor, training: bool) -> tf.Tensor:
+    """Calls a network. The output has the dtype of the images, whatever the network's policy."""
+    return tf.cast(network(images, training=training), images.dtype)
+
+
+def call_jointly(
+    network: keras.Model, batches: dict[str, tf.Tensor], training: bool
+) -> dict[str, tf.Tensor]:
     """Calls a network on several batches, jointly if that is equivalent and faster.
 
     A joint call is not equivalent with batch norm, which would mix the batches, and not possible
@@ -633,17 +695,19 @@ def call_jointly(network, batches, training):
     small = all(s.is_fully_defined() and s.num_elements() <= JOINED_NUMBERS for s in shapes)
     mixes = getattr(network, "norm", "batch") == "batch"
     if len(batches) < 2 or len(shapes) > 1 or not small or mixes:
-        return {name: network(batch, training=training) for name, batch in batches.items()}
-    outputs = network(tf.concat(list(batches.values()), axis=0), training=training)
+        return {name: run_network(network, batch, training) for name, batch in batches.items()}
+    outputs = run_network(network, tf.concat(list(batches.values()), axis=0), training)
     return dict(zip(batches, tf.split(outputs, len(batches)), strict=True))
 
 
-def compiled_if(condition, part):
+def compiled_if(condition: bool, part: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function, compiled with XLA if the condition is true."""
     return tf.function(part, autograph=False, jit_compile=True) if condition else part
 
 
-def assign_all(variables, values):
+def assign_all(
+    variables: Mapping[str, tf.Variable | keras.Variable], values: Mapping[str, np.ndarray]
+) -> None:
     """Assigns values to the variables of the same names.
 
     Raises:
@@ -660,17 +724,17 @@ def assign_all(variables, values):
         variable.assign(values[name])
 
 
-def has_batch_norm(network):
+def has_batch_norm(network: keras.Model) -> bool:
     """Returns whether a built network contains a BatchNormalization layer."""
     return any(variable.name == "moving_mean" for variable in network.non_trainable_variables)
 
 
-def is_seed(variable):
+def is_seed(variable: keras.Variable) -> bool:
     """Returns whether a variable is the random state of a layer such as Dropout."""
     return variable.path.endswith("seed_generator_state")
 
 
 @tf.function
-def are_finite(tensors):
+def are_finite(tensors: list[tf.Tensor]) -> tf.Tensor:
     """Returns which of n tensors have only finite values: bool `[n]`."""
     return tf.stack([tf.reduce_all(tf.math.is_finite(x)) for x in tensors])

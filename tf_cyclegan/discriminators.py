@@ -1,6 +1,9 @@
 """Discriminators: map an image to logits, which are high where it looks real."""
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from tf_cyclegan.layers import check_nhwc, check_positive, convolution, normalization
 from tf_cyclegan.model_archive import save
@@ -32,7 +35,9 @@ class PatchDiscriminator(keras.Model):
         tf.errors.InvalidArgumentError: the same, in a graph that was traced without sizes.
     """
 
-    def __init__(self, filters=64, layers=3, norm="instance", **kwargs):
+    def __init__(
+        self, filters: int = 64, layers: int = 3, norm: str = "instance", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         check_positive(filters=filters)
         if not 1 <= layers <= 5:
@@ -52,12 +57,12 @@ class PatchDiscriminator(keras.Model):
         stack += padded_convolution(1, 1, use_bias=True, dtype=dtype)
         self.stack = keras.Sequential(stack, name="stack")
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.input_channels = input_shape[-1]
         self.stack.build(input_shape)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         check_nhwc(inputs.shape, self.input_channels)
         smallest = 3 * 2**self.strided_layers  # the last two convolutions take a pixel each
         for size in inputs.shape[1:3]:
@@ -72,7 +77,7 @@ class PatchDiscriminator(keras.Model):
 
     save = save
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filters": self.filters,
@@ -96,7 +101,7 @@ class PixelDiscriminator(keras.Model):
         `[n, h, w, 1]` logits, float32 also under mixed precision.
     """
 
-    def __init__(self, filters=64, norm="instance", **kwargs):
+    def __init__(self, filters: int = 64, norm: str = "instance", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_positive(filters=filters)
         self.filters = filters
@@ -114,22 +119,28 @@ class PixelDiscriminator(keras.Model):
             name="stack",
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.input_channels = input_shape[-1]
         self.stack.build(input_shape)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         check_nhwc(inputs.shape, self.input_channels)
         return keras.ops.cast(self.stack(inputs, training=training), self.variable_dtype)
 
     save = save
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "filters": self.filters, "norm": self.norm}
 
 
-def padded_convolution(filters, strides, norm="none", use_bias=None, dtype=None):
+def padded_convolution(
+    filters: int,
+    strides: int,
+    norm: str = "none",
+    use_bias: bool | None = None,
+    dtype: keras.DTypePolicy | str | None = None,
+) -> list[keras.Layer]:
     """Returns a 4x4 convolution with one zero on every side, PyTorch's `padding=1`."""
     return [
         keras.layers.ZeroPadding2D(1, data_format="channels_last", dtype=dtype),

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def check_output(folder, names: Iterable[str] = (), overwrite: bool = False) -> None:
+def check_output(
+    folder: str | os.PathLike[str], names: Iterable[str] = (), overwrite: bool = False
+) -> None:
     """Checks that files can be written into a folder, without creating or changing anything.
 
     Args:
@@ -37,7 +39,7 @@ def check_output(folder, names: Iterable[str] = (), overwrite: bool = False) -> 
             )
 
 
-def write_files(folder, files: dict[str, bytes]) -> None:
+def write_files(folder: str | os.PathLike[str], files: dict[str, bytes]) -> None:
     """Writes files into a folder. No file appears there before all are written completely.
 
     Args:

@@ -3,7 +3,10 @@
 Images are float32 NHWC in [-1, 1]. Height and width can be any multiple of the model's `multiple`.
 """
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from tf_cyclegan.layers import (
     CropTopLeft,
@@ -56,14 +59,14 @@ class ResNetGenerator(keras.Model):
 
     def __init__(
         self,
-        filters=64,
-        blocks=9,
-        channels=3,
-        upsampling="transpose",
-        norm="instance",
-        dropout=0.0,
-        **kwargs,
-    ):
+        filters: int = 64,
+        blocks: int = 9,
+        channels: int = 3,
+        upsampling: str = "transpose",
+        norm: str = "instance",
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_positive(filters=filters, channels=channels)
         if blocks < 0:
@@ -76,7 +79,7 @@ class ResNetGenerator(keras.Model):
         self.dropout = dropout
         dtype = self.dtype_policy
 
-        def norm_relu():
+        def norm_relu() -> list[keras.Layer]:
             return [*normalization(norm, dtype), ReLU(dtype=dtype)]
 
         self.encoder = keras.Sequential(
@@ -110,7 +113,7 @@ class ResNetGenerator(keras.Model):
             name="decoder",
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         n, h, w, self.input_channels = input_shape
         bottom = (n, h and h // 4, w and w // 4, 4 * self.filters)
         self.encoder.build(input_shape)
@@ -119,7 +122,7 @@ class ResNetGenerator(keras.Model):
         self.decoder.build(bottom)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         check_nhwc(inputs.shape, self.input_channels)
         x = check_multiple(inputs, self.multiple)
         x = run_part(self, self.encoder, x, training)
@@ -131,7 +134,7 @@ class ResNetGenerator(keras.Model):
 
     save = save
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filters": self.filters,
@@ -173,7 +176,15 @@ class UNetGenerator(keras.Model):
 
     recompute = False
 
-    def __init__(self, filters=64, depth=8, channels=3, norm="instance", dropout=0.0, **kwargs):
+    def __init__(
+        self,
+        filters: int = 64,
+        depth: int = 8,
+        channels: int = 3,
+        norm: str = "instance",
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_positive(filters=filters, channels=channels)
         if depth < 2:
@@ -187,10 +198,10 @@ class UNetGenerator(keras.Model):
         self.down_blocks = [self._down_block(level) for level in range(depth)]
         self.up_blocks = [self._up_block(level) for level in range(depth)]
 
-    def _width(self, level):
+    def _width(self, level: int) -> int:
         return self.filters * min(2**level, 8)
 
-    def _down_block(self, level):
+    def _down_block(self, level: int) -> keras.Sequential:
         dtype = self.dtype_policy
         plain = level in (0, self.depth - 1)
         return keras.Sequential(
@@ -211,7 +222,7 @@ class UNetGenerator(keras.Model):
             name=f"down_{level}",
         )
 
-    def _up_block(self, level):
+    def _up_block(self, level: int) -> keras.Sequential:
         dtype = self.dtype_policy
         outermost = level == 0
         middle = 4 <= level < self.depth - 1
@@ -238,7 +249,7 @@ class UNetGenerator(keras.Model):
             name=f"up_{level}",
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         n, h, w, c = input_shape
         self.input_channels = c
         for level, (down, up) in enumerate(zip(self.down_blocks, self.up_blocks, strict=True)):
@@ -250,7 +261,7 @@ class UNetGenerator(keras.Model):
             up.build((*below, c if innermost else 2 * c))
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         check_nhwc(inputs.shape, self.input_channels)
         x = check_multiple(inputs, self.multiple)
         skips = []
@@ -265,7 +276,7 @@ class UNetGenerator(keras.Model):
 
     save = save
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filters": self.filters,
@@ -276,7 +287,7 @@ class UNetGenerator(keras.Model):
         }
 
 
-def as_generator(network, multiple: int = 32):
+def as_generator(network: keras.Model, multiple: int = 32) -> keras.Model:
     """Prepares any Keras model of images to images for translation and export.
 
     Args:
@@ -293,10 +304,10 @@ def as_generator(network, multiple: int = 32):
     """
     if hasattr(network, "input_channels") and hasattr(network, "multiple"):
         return network
-    built: dict = network.get_build_config() or {}
+    built: dict[str, Any] = network.get_build_config() or {}
     found = getattr(network, "input_shape", None) or built.get("input_shape")
     shape = tuple(found) if isinstance(found, tuple | list) else ()
-    output: tuple = network.compute_output_shape(shape) if len(shape) == 4 else ()
+    output: tuple[int | None, ...] = network.compute_output_shape(shape) if len(shape) == 4 else ()
     if len(output) != 4 or shape[3] not in (1, 3) or output[3] not in (1, 3):
         raise ValueError(
             f"{type(network).__name__} is not a generator: it must map one batch [n, h, w, 1 or 3] "
@@ -311,7 +322,9 @@ def as_generator(network, multiple: int = 32):
     return network
 
 
-def run_part(network, part, x, training):
+def run_part(
+    network: keras.Model, part: keras.Sequential, x: tf.Tensor, training: bool | None
+) -> tf.Tensor:
     """Computes `part(x)`, with less memory in training if `network.recompute` is set.
 
     Then only x is kept, and everything else is recomputed for the gradients. The recomputed values
@@ -323,7 +336,9 @@ def run_part(network, part, x, training):
     return part(x, training=training)
 
 
-def upsample(filters, upsampling, norm, dtype):
+def upsample(
+    filters: int, upsampling: str, norm: str, dtype: keras.DTypePolicy | str | None
+) -> list[keras.Layer]:
     """Returns layers that double height and width: `[n, h, w, c] -> [n, 2h, 2w, filters]`."""
     if upsampling == "transpose":
         return [
@@ -350,7 +365,7 @@ def upsample(filters, upsampling, norm, dtype):
     raise ValueError(f"upsampling={upsampling!r} is not known: use 'transpose' or 'resize'.")
 
 
-def check_multiple(images, multiple):
+def check_multiple(images: tf.Tensor, multiple: int) -> tf.Tensor:
     """Returns the images `[n, h, w, c]`, after a check that height and width are multiples.
 
     Raises:

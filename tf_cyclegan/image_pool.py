@@ -1,5 +1,7 @@
 """The history of fakes for training the discriminators: section 4 of the paper."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from tf_cyclegan.random_numbers import derive_seed, random_integers, to_unit_interval
@@ -30,7 +32,9 @@ class ImagePool(tf.Module):
         ValueError: the size is below 1, or the shape is not fully known.
     """
 
-    def __init__(self, size, shape, seed, dtype=tf.float32):
+    def __init__(
+        self, size: int, shape: Sequence[int | None], seed: int, dtype: tf.DType = tf.float32
+    ) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"ImagePool(size={size}): use 1 or more, or no pool.")
@@ -44,12 +48,12 @@ class ImagePool(tf.Module):
         self.images = tf.Variable(tf.zeros([size, *shape], dtype), trainable=False)
         self.seen = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-    def draw(self):
+    def draw(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws p in [0, 1) and the index of a stored image."""
         first, second = tf.unstack(random_integers(2, self.seed, self.seen))
         return to_unit_interval(first), second % self.size
 
-    def query(self, images):
+    def query(self, images: tf.Tensor) -> tf.Tensor:
         """Exchanges a batch of new fakes for a batch to train the discriminator on.
 
         Args:
@@ -63,7 +67,7 @@ class ImagePool(tf.Module):
             return tf.map_fn(self._exchange, images, parallel_iterations=1)
         return tf.stack([self._exchange(image) for image in tf.unstack(images)])
 
-    def _exchange(self, image):
+    def _exchange(self, image: tf.Tensor) -> tf.Tensor:
         full = self.seen >= self.size
         p, index = self.draw()
         swap = tf.logical_and(full, p > 0.5)

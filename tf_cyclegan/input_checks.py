@@ -1,9 +1,14 @@
 """Checks of what a user passes to `CycleGAN`: images, data sets, optimizers and callbacks."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import tensorflow as tf
+
+# The shape [n, h, w, c] of a batch of images.
+ImageShape = tuple[int | None, int | None, int | None, int]
 
 NEED_ONE_OPTIMIZER = (  # callbacks that use `model.optimizer`
     keras.callbacks.LearningRateScheduler,
@@ -16,7 +21,7 @@ OUT_OF_RANGE = (
 )
 
 
-def check_images(data):
+def check_images(data: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
     """Returns a batch `(real_a, real_b)` unchanged, with checks of its values in the graph.
 
     Raises:
@@ -40,7 +45,7 @@ def check_images(data):
     return checked
 
 
-def check_optimizers(*optimizers):
+def check_optimizers(*optimizers: keras.optimizers.Optimizer) -> None:
     """Raises a ValueError if two optimizers are one, or if one averages weights to no effect."""
     inner = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in optimizers]
     if inner[0] is inner[1]:
@@ -55,7 +60,7 @@ def check_optimizers(*optimizers):
         )
 
 
-def image_shapes(x, y=None):
+def image_shapes(x: Any, y: Any = None) -> list[ImageShape] | None:
     """Returns the shapes of real_a and real_b in the data passed to `fit`.
 
     Args:
@@ -94,7 +99,7 @@ def image_shapes(x, y=None):
 
 
 @contextmanager
-def clear_errors(callbacks):
+def clear_errors(callbacks: Any) -> Iterator[None]:
     """Rejects callbacks that cannot work, and turns a failed image check into one line."""
     for callback in keras.tree.flatten(callbacks):
         if isinstance(callback, NEED_ONE_OPTIMIZER):

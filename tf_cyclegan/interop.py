@@ -9,12 +9,15 @@ writing the files needs PyTorch: `pip install "tf_cyclegan[torch]"`.
 import os
 import re
 import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import keras
 import numpy as np
 
 from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
+from tf_cyclegan.files import whole_file
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.model_archive import check_finite, load_model, reason, weights_bounded
 
@@ -22,7 +25,7 @@ STALE = ("running_mean", "running_var", "num_batches_tracked")
 MAX_PICKLE = 2**20  # bytes; a tensor takes about 300
 
 
-def load_generator(path):
+def load_generator(path: str | os.PathLike[str]) -> keras.Model:
     """Loads a generator: a `.keras` file, or a `.pth` file of the authors' code.
 
     Args:
@@ -37,7 +40,7 @@ def load_generator(path):
     return _load(path, _generator_of, (PatchDiscriminator, PixelDiscriminator))
 
 
-def load_discriminator(path):
+def load_discriminator(path: str | os.PathLike[str]) -> keras.Model:
     """Loads a discriminator: a `.keras` file, or a `.pth` file of the authors' code.
 
     Args:
@@ -52,7 +55,7 @@ def load_discriminator(path):
     return _load(path, _discriminator_of, (ResNetGenerator, UNetGenerator))
 
 
-def save_torch(network, path):
+def save_torch(network: keras.Model, path: str | os.PathLike[str]) -> None:
     """Writes a network in the format of the authors' code.
 
     Args:
@@ -67,12 +70,11 @@ def save_torch(network, path):
     for name, array in to_state_dict(network).items():
         # torch needs a writable copy in C order
         state[name] = torch.from_numpy(np.array(array, order="C"))
-    part = Path(f"{path}.part")
-    torch.save(state, part)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        torch.save(state, part)
 
 
-def from_state_dict(network, state):
+def from_state_dict(network: keras.Model, state: Mapping[str, np.ndarray]) -> None:
     """Sets the weights of a built network from a PyTorch `state_dict`.
 
     Args:
@@ -103,7 +105,7 @@ def from_state_dict(network, state):
         variable.assign(array)
 
 
-def to_state_dict(network):
+def to_state_dict(network: keras.Model) -> dict[str, np.ndarray]:
     """Returns the weights of a built network by PyTorch's names, in PyTorch's order and layout.
 
     Args:
@@ -128,7 +130,7 @@ def to_state_dict(network):
     return state
 
 
-def torch_layers(network):
+def torch_layers(network: keras.Model) -> list[tuple[keras.Layer, str]]:
     """Returns (layer, name in the authors' code) for each layer that has weights.
 
     Args:
@@ -155,7 +157,7 @@ def torch_layers(network):
     raise ValueError(f"{type(network).__name__} has no counterpart in the authors' code.")
 
 
-def _resnet_layers(network):
+def _resnet_layers(network: ResNetGenerator) -> list[tuple[keras.Layer, str]]:
     pairs = _number(network.encoder.layers, "model", [1, 4, 7])
     convolutions = (1, 6) if network.dropout else (1, 5)
     for i, block in enumerate(network.transformer.layers if network.blocks else []):
@@ -164,9 +166,10 @@ def _resnet_layers(network):
     return pairs + _number(network.decoder.layers, "model", [first, first + 3, first + 7])
 
 
-def _unet_layers(network):
+def _unet_layers(network: UNetGenerator) -> list[tuple[keras.Layer, str]]:
     # In the authors' U-Net, each level contains the next one between its two halves.
-    downs, ups = [], []
+    downs: list[tuple[keras.Layer, str]] = []
+    ups: list[tuple[keras.Layer, str]] = []
     prefix = "model"
     last = network.depth - 1
     for level, (down, up) in enumerate(zip(network.down_blocks, network.up_blocks, strict=True)):
@@ -177,7 +180,9 @@ def _unet_layers(network):
     return downs + ups
 
 
-def _number(layers, prefix, numbers):
+def _number(
+    layers: Sequence[keras.Layer], prefix: str, numbers: Iterable[int]
+) -> list[tuple[keras.Layer, str]]:
     """Names convolutions by `numbers`, and each batch norm by the number after its convolution."""
     pairs, numbers, number = [], iter(numbers), 0
     for layer in layers:
@@ -189,7 +194,9 @@ def _number(layers, prefix, numbers):
     return pairs
 
 
-def _torch_weights(layer):
+def _torch_weights(
+    layer: keras.Layer,
+) -> list[tuple[keras.Variable, str, tuple[int, ...] | None]]:
     """Returns (variable, PyTorch's suffix, permutation of axes from PyTorch to Keras) triples."""
     if isinstance(layer, keras.layers.BatchNormalization):
         return [
@@ -203,7 +210,11 @@ def _torch_weights(layer):
     return weights + ([(layer.bias, "bias", None)] if layer.use_bias else [])
 
 
-def _load(path, recognise, strangers):
+def _load(
+    path: str | os.PathLike[str],
+    recognise: Callable[[dict[str, np.ndarray]], tuple[keras.Model, int]],
+    strangers: tuple[type, ...],
+) -> keras.Model:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist: give a .keras file or a .pth file.")
@@ -228,14 +239,14 @@ def _load(path, recognise, strangers):
     return network
 
 
-def _read_keras(path):
+def _read_keras(path: Path) -> keras.Model:
     try:
         return load_model(path)
     except Exception as error:  # Keras raises many kinds of errors for invalid files
         raise ValueError(f"{path} cannot be read as a Keras model: {reason(error)}") from None
 
 
-def _read_state(path):
+def _read_state(path: Path) -> dict[str, np.ndarray]:
     torch = _torch()
     try:
         _check_archive(path)
@@ -262,7 +273,7 @@ def _read_state(path):
     return {k.removeprefix("module."): v.detach().float().numpy() for k, v in state.items()}
 
 
-def _check_archive(path):
+def _check_archive(path: Path) -> None:
     """Raises a ValueError if a zip archive is compressed, or has oversized members or pickles."""
     with open(path, "rb") as file:
         if file.read(4) != b"PK\3\4":  # torch's own test; PyTorch before 1.6 wrote another format
@@ -274,7 +285,7 @@ def _check_archive(path):
                 raise ValueError(member.filename)
 
 
-def _generator_of(state):
+def _generator_of(state: dict[str, np.ndarray]) -> tuple[keras.Model, int]:
     """Returns an unbuilt generator that fits the state_dict, and the channels of its input."""
     kernels = _kernel_shapes(state)
     if "model.1.weight" in kernels and "model.4.weight" in kernels:
@@ -303,7 +314,7 @@ def _generator_of(state):
     raise ValueError("its tensor names match no generator of the authors' code.")
 
 
-def _discriminator_of(state):
+def _discriminator_of(state: dict[str, np.ndarray]) -> tuple[keras.Model, int]:
     """Returns an unbuilt discriminator that fits the state_dict, and the channels of its input."""
     kernels = _kernel_shapes(state)
     if "net.0.weight" in kernels:
@@ -316,19 +327,19 @@ def _discriminator_of(state):
     raise ValueError("its tensor names match no discriminator of the authors' code.")
 
 
-def _kernel_shapes(state):
+def _kernel_shapes(state: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of convolution kernels by name; batch norm weights have one axis."""
     return {name: array.shape for name, array in state.items() if array.ndim == 4}
 
 
-def _norm_of(state, hidden):
+def _norm_of(state: dict[str, np.ndarray], hidden: str) -> str:
     """Returns the norm: "batch" has weights, and before "instance" a hidden layer has a bias."""
     if any(name.endswith(".weight") and array.ndim == 1 for name, array in state.items()):
         return "batch"
     return "instance" if f"{hidden}.bias" in state else "none"
 
 
-def _torch():
+def _torch() -> ModuleType:
     try:
         import torch
     except ImportError:

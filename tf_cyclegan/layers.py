@@ -1,5 +1,8 @@
 """The layers that CycleGAN needs and Keras lacks, all for NHWC tensors."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -43,19 +46,19 @@ class InstanceNormalization(keras.layers.Layer):
 
     def __init__(
         self,
-        groups=-1,
-        axis=-1,
-        epsilon=1e-5,
-        center=True,
-        scale=True,
-        beta_initializer="zeros",
-        gamma_initializer="ones",
-        beta_regularizer=None,
-        gamma_regularizer=None,
-        beta_constraint=None,
-        gamma_constraint=None,
-        **kwargs,
-    ):
+        groups: int = -1,
+        axis: int = -1,
+        epsilon: float = 1e-5,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: str | keras.initializers.Initializer = "zeros",
+        gamma_initializer: str | keras.initializers.Initializer = "ones",
+        beta_regularizer: str | keras.regularizers.Regularizer | None = None,
+        gamma_regularizer: str | keras.regularizers.Regularizer | None = None,
+        beta_constraint: str | keras.constraints.Constraint | None = None,
+        gamma_constraint: str | keras.constraints.Constraint | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if axis == 0:
             raise ValueError("InstanceNormalization: axis 0 is the batch; pass the channel axis.")
@@ -72,7 +75,7 @@ class InstanceNormalization(keras.layers.Layer):
         self.gamma_constraint = keras.constraints.get(gamma_constraint)
         self.supports_masking = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         if len(input_shape) < 3:
             raise ValueError(
                 f"InstanceNormalization needs [batch, ..., channels] of rank 3 or more, "
@@ -103,7 +106,7 @@ class InstanceNormalization(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         rank = len(inputs.shape)
         spatial_axes = [i for i in range(1, rank) if i != self.axis % rank]
         if training:
@@ -118,7 +121,7 @@ class InstanceNormalization(keras.layers.Layer):
             y = centred * tf.math.rsqrt(variance + self.epsilon)
         return tf.cast(self._affine(y), inputs.dtype)
 
-    def normalize(self, inputs, mean, variance):
+    def normalize(self, inputs: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
         """Normalizes a part of an image with the mean and variance of the whole image.
 
         Args:
@@ -128,7 +131,7 @@ class InstanceNormalization(keras.layers.Layer):
         y = (widened(inputs) - mean) * tf.math.rsqrt(variance + self.epsilon)
         return tf.cast(self._affine(y), inputs.dtype)
 
-    def _affine(self, y):
+    def _affine(self, y: tf.Tensor) -> tf.Tensor:
         if self.scale or self.center:
             y = widened(y)
         if self.scale:
@@ -137,15 +140,15 @@ class InstanceNormalization(keras.layers.Layer):
             y += self._by_channel(self.beta, y)
         return y
 
-    def _by_channel(self, weight, x):
+    def _by_channel(self, weight: keras.Variable, x: tf.Tensor) -> tf.Tensor:
         shape = [1] * len(x.shape)
         shape[self.axis] = x.shape[self.axis]
         return tf.reshape(tf.cast(weight, x.dtype), shape)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "axis": self.axis,
@@ -181,11 +184,11 @@ class ReflectionPadding2D(keras.layers.Layer):
         ValueError: height or width is known and not greater than `padding`.
     """
 
-    def __init__(self, padding=1, **kwargs):
+    def __init__(self, padding: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.padding = padding
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         p = self.padding
         for size in inputs.shape[1:3]:
             if size is not None and size <= p:
@@ -195,12 +198,12 @@ class ReflectionPadding2D(keras.layers.Layer):
                 )
         return tf.pad(inputs, [[0, 0], [p, p], [p, p], [0, 0]], mode="REFLECT")
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[Any, ...]:
         n, h, w, c = input_shape
         p = 2 * self.padding
         return (n, None if h is None else h + p, None if w is None else w + p, c)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "padding": self.padding}
 
 
@@ -212,13 +215,13 @@ class CropTopLeft(keras.layers.Layer):
     output_padding=1` keeps rows 1 to 2n, but Keras' "same" keeps rows 0 to 2n - 1.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         # Not inputs[:, 1:, 1:]: its gradient is single-threaded and takes 5 % of a step on a CPU.
         # Known sizes are explicit, since XNNPACK does not support -1 for "the rest".
         n, h, w, c = inputs.shape
         return tf.slice(inputs, [0, 1, 1, 0], [n or -1, h - 1 if h else -1, w - 1 if w else -1, c])
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         n, h, w, c = input_shape
         return (n, h and h - 1, w and w - 1, c)
 
@@ -242,7 +245,9 @@ class ResidualBlock(keras.layers.Layer):
         A tensor of the inputs' shape.
     """
 
-    def __init__(self, filters, norm="instance", dropout=0.0, **kwargs):
+    def __init__(
+        self, filters: int, norm: str = "instance", dropout: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.filters = filters
         self.norm = norm
@@ -261,17 +266,17 @@ class ResidualBlock(keras.layers.Layer):
             ]
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.body.build(input_shape)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return inputs + self.body(inputs, training=training)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "filters": self.filters,
@@ -287,7 +292,7 @@ class Conv2D(keras.layers.Conv2D):
     It keeps the name of Keras' layer because weights files identify layers by it.
     """
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if not (training and winograd.is_faster(self, inputs)):
             return super().call(inputs)
         outputs = winograd.convolution_3x3(inputs, tf.convert_to_tensor(self.kernel))
@@ -302,22 +307,29 @@ class ReLU(keras.layers.ReLU):
     of the output, so this saves a sixth of the memory of a step.
     """
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return relu_by_input(inputs) if training else super().call(inputs)
 
 
 @tf.custom_gradient
-def relu_by_input(x):
+def relu_by_input(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """Computes `max(x, 0)` with a gradient that needs only x."""
     return tf.nn.relu(x), lambda dy: tf.raw_ops.ReluGrad(gradients=dy, features=x)
 
 
-def initializer():
+def initializer() -> keras.initializers.Initializer:
     """Returns N(0, 0.02), not truncated: section 7.1 and the authors' `init_weights`."""
     return keras.initializers.RandomNormal(stddev=0.02)
 
 
-def convolution(filters, size, strides=1, norm="none", use_bias=None, dtype=None):
+def convolution(
+    filters: int,
+    size: int,
+    strides: int = 1,
+    norm: str = "none",
+    use_bias: bool | None = None,
+    dtype: keras.DTypePolicy | str | None = None,
+) -> Conv2D:
     """Returns an unpadded convolution with the authors' initializer and rule for biases.
 
     Args:
@@ -338,7 +350,7 @@ def convolution(filters, size, strides=1, norm="none", use_bias=None, dtype=None
     )
 
 
-def normalization(norm, dtype=None):
+def normalization(norm: str, dtype: keras.DTypePolicy | str | None = None) -> list[keras.Layer]:
     """Returns the norm layers that follow a convolution: a list of one or none.
 
     Args:
@@ -365,7 +377,7 @@ def normalization(norm, dtype=None):
     raise ValueError(f"norm={norm!r} is not known: use 'instance', 'batch' or 'none'.")
 
 
-def check_nhwc(shape, channels):
+def check_nhwc(shape: Sequence[int | None], channels: int | None) -> None:
     """Raises a ValueError if the shape of images is not `[n, height, width, channels]`."""
     if len(shape) != 4 or shape[-1] not in (None, channels):
         raise ValueError(
@@ -374,7 +386,7 @@ def check_nhwc(shape, channels):
         )
 
 
-def check_positive(**values):
+def check_positive(**values: int) -> None:
     """Raises a ValueError that names the first of the values that is less than 1."""
     for name, value in values.items():
         if value < 1:

@@ -4,17 +4,19 @@ Logits are `[n, h, w, 1]` or of any other shape that begins with n; images are `
 [-1, 1]. Every function returns `[n]`: `CycleGAN.train_step` takes the mean over batch and replicas.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 ADVERSARIAL = ("lsgan", "bce", "hinge", "wgan-gp")
 
 
-def per_example_mean(values):
+def per_example_mean(values: tf.Tensor) -> tf.Tensor:
     """Computes the mean over all axes but the first: `[n, ...] -> [n]`."""
     return tf.reduce_mean(values, axis=list(range(1, len(values.shape))))
 
 
-def generator_loss(adversarial, fake_logits):
+def generator_loss(adversarial: str, fake_logits: tf.Tensor) -> tf.Tensor:
     """Computes the adversarial loss of a generator.
 
     With d the logits of the fakes, and m(.) the mean over the patches of an example:
@@ -45,7 +47,9 @@ def generator_loss(adversarial, fake_logits):
     raise unknown_adversarial(adversarial)
 
 
-def discriminator_loss(adversarial, real_logits, fake_logits):
+def discriminator_loss(
+    adversarial: str, real_logits: tf.Tensor, fake_logits: tf.Tensor
+) -> tf.Tensor:
     """Computes the loss of a discriminator for real images and fakes.
 
     With r and d the logits of real images and of fakes:
@@ -80,7 +84,13 @@ def discriminator_loss(adversarial, real_logits, fake_logits):
     raise unknown_adversarial(adversarial)
 
 
-def gradient_penalty(discriminator, real, fake, mix, scale=1.0):
+def gradient_penalty(
+    discriminator: Callable[..., tf.Tensor],
+    real: tf.Tensor,
+    fake: tf.Tensor,
+    mix: tf.Tensor,
+    scale: float | tf.Tensor = 1.0,
+) -> tf.Tensor:
     """Computes `(|grad_x m(D(x))|_2 - 1)^2` at `x = mix * real + (1 - mix) * fake`.
 
     Gulrajani et al. 2017, arXiv:1704.00028, equation 3, without the factor of 10. The gradient is
@@ -109,7 +119,7 @@ def gradient_penalty(discriminator, real, fake, mix, scale=1.0):
     return tf.square(norm - 1.0)
 
 
-def cycle_loss(real, cycled):
+def cycle_loss(real: tf.Tensor, cycled: tf.Tensor) -> tf.Tensor:
     """Computes `|cycled - real|_1` as a mean over pixels and channels: section 3.2, equation 2.
 
     Args:
@@ -122,7 +132,7 @@ def cycle_loss(real, cycled):
     return per_example_mean(tf.abs(cycled - real))
 
 
-def identity_loss(real, same):
+def identity_loss(real: tf.Tensor, same: tf.Tensor) -> tf.Tensor:
     """Computes `|G(real) - real|_1` for images of the output domain of G: section 5.2.
 
     Args:
@@ -135,7 +145,7 @@ def identity_loss(real, same):
     return per_example_mean(tf.abs(same - real))
 
 
-def paired_loss(truth, fake):
+def paired_loss(truth: tf.Tensor, fake: tf.Tensor) -> tf.Tensor:
     """Computes `|fake - truth|_1` for paired images: pix2pix (Isola et al. 2017, equation 3).
 
     Args:
@@ -148,6 +158,6 @@ def paired_loss(truth, fake):
     return per_example_mean(tf.abs(fake - truth))
 
 
-def unknown_adversarial(adversarial):
+def unknown_adversarial(adversarial: str) -> ValueError:
     """Returns the error for a name that is not in `ADVERSARIAL`."""
     return ValueError(f"adversarial={adversarial!r} is not known: use one of {ADVERSARIAL}.")

@@ -14,7 +14,7 @@ def derive_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
-def random_integers(count, seed, place):
+def random_integers(count: int | tf.Tensor, seed: int, place: tf.Tensor | tf.Variable) -> tf.Tensor:
     """Draws random integers.
 
     Args:
@@ -29,6 +29,6 @@ def random_integers(count, seed, place):
     return tf.random.stateless_uniform([count], key, maxval=1 << 24, dtype=tf.int32)
 
 
-def to_unit_interval(whole):
+def to_unit_interval(whole: tf.Tensor) -> tf.Tensor:
     """Maps int32 in [0, 2^24) to float32 in [0, 1), without rounding."""
     return tf.cast(whole, tf.float32) / (1 << 24)

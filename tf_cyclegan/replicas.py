@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def global_mean(per_example):
+def global_mean(per_example: tf.Tensor) -> tf.Tensor:
     """Returns what the values `[n]` of one replica add to the mean over the global batch.
 
     Optimizers sum gradients over replicas. Dividing here, and nowhere else, makes that a mean.
@@ -11,7 +11,7 @@ def global_mean(per_example):
     return tf.reduce_mean(per_example) / tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def share_overflow(gradients):
+def share_overflow(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
     """Makes all gradients NaN if any replica has a gradient that is not finite.
 
     Keras' LossScaleOptimizer checks only the first replica, before it sums the gradients: an
@@ -25,18 +25,18 @@ def share_overflow(gradients):
     return [tf.where(bad > 0, tf.constant(float("nan"), g.dtype), g) for g in gradients]
 
 
-def replica_id():
+def replica_id() -> int:
     """Returns the number of this replica as an int: each replica is traced separately."""
     return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
 
 
-def worker_number(strategy) -> int:
+def worker_number(strategy: tf.distribute.Strategy) -> int:
     """Returns the number of this process in its cluster, 0 for the chief or without a cluster."""
     cluster = strategy.cluster_resolver
     return cluster.task_id or 0 if cluster else 0
 
 
-def worker_count(strategy) -> int:
+def worker_count(strategy: tf.distribute.Strategy) -> int:
     """Returns the number of processes in the cluster, 1 without a cluster."""
     cluster = strategy.cluster_resolver
     return max(cluster.cluster_spec().num_tasks("worker"), 1) if cluster else 1

@@ -1,5 +1,7 @@
 """The learning rate schedule of a training run."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -28,7 +30,7 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         ValueError: an argument is negative, or `steps_per_epoch` is 0.
     """
 
-    def __init__(self, rate, epochs, decay_epochs, steps_per_epoch):
+    def __init__(self, rate: float, epochs: int, decay_epochs: int, steps_per_epoch: int) -> None:
         if min(rate, epochs, decay_epochs) < 0 or steps_per_epoch < 1:
             raise ValueError(
                 f"LinearDecay({rate}, {epochs}, {decay_epochs}, {steps_per_epoch}): use a rate and "
@@ -39,13 +41,13 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.decay_epochs = decay_epochs
         self.steps_per_epoch = steps_per_epoch
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor | tf.Variable) -> tf.Tensor:
         # Integers, since float32 cannot count the steps of a long training run.
         epoch = tf.cast(step, tf.int64) // self.steps_per_epoch + 1
         late = tf.cast(tf.maximum(epoch - self.epochs, 0), tf.float32)
         return tf.maximum(self.rate * (1.0 - late / (self.decay_epochs + 1)), 0.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "rate": self.rate,
             "epochs": self.epochs,

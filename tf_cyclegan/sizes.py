@@ -3,7 +3,9 @@
 import tensorflow as tf
 
 
-def checked_when_run(images, complaint, multiple=1, smallest=1):
+def checked_when_run(
+    images: tf.Tensor, complaint: str, multiple: int = 1, smallest: int = 1
+) -> tf.Tensor:
     """Returns the images, after a check of height and width when the graph runs.
 
     A graph of unknown height and width comes from Keras' `predict` once it has seen two sizes, from

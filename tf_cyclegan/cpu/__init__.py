@@ -21,8 +21,8 @@ def enabled() -> bool:
 def disabled() -> Iterator[None]:
     """Switches them off inside a `with` block, for a graph that will run on another device."""
     global _switched_on
-    _switched_on = False
+    before, _switched_on = _switched_on, False
     try:
         yield
     finally:
-        _switched_on = True
+        _switched_on = before

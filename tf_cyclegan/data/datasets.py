@@ -174,7 +174,7 @@ def _resized(found: ImageSet, size: int, crop: int, channels: int, cache: str) -
 
 
 def _epoch(found: ResizedImages, channels: int, flip: bool, seed: int) -> tf.data.Dataset:
-    def image(index, draw):
+    def image(index: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
         pixels = tf.numpy_function(found.__getitem__, [index], tf.uint8, stateful=False)
         pixels = tf.ensure_shape(pixels, (None, None, channels))
         pixels = augment(pixels, found.crop, flip, tf.stack([draw, seed]))

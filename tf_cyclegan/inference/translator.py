@@ -1,9 +1,11 @@
 """Translates images of any size to images of the same size."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
@@ -26,7 +28,7 @@ SMALLEST = 8  # side in pixels that reflection padding in the residual blocks ne
 
 
 def load_translator(
-    run_dir_or_file, direction: str = "a2b", multiple: int = 32
+    run_dir_or_file: str | os.PathLike[str], direction: str = "a2b", multiple: int = 32
 ) -> Callable[[Any], np.ndarray]:
     """Loads a trained generator as a function of one image of any size.
 
@@ -48,7 +50,9 @@ def load_translator(
     return translator(find_generator(run_dir_or_file, direction, multiple))
 
 
-def find_generator(run_dir_or_file, direction: str, multiple: int = 32):
+def find_generator(
+    run_dir_or_file: str | os.PathLike[str], direction: str, multiple: int = 32
+) -> keras.Model:
     """Loads a generator from a run folder, a saved `CycleGAN`, or a file of its own.
 
     Args:
@@ -79,7 +83,7 @@ def find_generator(run_dir_or_file, direction: str, multiple: int = 32):
         raise ValueError(f"{path} contains no generator: {error}") from None
 
 
-def translator(generator) -> Callable[[Any], np.ndarray]:
+def translator(generator: keras.Model) -> Callable[[Any], np.ndarray]:
     """Returns a function that translates an image of any size into one of the same size.
 
     The image is padded by mirroring, at its right and lower border, to the next size that the
@@ -96,11 +100,11 @@ def translator(generator) -> Callable[[Any], np.ndarray]:
     generator = as_generator(generator)
     multiple, channels = generator.multiple, generator.input_channels
     run = tf.function(
-        lambda image: generator(image, training=False),
+        lambda image: tf.cast(generator(image, training=False), tf.float32),
         input_signature=[tf.TensorSpec([1, None, None, channels])],
     )
 
-    def translate(pixels):
+    def translate(pixels: Any) -> np.ndarray:
         pixels = to_image(pixels)
         height, width = pixels.shape[:2]
         pixels = to_channels(pixels, channels)
@@ -153,7 +157,7 @@ def to_image(image: Any) -> np.ndarray:
     return _on_white(Image.fromarray(array)) if array.shape[2] == 4 else array
 
 
-def _on_white(image):
+def _on_white(image: Image.Image) -> np.ndarray:
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return np.asarray(Image.alpha_composite(white, image).convert("RGB"))
@@ -165,9 +169,9 @@ def padded(side: int, multiple: int) -> int:
 
 
 def find_images(
-    inputs,
+    inputs: Iterable[str | os.PathLike[str]],
     direction: str,
-    output=None,
+    output: str | os.PathLike[str] | None = None,
     max_pixels: int = MAX_PIXELS,
     recursive: bool = False,
 ) -> ImageSet:

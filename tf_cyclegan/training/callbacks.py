@@ -5,9 +5,10 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from types import FrameType
+from typing import Any, TextIO
 
 import keras
 import numpy as np
@@ -30,7 +31,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
             is older.
     """
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         for name, value in logs.items():
             if not math.isfinite(value):
                 raise FloatingPointError(
@@ -50,7 +51,7 @@ class LossLog(keras.callbacks.Callback):
             first step. A losses.csv that cannot be read is renamed.
     """
 
-    def __init__(self, run_dir: Path, step: int):
+    def __init__(self, run_dir: str | os.PathLike[str], step: int) -> None:
         super().__init__()
         self.path = Path(run_dir) / "losses.csv"
         self.plot_path = Path(run_dir) / "losses.png"
@@ -59,7 +60,7 @@ class LossLog(keras.callbacks.Callback):
         self.curves: Curves | None = None
         self.file: TextIO | None = None
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         step = self.model.steps_done
         if self.curves is None:
             self.curves = _continue(self.path, self.step, ["step", *logs])
@@ -74,12 +75,12 @@ class LossLog(keras.callbacks.Callback):
                 for name, value in logs.items():
                     tf.summary.scalar(name, value)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.board.flush()
         if self.curves:
             plot_losses(self.curves, self.plot_path)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
         if self.file:
             self.file.close()
             self.file = None
@@ -95,12 +96,12 @@ class Curves:
         points: for each span the number of its steps, its last step, and the sums `[losses]`.
     """
 
-    def __init__(self, names: list[str]):
+    def __init__(self, names: list[str]) -> None:
         self.names = names
         self.span = 1  # steps in a complete span
         self.points: list[tuple[int, int, np.ndarray]] = []
 
-    def add(self, step: int, values: list[float]):
+    def add(self, step: int, values: list[float]) -> None:
         """Adds the losses of a step, in the order of the names."""
         if not self.points or self.points[-1][0] == self.span:
             if len(self.points) == CURVE_POINTS:  # all complete: merge pairs of spans
@@ -112,7 +113,7 @@ class Curves:
         self.points[-1] = (count + 1, step, sums + values)
 
 
-def read_losses(path) -> list[dict[str, float]]:
+def read_losses(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     """Returns the rows of a losses.csv, without an incomplete last row of a killed process.
 
     Raises:
@@ -227,7 +228,13 @@ class SampleGrid(keras.callbacks.Callback):
 
     COUNT = 4  # images of each domain that are taken from a dataset
 
-    def __init__(self, folder, images=None, every: int = 500, logs=None):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        images: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
+        every: int = 500,
+        logs: str | os.PathLike[str] | None = None,
+    ) -> None:
         super().__init__()
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +243,7 @@ class SampleGrid(keras.callbacks.Callback):
         self.images_b: list[np.ndarray] = list(images[1]) if images else []
         self.every = every
 
-    def take_images(self, data):
+    def take_images(self, data: Any) -> None:
         """Keeps the first images of a dataset of `(real_a, real_b)`. Called by `CycleGAN.fit`."""
         if not self.images_a and isinstance(data, tf.data.Dataset):
             batches = list(data.unbatch().take(self.COUNT).as_numpy_iterator())
@@ -244,7 +251,7 @@ class SampleGrid(keras.callbacks.Callback):
                 [to_uint8(image) for image in part] for part in zip(*batches, strict=True)
             )
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if self.every and self.model.steps_done % self.every == 0:
             self.draw()
 
@@ -259,7 +266,7 @@ class SampleGrid(keras.callbacks.Callback):
                 "SampleGrid has no images: pass `images`, or train on a tf.data.Dataset."
             )
         step = self.model.steps_done
-        columns: dict[str, list] = {name: [] for name in COLUMNS}
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
         for a, b in zip(self.images_a, self.images_b, strict=True):
             for name, image in both_ways(self.model, a, b).items():
                 columns[name].append(image)
@@ -275,7 +282,7 @@ class SampleGrid(keras.callbacks.Callback):
         return path
 
 
-def both_ways(model, real_a, real_b) -> dict[str, np.ndarray]:
+def both_ways(model: keras.Model, real_a: np.ndarray, real_b: np.ndarray) -> dict[str, np.ndarray]:
     """Returns two images, uint8 `[h, w, c]`, and all their translations, by column name."""
     a, b = to_float(real_a)[np.newaxis], to_float(real_b)[np.newaxis]
     fake_b, fake_a = model.a2b(a), model.b2a(b)
@@ -298,22 +305,22 @@ class StopSignals:
         number: number of the signal, or 0 if there was none.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.number = 0
-        self.before = {}
+        self.before: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "StopSignals":
         for name in ("SIGTERM", "SIGINT", "SIGHUP"):  # Windows has no SIGHUP
             number = getattr(signal, name, None)
             if number and signal.getsignal(number) is not signal.SIG_IGN:
                 self.before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         signal.signal(number, signal.SIG_DFL)
 
@@ -328,7 +335,7 @@ class Checkpoints(keras.callbacks.Callback):
         minutes: minutes between checkpoints, 0 to ignore time.
     """
 
-    def __init__(self, run: RunFolder, stop: StopSignals, every: int, minutes: float):
+    def __init__(self, run: RunFolder, stop: StopSignals, every: int, minutes: float) -> None:
         super().__init__()
         self.run = run
         self.stop = stop
@@ -336,7 +343,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.minutes = minutes
         self.last = time.monotonic()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         by_steps = self.every and self.model.steps_done % self.every == 0
         by_time = self.minutes and time.monotonic() - self.last > 60 * self.minutes
         if by_steps or by_time:

@@ -171,7 +171,7 @@ class Config(
 ):
     """All settings of a training run. The defaults are those of the paper."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("data_dir", "data_a", "data_b", "run_dir"):
             if path := getattr(self, name):
                 object.__setattr__(self, name, os.path.expanduser(path))
