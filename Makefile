@@ -4,6 +4,7 @@
 # make check: lint, types and the quick unit tests, in about two minutes.
 # make test: lint, types and the whole test suite.
 # make docs: the documentation site, in site/.
+# make floors: the tests of a plain installation, with the oldest versions that setup.cfg allows.
 # make torture: kills, hostile files and full disks, over and over; about half an hour.
 # demo needs nothing but Python and make. The others also use npm, Java and chromium: tests without
 # them are skipped, with the reason.
@@ -14,7 +15,7 @@ PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10; do $$p -c '' 2>/dev/nul
 # TensorFlow logs its failed optimisations and absent GPUs as errors; real ones reach Python anyway.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo export web check test docs torture lint venv tested addons clean
+.PHONY: demo export web check test docs torture floors lint venv tested addons clean
 
 demo: venv
 	.venv/bin/python scripts/train.py --preset=demo --run_dir=runs/demo
@@ -78,6 +79,18 @@ tested: .venv/tested
 	.venv/bin/pip install --quiet --no-deps clean-fid==0.1.35
 	touch $@
 
+# The tests of what a plain installation does, with the oldest versions that setup.cfg allows.
+FLOORS = config losses schedules layers generators discriminators image_pool image_files folders \
+	synthetic data cyclegan train translate evaluation
+
+floors: .venv-floors/installed
+	.venv-floors/bin/python -m pytest -q $(FLOORS:%=tests/test_%.py)
+
+.venv-floors/installed: setup.cfg tests/floors.txt
+	$(PYTHON) -m venv .venv-floors
+	.venv-floors/bin/pip install --quiet --constraint tests/floors.txt --editable . "pytest>=8"
+	touch $@
+
 ifneq ($(PYTHON_ADDONS),)
 addons: .venv-addons/installed
 endif
@@ -88,4 +101,4 @@ endif
 	touch $@
 
 clean:
-	rm -rf .venv .venv-addons
+	rm -rf .venv .venv-addons .venv-floors

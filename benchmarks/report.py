@@ -3,13 +3,14 @@
 import dataclasses
 import importlib.util
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import measure
 import work
+
+from tf_cyclegan.files import write_text
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,5 @@ def write_json(options, result):
     settings = dataclasses.asdict(options)
     path = settings.pop("json")
     text = json.dumps({"settings": settings} | result, indent=2, allow_nan=False) + "\n"
-    part = Path(f"{path}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, text)
     print(f"written to {path}")

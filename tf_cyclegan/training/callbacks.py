@@ -17,6 +17,7 @@ from matplotlib.figure import Figure  # not pyplot, whose global state a noteboo
 
 from tf_cyclegan.data.image_files import to_float, to_uint8, write_image
 from tf_cyclegan.evaluation.contact_sheets import COLUMNS, contact_sheet
+from tf_cyclegan.files import whole_file
 from tf_cyclegan.training.run_folder import RunFolder
 
 BOARD_EVERY = 10  # steps between scalars in TensorBoard; the CSV has every step
@@ -150,9 +151,9 @@ def _continue(path: Path, step: int, names: list[str]) -> Curves:
     Returns:
         The curves up to `step`.
     """
-    part = path.with_suffix(".part")
     try:
-        curves = _copy_rows(path, part, step, names)
+        with whole_file(path) as part:
+            return _copy_rows(path, part, step, names)
     except ValueError as error:  # or a UnicodeDecodeError, its subclass
         others = (path.with_name(f"losses.unreadable{i}.csv") for i in itertools.count(1))
         aside = next(other for other in others if not other.exists())
@@ -162,9 +163,8 @@ def _continue(path: Path, step: int, names: list[str]) -> Curves:
             f"{aside.name}, and a new file begins after step {step}.",
             flush=True,
         )
-        curves = _copy_rows(path, part, step, names)
-    os.replace(part, path)
-    return curves
+    with whole_file(path) as part:
+        return _copy_rows(path, part, step, names)
 
 
 def _copy_rows(path: Path, part: Path, step: int, names: list[str]) -> Curves:
@@ -203,9 +203,8 @@ def plot_losses(curves: Curves, path: Path) -> Figure:
     scale = "log" if (means[:, shown] > 0).all() else "linear"
     axes.set(xlabel="step", ylabel="loss, weighted", yscale=scale)
     axes.legend(ncols=2)
-    part = path.with_suffix(".part.png")
-    figure.savefig(part, dpi=100)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=100)
     return figure
 
 
