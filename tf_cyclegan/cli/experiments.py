@@ -148,8 +148,8 @@ def measured(flags: str, seed: int, options: Options) -> dict:
         call("evaluate", ours[0], *theirs)
     scores = json.loads((folder / "evaluation.json").read_text())
     rows = read_losses(run / "losses.csv")
-    for direction, judge in (("a2b", "d_b"), ("b2a", "d_a")):
-        losses = [row[judge] for row in rows if judge in row]
+    for direction, discriminator in (("a2b", "d_b"), ("b2a", "d_a")):
+        losses = [row[discriminator] for row in rows if discriminator in row]
         scores[direction]["d_spread"] = late_spread(losses)
     return scores
 

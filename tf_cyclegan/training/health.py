@@ -13,7 +13,7 @@ CHANCE = {"lsgan": 0.25, "bce": math.log(2), "hinge": 2.0}
 SATURATED = 0.02  # share of that loss below which the generator hardly learns
 
 
-class Watch(keras.callbacks.Callback):
+class HealthWarnings(keras.callbacks.Callback):
     """Warns of mode collapse and of saturated discriminators at the end of epochs.
 
     The check for collapse compares a few translations, scaled to 8x8 pixels, and takes about a

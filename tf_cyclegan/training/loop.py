@@ -17,7 +17,7 @@ from tf_cyclegan.training.callbacks import (
 )
 from tf_cyclegan.training.config import Config
 from tf_cyclegan.training.factory import describe_devices, make_cyclegan, make_strategy
-from tf_cyclegan.training.health import Watch
+from tf_cyclegan.training.health import HealthWarnings
 from tf_cyclegan.training.run_folder import RunFolder
 
 
@@ -59,8 +59,8 @@ def train(config: Config) -> int:
             )
             samples.set_model(model)  # for draw() below, since fit may have no step left to run
             images_a, images_b = data.examples(sets, 16)
-            watch = Watch(images_a, images_b, config.watch_every)
-            callbacks[1:1] = [LossLog(run.path, step), samples, watch]
+            health = HealthWarnings(images_a, images_b, config.watch_every)
+            callbacks[1:1] = [LossLog(run.path, step), samples, health]
         while step < total and not stop.number:
             epoch, done = divmod(step, data.steps_per_epoch)
             steps = min(data.steps_per_epoch - done, total - step)

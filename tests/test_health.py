@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tf_cyclegan.data.synthetic import landscape
-from tf_cyclegan.training.health import CHANCE, Watch
+from tf_cyclegan.training.health import CHANCE, HealthWarnings
 
 PICTURES = [[landscape(i, season, 16, 16, 0) for i in range(8)] for season in ("summer", "winter")]
 
@@ -21,7 +21,7 @@ def collapsed(image, training):
 
 
 def watch(a2b=healthy, b2a=healthy, adversarial="lsgan", every=1):
-    callback = Watch(*PICTURES, every)
+    callback = HealthWarnings(*PICTURES, every)
     callback.set_model(SimpleNamespace(a2b=a2b, b2a=b2a, adversarial=adversarial))
     return callback
 
@@ -41,7 +41,7 @@ def test_a_collapse_is_named(name, capsys):
 
 @pytest.mark.parametrize("images", [PICTURES[0][:5], [PICTURES[0][0]] * 8])
 def test_images_that_tell_nothing_end_no_training(images):
-    callback = Watch(images, images)
+    callback = HealthWarnings(images, images)
     callback.set_model(SimpleNamespace(a2b=collapsed, b2a=collapsed, adversarial="lsgan"))
     assert callback.warnings({}) == []
 
