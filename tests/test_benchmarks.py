@@ -109,8 +109,6 @@ def test_memory_of_each(runs):
         assert 1e8 < result[label]["built_bytes"] <= result[label]["peak_bytes"] < 4e9
     ratio = result["float32"]["peak_bytes"] / result["peer"]["peak_bytes"]
     assert result["float32"]["ratio_to_peer"] == pytest.approx(ratio)
-    price = result["float32, recomputed"]["seconds_to_plain"]
-    assert 0 < price["min"] == price["median"] == price["max"]  # of one round
 
 
 def test_growth_along_an_axis(runs):
@@ -182,7 +180,7 @@ def test_the_papers_networks_take_what_is_published():
 
 def test_a_steps_multiply_adds_are_those_of_its_graph():
     size = (24, 28, 3)
-    config = Config(crop_size=24, filters=2, blocks=2, d_filters=3)
+    config = Config(crop_size=24, filters=2, blocks=1, d_filters=3)
     strategy = make_strategy("one")
     model = make_cyclegan(config, strategy, size, size, steps_per_epoch=10)
     step = tf.function(lambda *batch: strategy.run(model.train_step, args=(batch,)))

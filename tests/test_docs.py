@@ -25,11 +25,11 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 # Images and networks so small that a training run takes seconds.
-TINY = """--load_size=20 --crop_size=16 --filters=2 --blocks=1 --d_filters=2 --d_layers=1
+TINY = """--load_size=20 --crop_size=16 --filters=2 --blocks=0 --d_filters=2 --d_layers=1
     --max_steps=2 --save_every=0""".split()
 SHRINK = {
     "size=286, crop=256": "size=20, crop=16",
-    "ResNetGenerator()": "ResNetGenerator(filters=2, blocks=1)",
+    "ResNetGenerator()": "ResNetGenerator(filters=2, blocks=0)",
     "PatchDiscriminator()": "PatchDiscriminator(filters=2, layers=1)",
     'SampleGrid("samples")': 'SampleGrid("samples", every=3)',
     "initial_epoch=200, epochs=210": "initial_epoch=2, epochs=3",

@@ -228,8 +228,6 @@ def test_instance_norm_trains_with_the_gradients_of_its_formula(dtype, how):
         (InstanceNormalization, (3, 32, 16, 128), "Mean", False),
         (InstanceNormalization, (2, 32, 15, 128), "Mean", False),
         (InstanceNormalization, (None, 32, 16, 128), "Mean", False),
-        (ReflectionPadding2D, (None, 4, 4, 1), "MirrorPad", True),
-        (ReflectionPadding2D, (1, None, 4, 1), "MirrorPad", False),
     ],
 )
 def test_training_on_a_cpu_alone_is_by_other_operations(monkeypatch, layer, shape, plain, used):

@@ -33,8 +33,8 @@ def folders(tmp_path_factory):
 
 def tiny(**arguments):
     return cg.CycleGAN(
-        a2b=cg.ResNetGenerator(filters=2, blocks=1),
-        b2a=cg.ResNetGenerator(filters=2, blocks=1),
+        a2b=cg.ResNetGenerator(filters=2, blocks=0),
+        b2a=cg.ResNetGenerator(filters=2, blocks=0),
         d_a=cg.PatchDiscriminator(filters=2, layers=1),
         d_b=cg.PatchDiscriminator(filters=2, layers=1),
         **{"pool_size": 2} | arguments,
@@ -134,7 +134,10 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     variables: dict = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            exec("".join(cell["source"]).replace("take(100)", "take(3)"), variables)
+            code = "".join(cell["source"])
+            for full, toy in (("take(100)", "take(3)"), ("every=100", "every=3"), ("0200", "0006")):
+                code = code.replace(full, toy)
+            exec(code, variables)
     assert variables["model"].steps_done == 6
     assert cg.read_image("winter.png").shape == variables["photo"].shape
 

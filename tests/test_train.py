@@ -31,7 +31,7 @@ SETTINGS = dict(
     load_size=20,
     crop_size=16,
     filters=4,
-    blocks=1,
+    blocks=0,
     d_filters=4,
     d_layers=1,
     pool_size=3,
@@ -162,7 +162,7 @@ def test_two_workers_train_as_one_process_with_both_batches(photos, tmp_path):
 @pytest.fixture(scope="module")
 def trained(photos, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "trained"
-    assert main(settings(photos, run_dir, max_steps=3, sample_every=0)) == 0
+    assert main(settings(photos, run_dir, max_steps=3, sample_every=0, blocks=1)) == 0
     return run_dir
 
 
@@ -192,20 +192,20 @@ def test_the_first_losses_are_what_they_were(trained):
 def test_resume_with_other_settings_is_refused(photos, trained):
     before = (trained / "config.json").read_text()
     with pytest.raises(ValueError, match="other settings .--filters=4, now 8.: use another"):
-        main(settings(photos, trained, max_steps=3, filters=8))
+        main(settings(photos, trained, blocks=1, max_steps=3, filters=8))
     with pytest.raises(ValueError, match="remove --no_resume"):
-        main(settings(photos, trained, max_steps=3, resume=False))
+        main(settings(photos, trained, blocks=1, max_steps=3, resume=False))
     assert (trained / "config.json").read_text() == before
 
 
 def test_a_training_can_be_continued_for_longer(photos, trained):
-    assert main(settings(photos, trained, max_steps=4, sample_every=0)) == 0
+    assert main(settings(photos, trained, blocks=1, max_steps=4, sample_every=0)) == 0
     assert steps_saved(trained)[-1] == 4
 
 
 def test_a_finished_training_has_nothing_left_to_do(photos, trained):
     done = steps_saved(trained)
-    assert main(settings(photos, trained, max_steps=done[-1], sample_every=0)) == 0
+    assert main(settings(photos, trained, blocks=1, max_steps=done[-1], sample_every=0)) == 0
     assert steps_saved(trained) == done
 
 

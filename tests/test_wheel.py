@@ -27,6 +27,18 @@ EXTRAS = """
 """.split()
 
 
+HIDE = f"""
+import sys
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRAS}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hide())
+"""
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """A folder with the wheel's content, and the environment variables that put it first."""
@@ -38,8 +50,7 @@ def installed(tmp_path_factory):
     run(*pip, "wheel", "--no-deps", f"--wheel-dir={folder / 'dist'}", str(folder))
     (wheel,) = (folder / "dist").glob("*.whl")
     run(*pip, "install", "--no-deps", f"--target={folder / 'installed'}", str(wheel))
-    hide = f"import sys\nsys.modules.update(dict.fromkeys({EXTRAS}))\n"  # None: cannot be imported
-    (folder / "installed" / "sitecustomize.py").write_text(hide)
+    (folder / "installed" / "sitecustomize.py").write_text(HIDE)  # Python runs it at its start
     return folder / "installed", os.environ | {"PYTHONPATH": str(folder / "installed")}
 
 
