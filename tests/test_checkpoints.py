@@ -88,12 +88,8 @@ def saved_run(path, steps=(1,), config=TINY, **cluster):
     return model
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"norm": "batch", "dropout": 0.5, "precision": "mixed_float16"}, {"adversarial": "wgan-gp"}],
-    ids=str,
-)
-def test_all_that_a_step_reads_or_changes_is_saved(tmp_path, changes):
+def test_all_that_a_step_reads_or_changes_is_saved(tmp_path):
+    changes = {"norm": "batch", "dropout": 0.5, "precision": "mixed_float16"}
     config = dataclasses.replace(TINY, **changes)
     model, run = training(config)
     with run_folder(tmp_path / "run", config) as folder:

@@ -27,6 +27,10 @@ BLOCK = re.compile(
 # Images and networks so small that a training run takes seconds.
 TINY = """--load_size=20 --crop_size=16 --filters=2 --blocks=0 --d_filters=2 --d_layers=1
     --max_steps=2 --save_every=0""".split()
+LOSSES = {
+    *("g_adv_a2b", "g_adv_b2a", "cycle_a", "cycle_b", "identity_a", "identity_b", "d_a", "d_b"),
+    "learning_rate",
+}
 SHRINK = {
     "size=286, crop=256": "size=20, crop=16",
     "ResNetGenerator()": "ResNetGenerator(filters=2, blocks=0)",
@@ -91,6 +95,10 @@ def test_python_runs(page, home):
     painted = variables["translate"](photo)
     assert painted.shape == photo.shape
     np.testing.assert_array_equal(cg.read_image("painted.png"), painted)
+    if page == "README.md":
+        trained = variables["model"]
+        assert set(trained.history.history) == LOSSES and int(trained.pool_a[0].seen) == 6
+        np.testing.assert_array_equal(painted, cg.translator(trained.a2b)(photo))
 
 
 # === Shell ===

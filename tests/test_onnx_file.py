@@ -89,17 +89,10 @@ def test_what_is_far_from_keras_is_refused(tmp_path, monkeypatch):
 
 def test_script(tmp_path):
     save_generator(make(CASES["resnet"]), tmp_path / "a2b.keras")
-
-    def run(output):
-        command = [sys.executable, SCRIPT, f"--run_dir={tmp_path}", f"--output={output}"]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    done = run(tmp_path / "a2b.onnx")
+    command = [sys.executable, SCRIPT, f"--run_dir={tmp_path}", f"--output={tmp_path}/a2b.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "from Keras at most" in done.stdout
     assert onnx_runner(tmp_path / "a2b.onnx")(noise(1, 8, 8)).shape == (1, 8, 8, 3)
     meta = onnxruntime.InferenceSession(tmp_path / "a2b.onnx").get_modelmeta().custom_metadata_map
     assert meta["direction"] == "a2b" and meta["name"] == tmp_path.name
-    done = run(tmp_path / "a2b")
-    assert done.returncode == 1
-    assert "error: " in done.stderr and "ends in .onnx" in done.stderr

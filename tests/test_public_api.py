@@ -1,4 +1,4 @@
-"""What a Keras user meets: `import tf_cyclegan as cg`, and the program in the README."""
+"""What a Keras user meets: `import tf_cyclegan as cg`, and the notebook."""
 
 import json
 import subprocess
@@ -100,31 +100,7 @@ def test_every_public_name_is_there():
         cg.Cyclegan  # noqa: B018
 
 
-# === The program of the README, at toy size ===
-
-
-def test_the_program_of_the_readme(folders, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    model = tiny()
-    model.compile()
-    history = model.fit(
-        data(folders),
-        epochs=2,
-        callbacks=[cg.callbacks.SampleGrid("samples", every=4)],
-        verbose=0,
-    ).history
-    assert set(history) == LOSSES and model.steps_done == 10
-    assert int(model.pool_a[0].seen) == 10
-    assert [path.name for path in sorted((tmp_path / "samples").iterdir())] == [
-        "step_0000004.png", "step_0000008.png",
-    ]  # fmt: skip
-    model.save("monet.keras")
-    translate = cg.load_translator("monet.keras", "a2b")
-    cg.write_image("holiday.jpg", landscape(9, "summer", 31, 45))
-    cg.write_image("painted.png", translate(cg.read_image("holiday.jpg")))
-    expected = cg.translator(model.a2b)(cg.read_image("holiday.jpg"))
-    np.testing.assert_array_equal(cg.read_image("painted.png"), expected)
-    assert expected.shape == (31, 45, 3)
+# === The notebook, at toy size ===
 
 
 def test_the_notebook_runs(tmp_path, monkeypatch):
