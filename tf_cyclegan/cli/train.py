@@ -11,7 +11,7 @@ The defaults below are those of --preset=paper: add another preset to --help to 
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -28,14 +28,12 @@ class Options:
     """Defaults for all other flags. paper: the settings of the paper. demo: small images and
     networks for the embedded dataset; used for it unless you choose another preset. pix2pix: for
     pairs, with --lambda_l1=100 and without cycles, identity terms and image pools."""
-    data: settings.DataSettings = field(default_factory=settings.DataSettings)
-    networks: settings.NetworkSettings = field(default_factory=settings.NetworkSettings)
-    objective: settings.ObjectiveSettings = field(default_factory=settings.ObjectiveSettings)
-    optimization: settings.OptimizationSettings = field(
-        default_factory=settings.OptimizationSettings
-    )
-    machine: settings.MachineSettings = field(default_factory=settings.MachineSettings)
-    run_folder: settings.RunFolderSettings = field(default_factory=settings.RunFolderSettings)
+    data: settings.DataSettings = settings.DataSettings()
+    networks: settings.NetworkSettings = settings.NetworkSettings()
+    objective: settings.ObjectiveSettings = settings.ObjectiveSettings()
+    optimization: settings.OptimizationSettings = settings.OptimizationSettings()
+    machine: settings.MachineSettings = settings.MachineSettings()
+    run_folder: settings.RunFolderSettings = settings.RunFolderSettings()
 
 
 def main(config: Config, preset: str = "") -> int:
