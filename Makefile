@@ -81,7 +81,7 @@ tested: .venv/tested
 
 # The tests of what a plain installation does, with the oldest versions that setup.cfg allows.
 FLOORS = config losses schedules layers generators discriminators image_pool image_files folders \
-	synthetic data cyclegan train translate evaluation
+	synthetic data translate old_files public_api
 
 floors: .venv-floors/installed
 	.venv-floors/bin/python -m pytest -q $(FLOORS:%=tests/test_%.py)

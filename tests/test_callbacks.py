@@ -235,11 +235,16 @@ def test_a_sheet_has_every_column_that_there_is(tmp_path, channels_b, columns):
     assert list((tmp_path / "logs").glob("events*"))
 
 
-def test_sheets_come_every_so_many_steps(tmp_path):
-    for every, sheets in ((0, []), (2, ["step_0000002.png", "step_0000004.png"])):
-        samples = SampleGrid(tmp_path / "samples", (images(1), images(1)), every)
-        train(samples, 5, model=SimpleNamespace(a2b=fake(0), b2a=fake(0), stop_training=False))
-        assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == sheets
+@pytest.mark.parametrize(
+    "every, at_end, sheets",
+    [(0, False, []), (2, False, [2, 4]), (2, True, [2, 4, 5]), (5, True, [5])],
+)
+def test_sheets_come_every_so_many_steps_and_at_the_end(tmp_path, every, at_end, sheets):
+    samples = SampleGrid(tmp_path, (images(1), images(1)), every, at_end=at_end)
+    train(samples, 5, model=SimpleNamespace(a2b=fake(0), b2a=fake(0), stop_training=False))
+    samples.on_train_end()
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == [f"step_{step:07d}.png" for step in sheets]
 
 
 # === Checkpoints ===

@@ -35,7 +35,6 @@ SHRINK = {
     "size=286, crop=256": "size=20, crop=16",
     "ResNetGenerator()": "ResNetGenerator(filters=2, blocks=0)",
     "PatchDiscriminator()": "PatchDiscriminator(filters=2, layers=1)",
-    'SampleGrid("samples")': 'SampleGrid("samples", every=3)',
     "initial_epoch=200, epochs=210": "initial_epoch=2, epochs=3",
     "epochs=200": "epochs=2",
 }
@@ -88,9 +87,7 @@ def test_python_runs(page, home):
             exec(code, variables)
     model = keras.saving.load_model("monet.keras")
     assert model.steps_done == 6
-    assert {path.name for path in Path("samples").iterdir()} == {
-        "step_0000003.png", "step_0000006.png",
-    }  # fmt: skip
+    assert {path.name for path in Path("samples").iterdir()} == {"step_0000006.png"}
     photo = cg.read_image("holiday.jpg")
     painted = variables["translate"](photo)
     assert painted.shape == photo.shape

@@ -187,10 +187,12 @@ def test_dropout_is_off():
 
 
 def test_memory_that_runs_out_is_the_images_error():
-    def hungry(image, training):
-        raise tf.errors.ResourceExhaustedError(None, None, "no memory")
+    class Hungry(keras.Model):
+        def call(self, images):
+            raise tf.errors.ResourceExhaustedError(None, None, "no memory")
 
-    hungry.multiple, hungry.input_channels = 4, 3
+    hungry = Hungry()
+    hungry.built, hungry.multiple, hungry.input_channels = True, 4, 3
     with pytest.raises(ImageError, match="^16 x 12 pixels need more memory .*use --resize$"):
         translator(hungry)(noise())
 

@@ -26,12 +26,14 @@ from tf_cyclegan.input_checks import (
     image_shapes,
 )
 from tf_cyclegan.losses import (
+    ADVERSARIAL,
     cycle_loss,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
     identity_loss,
     paired_loss,
+    unknown_adversarial,
 )
 from tf_cyclegan.random_numbers import derive_seed, random_integers, to_unit_interval
 from tf_cyclegan.replicas import global_mean, replica_id, share_overflow, worker_number
@@ -163,6 +165,8 @@ class CycleGAN(keras.Model):
                 f"The loss weights are {weights} (adversarial, cycle a, cycle b, l1, identity): "
                 "use 0 or more for each, and a value above 0 for one of the first four."
             )
+        if adversarial not in ADVERSARIAL:
+            raise unknown_adversarial(adversarial)
         if lambda_l1 and self.pool_size:
             raise ValueError(
                 "lambda_l1 needs the input of each fake, which image pools do not keep: create the "
@@ -245,6 +249,8 @@ class CycleGAN(keras.Model):
                 they are unknown until the data is read.
             pools: whether the image pools are needed.
         """
+        if not self.compiled:
+            raise ValueError("The model is not compiled: call compile() first.")
         networks = self.networks()
         missing = [name for name, network in networks.items() if not network.built]
         pools = bool(pools and self.pool_size and self.lambda_adversarial and not self.pool_a)
@@ -401,6 +407,8 @@ class CycleGAN(keras.Model):
         for callback in keras.tree.flatten(kwargs.get("callbacks")):
             if hasattr(callback, "take_images"):
                 callback.take_images(x)
+        if isinstance(x, tf.data.Dataset):  # or Keras warns that it cannot shuffle it
+            kwargs.setdefault("shuffle", False)
         with clear_errors(kwargs.get("callbacks")):
             return super().fit(x, y, *args, **kwargs)
 
@@ -428,6 +436,11 @@ class CycleGAN(keras.Model):
         self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool = False
     ) -> dict[str, tf.Tensor]:
         """Translates in both directions, see the class."""
+        if not isinstance(inputs, tuple | list) or len(inputs) != 2:
+            raise ValueError(
+                "CycleGAN takes batches (real_a, real_b): to translate images of one domain, call "
+                "model.a2b or model.b2a, or use tf_cyclegan.load_translator."
+            )
         real_a, real_b = inputs
         return {
             "fake_b": run_network(self.a2b, real_a, training),

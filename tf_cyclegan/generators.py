@@ -3,6 +3,8 @@
 Images are float32 NHWC in [-1, 1]. Height and width can be any multiple of the model's `multiple`.
 """
 
+import json
+import re
 from typing import Any
 
 import keras
@@ -291,17 +293,23 @@ def as_generator(network: keras.Model, multiple: int = 32) -> keras.Model:
     """Prepares any Keras model of images to images for translation and export.
 
     Args:
-        network: a built model, `[n, h, w, c] -> [n, h, w, c']`. Generators of this package need no
-            preparation and are not changed.
+        network: a built model, `[n, h, w, c] -> [n, h, w, c']`. A float32 generator of this package
+            needs no preparation and is not changed.
         multiple: what height and width must be a multiple of, for other networks: images are
             padded to it. 32 suits up to five halvings.
 
     Returns:
-        The same network, with the attributes `input_channels`, `channels` and `multiple`.
+        The network in float32, with the attributes `input_channels`, `channels` and `multiple`.
 
     Raises:
         ValueError: the network does not map images to images.
     """
+    if not network.built:
+        raise ValueError(
+            f"{type(network).__name__} is not built yet: train the model before you save it, or "
+            "call build((None, None, None, channels))."
+        )
+    network = in_float32(network)
     if hasattr(network, "input_channels") and hasattr(network, "multiple"):
         return network
     built: dict[str, Any] = network.get_build_config() or {}
@@ -320,6 +328,22 @@ def as_generator(network: keras.Model, multiple: int = 32) -> keras.Model:
         )
     network.input_channels, network.channels, network.multiple = shape[3], output[3], multiple
     return network
+
+
+def in_float32(network: keras.Model) -> keras.Model:
+    """Returns a copy whose layers compute in float32, or the same network if they do already.
+
+    Exported files run on devices without half-precision kernels.
+    """
+    config = json.dumps(keras.saving.serialize_keras_object(network))
+    wide = re.sub(r'"(mixed_)?b?float16"', '"float32"', config)
+    if wide == config:
+        return network
+    copy = keras.saving.deserialize_keras_object(json.loads(wide))
+    if not copy.built:
+        copy.build_from_config(network.get_build_config())
+    copy.set_weights(network.get_weights())
+    return copy
 
 
 def run_part(

@@ -29,6 +29,11 @@ def check_images(data: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
         tf.errors.InvalidArgumentError: they are not all in [-1, 1]. XLA drops this check.
     """
     real_a, real_b, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if real_b is None:
+        raise ValueError(
+            "CycleGAN takes batches (real_a, real_b): to translate images of one domain, call "
+            "model.a2b or model.b2a, or use tf_cyclegan.load_translator."
+        )
     if weight is not None:
         raise ValueError("CycleGAN has no use for sample weights: leave them out.")
     checked = []
@@ -75,6 +80,11 @@ def image_shapes(x: Any, y: Any = None) -> list[ImageShape] | None:
     """
     if y is not None:
         elements = (x, y)
+    elif isinstance(x, tuple | list):
+        raise ValueError(
+            "CycleGAN trains on a tf.data.Dataset of (real_a, real_b), or on two arrays: pass them "
+            "as x and y."
+        )
     elif hasattr(x, "element_spec"):
         elements = x.element_spec
     elif hasattr(x, "shape"):

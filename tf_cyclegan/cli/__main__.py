@@ -5,6 +5,7 @@ tf-cyclegan translate --run_dir=runs/mine --input=holiday.jpg --output=translate
 tf-cyclegan train --help
 """
 
+import difflib
 import importlib
 import sys
 
@@ -36,7 +37,12 @@ def main() -> None:
     for name, (_, purpose) in COMMANDS.items():
         print(f"  {name:<20}{purpose}")
     if words and words[0] not in ("-h", "--help"):
-        sys.exit(f"error: unknown command {' '.join(words)[:60]}: use one of those above.")
+        typed = " ".join(word for word in words[:2] if not word.startswith("-"))[:60]
+        near = difflib.get_close_matches(typed, COMMANDS, 1) or difflib.get_close_matches(
+            words[0], COMMANDS, 1
+        )
+        hint = f"did you mean {near[0]}?" if near else "use one of those above."
+        sys.exit(f"error: unknown command {typed}: {hint}")
     sys.exit(0)
 
 

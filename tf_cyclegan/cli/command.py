@@ -55,6 +55,8 @@ def run(main: Callable[[Options], int], options: Options, needs: str = "") -> No
     # Programs started from a notebook inherit its Matplotlib backend. If that is not installed,
     # `import matplotlib`, and so `import keras`, fails. Commands only draw into files.
     os.environ["MPLBACKEND"] = "agg"
+    # TensorFlow logs that it finds no GPU as an error. Its real errors are raised as exceptions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("stdout", "stderr"):
         setattr(sys, name, Output(getattr(sys, name)))
     try:

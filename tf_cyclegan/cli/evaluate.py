@@ -73,6 +73,8 @@ def main(options: Options) -> int:
 
     # === Check the flags, load the data and the networks ===
     run_dir = Path(options.run_dir)
+    if run_dir.is_file() and not options.output:
+        raise ValueError(f"{run_dir} is a file: name a folder for the results with --output.")
     output = Path(options.output or run_dir / "evaluation")
     check_output(output)
     if options.resize is not None and options.resize < 1:
@@ -98,6 +100,8 @@ def main(options: Options) -> int:
     if options.resize is not None:
         sets = {name: resized(images, options.resize) for name, images in sets.items()}
     split = "test" if {"testA", "testB"} <= set(sets) else "train"
+    if split == "train":
+        print("There are no test images: measuring on training images, where results are better.")
 
     # === Measure both directions ===
     results, sheets = {}, {}

@@ -157,8 +157,12 @@ def load_folders(
         return _load_side_by_side(Path(data_dir), recursive)
     if data_dir is None:
         if data_a is None or data_b is None:
+            missing = [
+                name for name, value in (("data_a", data_a), ("data_b", data_b)) if not value
+            ]
             raise DatasetError(
-                "no images given: give data_a and data_b, or data_dir with trainA and trainB"
+                f"no folder for {' and '.join(missing)}: give data_a and data_b, or data_dir with "
+                "trainA and trainB"
             )
         sets = {
             "trainA": folder_images(data_a, recursive),

@@ -160,10 +160,10 @@ def collapse(inputs: np.ndarray, fakes: np.ndarray, targets: np.ndarray) -> Coll
     share, twins = (fakes / min(inputs, targets) for inputs, fakes, targets in (spread, nearest))
     collapsed = min(share, twins) < COLLAPSED_BELOW
     verdict = (
-        f"{'Collapsed' if collapsed else 'Not collapsed'}: the translations' diversity is "
-        f"{share:.2f} and the distance to their nearest neighbor {twins:.2f} of that of the inputs "
-        f"or targets, whichever is smaller (collapsed below {COLLAPSED_BELOW}); they recall "
-        f"{found:.0%} of the targets and cover {covered:.0%}."
+        f"{'Collapsed' if collapsed else 'Not collapsed'}: the translations are {share:.2f} times "
+        f"as varied as the real images, and {twins:.2f} times as far from each other (below "
+        f"{COLLAPSED_BELOW} in either, a generator counts as collapsed). Recall {found:.0%}, "
+        f"coverage {covered:.0%} of the target images."
     )
     return Collapse(spread[0], spread[1], spread[2], twins, found, covered, collapsed, verdict)
 

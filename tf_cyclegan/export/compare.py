@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -74,6 +75,8 @@ def find_sets(inputs, run_dir, direction: str) -> tuple[ImageSet, ImageSet]:
     if inputs:
         images = find_images(inputs, direction)
         return images, images
+    if Path(run_dir).is_file():
+        raise ValueError(f"{run_dir} is a file without images: name some with --images.")
     try:
         sets = load_run_images(run_dir)
     except ValueError as error:

@@ -66,6 +66,8 @@ def find_generator(
     Raises:
         ValueError: the file does not exist, or contains no generator.
     """
+    if direction not in ("a2b", "b2a"):
+        raise ValueError(f'direction is {direction!r}: use "a2b" or "b2a".')
     path = Path(run_dir_or_file)
     if path.is_dir():
         path = path / f"{direction}.keras"

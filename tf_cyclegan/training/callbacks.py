@@ -209,7 +209,7 @@ def plot_losses(curves: Curves, path: Path) -> Figure:
 
 
 class SampleGrid(keras.callbacks.Callback):
-    """Writes a contact sheet of the same few images at regular steps of a `CycleGAN`.
+    """Writes a contact sheet of the same few images at regular steps of a training run.
 
     The columns are real_a, fake_b, cycle_a, same_a, real_b, fake_a, cycle_b and same_b.
 
@@ -217,8 +217,9 @@ class SampleGrid(keras.callbacks.Callback):
         folder: folder for the sheets, step_0000500.png and so on; created if it does not exist.
         images: `(images_a, images_b)`, two lists of the same length, uint8 `[h, w, c]`, all of one
             size. By default, the first images of the dataset passed to `fit`.
-        every: number of steps between sheets; 0 for only those that you request by `draw`.
+        every: number of steps between sheets; 0 for none before the end.
         logs: a log folder of TensorBoard, to show the sheets there, too.
+        at_end: whether to write a sheet at the end of `fit`, too.
 
     Example:
 
@@ -233,6 +234,7 @@ class SampleGrid(keras.callbacks.Callback):
         images: tuple[Sequence[np.ndarray], Sequence[np.ndarray]] | None = None,
         every: int = 500,
         logs: str | os.PathLike[str] | None = None,
+        at_end: bool = True,
     ) -> None:
         super().__init__()
         self.folder = Path(folder)
@@ -241,6 +243,8 @@ class SampleGrid(keras.callbacks.Callback):
         self.images_a: list[np.ndarray] = list(images[0]) if images else []
         self.images_b: list[np.ndarray] = list(images[1]) if images else []
         self.every = every
+        self.at_end = at_end
+        self.last_drawn = 0
 
     def take_images(self, data: Any) -> None:
         """Keeps the first images of a dataset of `(real_a, real_b)`. Called by `CycleGAN.fit`."""
@@ -254,6 +258,10 @@ class SampleGrid(keras.callbacks.Callback):
         if self.every and self.model.steps_done % self.every == 0:
             self.draw()
 
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        if self.at_end and self.last_drawn != self.model.steps_done:
+            self.draw()
+
     def draw(self) -> Path:
         """Writes the sheet of the current step, and returns its path.
 
@@ -264,7 +272,7 @@ class SampleGrid(keras.callbacks.Callback):
             raise ValueError(
                 "SampleGrid has no images: pass `images`, or train on a tf.data.Dataset."
             )
-        step = self.model.steps_done
+        step = self.last_drawn = self.model.steps_done
         columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
         for a, b in zip(self.images_a, self.images_b, strict=True):
             for name, image in both_ways(self.model, a, b).items():

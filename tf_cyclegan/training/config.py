@@ -28,7 +28,7 @@ class DataSettings:
     """Folder of images of domain b."""
     paired: bool = False
     """Images of the same name in both domains (1_A.jpg and 1_B.jpg, or 1.jpg twice) are pairs, for
-    training pix2pix and as ground truth in evaluate.py."""
+    training pix2pix and as ground truth in evaluation."""
     side_by_side: bool = False
     """Each image shows a pair, domain a left and b right, as in pix2pix's data sets; data_dir has
     train, and test or val."""
@@ -67,7 +67,7 @@ class NetworkSettings:
     blocks: int = 9
     """Number of residual blocks; the paper uses 6 for 128x128 and 9 from 256x256 up."""
     depth: int = 8
-    """Number of halvings in the U-Net; crop_size must be a multiple of 2^depth."""
+    """Number of downsampling layers in the U-Net; crop_size must be a multiple of 2^depth."""
     upsampling: Literal["transpose", "resize"] = "transpose"
     """transpose as in the paper, or resize, which avoids checkerboard artifacts."""
     norm: Literal["instance", "batch", "none"] = "instance"

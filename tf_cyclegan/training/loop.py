@@ -48,6 +48,8 @@ def train(config: Config) -> int:
     with run, StopSignals() as stop:
         step = run.attach(model)
         print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} per epoch", flush=True)
+        if step >= total:
+            print("Nothing is left to train: for more, raise --epochs or --max_steps.", flush=True)
 
         # === Training: the first epoch, if resumed, and the last may be incomplete ===
         # Workers must save at the same steps, but their clocks differ: ignore the time.
@@ -55,7 +57,7 @@ def train(config: Config) -> int:
         callbacks = [StopOnNonFinite(), Checkpoints(run, stop, config.save_every, minutes)]
         if worker == 0:
             samples = SampleGrid(
-                run.path / "samples", shown, config.sample_every, run.path / "logs"
+                run.path / "samples", shown, config.sample_every, run.path / "logs", at_end=False
             )
             samples.set_model(model)  # for draw() below, since fit may have no step left to run
             images_a, images_b = data.examples(sets, 16)
