@@ -3,10 +3,10 @@
     python benchmarks/growth.py --plots=growth --json=growth.json
     python benchmarks/growth.py --sizes 256 512 --filters 64 --blocks=9 --batches 1 --plots=growth
 
-Along one axis, the others stay at `size` and the first of `filters` and `batches`. The points of an
-axis run in turns, each in its own process; an axis with one value is left out. Writes a plot for
-each axis: seconds and memory, with a dashed line proportional to the multiply-adds. The JSON holds
-the cost of a doubled side, such as ratio_512_to_256.
+While one of the three varies, the others stay at `size` and the first of `filters` and `batches`.
+The points of an axis run in turns, each in its own process; an axis with one value is left out.
+Writes a plot for each axis: seconds and memory, with a dashed line proportional to the
+multiply-adds. The JSON contains the cost of a doubled side, such as ratio_512_to_256.
 The commands take 3 and 4 minutes on 2 cores.
 """
 

@@ -1,4 +1,4 @@
-"""Measure the cost of `tf-cyclegan translate --tile`, or its difference to the untiled result.
+"""Measure the cost of `tf-cyclegan translate --tile`, or its difference from the untiled result.
 
     python benchmarks/tiles.py --megapixels=100 --filters=64 --blocks=9 --tile=1024
     python benchmarks/tiles.py --megapixels=0.5 --filters=16 --blocks=3 --tile=256 --check

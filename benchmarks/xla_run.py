@@ -129,5 +129,5 @@ if __name__ == "__main__":
     )
     try:
         sys.exit(main(parser.parse_args()))
-    except (ValueError, OSError, RuntimeError) as error:  # JAX's own are RuntimeErrors
+    except (ValueError, OSError, RuntimeError) as error:  # JAX raises RuntimeErrors
         sys.exit(f"error: {str(error).splitlines()[0]}")

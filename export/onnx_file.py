@@ -1,4 +1,4 @@
-"""Export a generator to ONNX, for ONNX Runtime and what reads its files.
+"""Export a generator to ONNX, for ONNX Runtime and compatible tools.
 
 The same as the command `tf-cyclegan export onnx`: see tf_cyclegan/cli/export_onnx.py.
 """

@@ -1,4 +1,4 @@
-"""Measure what a training's generators make of the test images, in both directions.
+"""Measure the translations of the test images in both directions.
 
 The same as the command `tf-cyclegan evaluate`: see tf_cyclegan/cli/evaluate.py.
 """

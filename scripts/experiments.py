@@ -1,4 +1,4 @@
-"""Train variants of one setting with equal budgets and seeds, measure them, and draw them.
+"""Train variants of one setting with equal budgets and seeds, and compare them.
 
 The same as the command `tf-cyclegan experiments`: see tf_cyclegan/cli/experiments.py.
 """

@@ -1,4 +1,4 @@
-"""Take over a generator that the authors' PyTorch code trained.
+"""Convert a generator that was trained with the authors' PyTorch code.
 
 The same as the command `tf-cyclegan import-weights`: see tf_cyclegan/cli/import_weights.py.
 """

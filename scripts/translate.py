@@ -1,4 +1,4 @@
-"""Translate images with a trained generator, each in its own size.
+"""Translate images with a trained generator, each at its own size.
 
 The same as the command `tf-cyclegan translate`: see tf_cyclegan/cli/translate.py.
 """

@@ -1,4 +1,4 @@
-"""Translate a large collection of images with a trained generator, by Apache Beam.
+"""Translate a large collection of images with a trained generator and Apache Beam.
 
 The same as the command `tf-cyclegan translate-many`: see tf_cyclegan/cli/translate_many.py.
 """

@@ -1,4 +1,4 @@
-"""Train in several processes of this machine, as a cluster would on several machines.
+"""Train in several processes on this machine, as a cluster does on several machines.
 
 The same as the command `tf-cyclegan workers`: see tf_cyclegan/cli/workers.py.
 """

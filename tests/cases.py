@@ -1,4 +1,4 @@
-"""One line for each public layer and model; test_properties.py puts each through every property."""
+"""Lists the public layers and models; test_properties.py checks every property of each case."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from tf_cyclegan.layers import (
     ResidualBlock,
 )
 
-# For datasets of a test: the tuner of tf.data may keep an iterator from ending for minutes.
+# For datasets in tests: tf.data's autotuning can delay the end of an iterator by minutes.
 UNTUNED = tf.data.Options()
 UNTUNED.autotune.enabled = False
 
@@ -69,7 +69,7 @@ CASES = {
 
 
 def make(case, dtype="float32"):
-    """A built model of the case, always with the same weights, none of them 0 or 1."""
+    """Builds the model of a case, always with the same weights, none of which is 0 or 1."""
     network = case.kind(**case.arguments, dtype=dtype)
     if isinstance(network, keras.Model):
         network.build((None, None, None, case.shape[-1]))
@@ -87,5 +87,5 @@ def make(case, dtype="float32"):
 
 
 def image(case, n=2):
-    """Float32 `[n, h, w, c]` in [-1, 1], always the same."""
+    """Returns float32 images `[n, h, w, c]` in [-1, 1], always the same ones."""
     return np.random.default_rng(1).uniform(-1, 1, (n, *case.shape)).astype(np.float32)

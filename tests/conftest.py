@@ -1,8 +1,8 @@
-"""Two logical CPUs, so that every test process can hold two replicas."""
+"""Configures two logical CPUs, so that each test process can run two replicas."""
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is loaded
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # set before TensorFlow is imported
 
 import keras
 import pytest
@@ -13,7 +13,7 @@ tf.config.set_logical_device_configuration(
 )
 
 
-# Files that take longest, which `make test` starts first, so that both processes end together.
+# The slowest files. `make test` starts them first, so that both processes end at the same time.
 LONGEST = """
     cyclegan train workers docs benchmarks public_api xla_program gpu_gate runtimes wheel tflite
     experiments evaluation onnx_file translate_many goldens serving checkpoints web android
@@ -27,15 +27,15 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def own_collective_keys():
-    """Every MirroredStrategy numbers its collectives from the same start, but TensorFlow keeps the
-    shape of each number until the process ends: the strategies of two tests would clash."""
+    """Gives each test its own collective keys. Every MirroredStrategy counts them from the same
+    start, but TensorFlow remembers the shape of each key, so the strategies of two tests clash."""
     yield
     tf.distribute.MirroredStrategy._collective_key_base += 1000
 
 
 @pytest.fixture
 def other_keras_json():
-    """All that a keras.json can set, but for the backend."""
+    """Changes every setting that a keras.json file can contain, except the backend."""
     keras.config.set_image_data_format("channels_first")
     keras.config.set_floatx("float16")
     keras.config.set_dtype_policy("float16")

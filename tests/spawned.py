@@ -1,4 +1,4 @@
-"""What test_benchmarks.py runs in child processes: a module of its own, so that they start fast."""
+"""Functions that test_benchmarks.py runs in child processes. A small module starts faster."""
 
 import math
 import os

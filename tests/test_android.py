@@ -1,7 +1,7 @@
-"""The Android sample: type-checked whole, and run on the JVM where it needs no Android.
+"""Tests the Android sample: compiles all of it, and runs the parts without Android on the JVM.
 
-There is no Android SDK in this: the sources are compiled by kotlinc, with the Compose compiler's
-plugin, against export/android/check/stubs/, which hold the signatures that the app uses.
+No Android SDK is needed: kotlinc compiles the sources, with the plugin of the Compose compiler,
+against export/android/check/stubs/, which declare the signatures that the app uses.
 """
 
 import configparser
@@ -43,22 +43,22 @@ def jars(*names):
 
 
 def java(classpath, *arguments, stdin=b""):
-    flags = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]  # for programs of seconds
+    flags = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]  # faster for short programs
     command = ["java", *flags, "-classpath", classpath, *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
 def kotlinc(tmp_path_factory):
-    """Compiles sources with the stubs, and returns what kotlinc said and the folder it filled."""
+    """Compiles sources with the stubs; returns exit code, messages and output folder."""
     for program in ("java", *(() if LIBRARIES.is_dir() else ("npm",))):
         if shutil.which(program) is None:
-            # Where CI runs everything must be there; elsewhere the test is left out.
+            # In CI, every program must be installed; elsewhere, the test is skipped.
             (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{program} is not installed")
     if not LIBRARIES.is_dir():
         subprocess.run(["npm", "ci", "--silent"], cwd=CHECK, check=True, timeout=300)
 
-    resources = tmp_path_factory.mktemp("resources") / "R.kt"  # as aapt makes it from the XML
+    resources = tmp_path_factory.mktemp("resources") / "R.kt"  # as aapt generates it from the XML
     constants = "\n".join(f"const val {name} = 1" for name in strings())
     resources.write_text(
         f"package tfcyclegan.android\nobject R {{ object string {{\n{constants} }} }}"
@@ -81,7 +81,7 @@ def kotlinc(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classes(kotlinc):
-    """The app, compiled against the stubs."""
+    """Compiles the app against the stubs."""
     code, said, output = kotlinc(SOURCES, CHECK / "Check.kt")
     assert (code, said) == (0, "")
     return output
@@ -89,7 +89,7 @@ def classes(kotlinc):
 
 @pytest.fixture(scope="module")
 def kotlin(classes):
-    """Asks check/Check.kt: arrays of 4-byte numbers in, the bytes that it prints out."""
+    """Runs check/Check.kt with arrays of 4-byte numbers as input; returns the bytes it prints."""
 
     def ask(*arguments, arrays=()):
         stdin = b""
@@ -129,7 +129,7 @@ def test_the_app_compiles(classes):
 
 
 def test_wrong_calls_do_not_compile(kotlinc, tmp_path):
-    """The check can fail: each mistake is named, in its file."""
+    """Checks that the stubs are strict enough: the compiler reports each mistake in its file."""
     screen, click = "TranslatorScreen.kt", "{ start { share(context, translation) } }"
     mistakes = [
         ("Translator.kt", "model.run(", "model.execute(", "unresolved reference 'execute'"),
@@ -157,7 +157,7 @@ def test_wrong_calls_do_not_compile(kotlinc, tmp_path):
         assert any(name == file and message in text for name, text in errors), (message, said)
 
 
-# === The numbers are Python's ===
+# === The numbers are equal to those in Python ===
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -214,14 +214,14 @@ def test_crops(kotlin):
         (width, height, target_width, target_height), (left, top, w, h, size) = case, crop
         assert (left, top) == ((width - w) // 2, (height - h) // 2)
         assert 1 <= w <= width and 1 <= h <= height and (w == width or h == height)
-        if w > 1 and h > 1:  # the aspect, to less than a pixel
+        if w > 1 and h > 1:  # the aspect ratio, within one pixel
             assert abs(w * target_height - h * target_width) < max(target_width, target_height)
         shrunk = min(w // size // target_width, h // size // target_height)
         assert size & (size - 1) == 0 and (size == 1 or shrunk >= 1)
         assert w // (2 * size) < target_width or h // (2 * size) < target_height
 
 
-# === The model's description and LiteRT's failures ===
+# === The description of the model, and failures of LiteRT ===
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_descriptions_hold_what_the_app_reads():
     assert description["range"] == [-1, 1] and description["format"] == 1
 
 
-IDENTITY = "[-1.0, 0.5, 1.0] true"  # the fake network's output, twice the same
+IDENTITY = "[-1.0, 0.5, 1.0] true"  # the output of the fake network, equal in both runs
 
 
 @pytest.mark.parametrize(
@@ -282,12 +282,12 @@ IDENTITY = "[-1.0, 0.5, 1.0] true"  # the fake network's output, twice the same
     ids=lambda value: ", ".join(value) if isinstance(value, list) else "",
 )
 def test_the_cpu_takes_over(kotlin, failing, expected):
-    """And every model and buffer is closed in the end."""
+    """Checks the fallback from GPU to CPU, and that every model and buffer is closed at the end."""
     (line,) = kotlin("translate", *failing).decode().splitlines()
     assert expected in line and line.endswith(", 0 open")
 
 
-# === The files around the sources ===
+# === Manifest, resources and Gradle files ===
 
 
 def test_xml_is_well_formed_and_its_references_exist():
@@ -317,14 +317,14 @@ def test_the_manifest_names_what_exists():
 
 
 def test_every_string_is_used():
-    """That every used one exists, the compiler checks."""
+    """Checks for unused strings; the compiler already checks that every used string exists."""
     manifest = (MAIN / "AndroidManifest.xml").read_text()
     used = re.findall(r"R\.string\.(\w+)", source()) + re.findall(r"@string/(\w+)", manifest)
     assert set(used) == set(strings())
 
 
 def test_the_version_catalog_holds_what_gradle_uses():
-    catalog = configparser.ConfigParser(delimiters="=")  # TOML, as far as it goes here
+    catalog = configparser.ConfigParser(delimiters="=")  # enough to read this TOML file
     catalog.optionxform = str
     catalog.read(ANDROID / "gradle" / "libs.versions.toml")
     scripts = [ANDROID / "build.gradle.kts", ANDROID / "app" / "build.gradle.kts"]

@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ at toy size, and what they count and measure with."""
+"""Tests the scripts in benchmarks/ at a very small size, and their functions for measuring."""
 
 import json
 import math
@@ -50,7 +50,7 @@ def start(folder, name, flags):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Every script's result and what it printed; all at once, since no time is looked at."""
+    """Runs all scripts at once, as no test checks times; returns each result and printed text."""
     pytest.importorskip("torch", reason="PyTorch is not installed")
     folder = tmp_path_factory.mktemp("benchmarks")
     started = {
@@ -67,7 +67,7 @@ def runs(tmp_path_factory):
 
 
 def numbers(value):
-    """All numbers of nested dicts."""
+    """Returns all numbers in nested dicts."""
     if isinstance(value, dict):
         return [number for item in value.values() for number in numbers(item)]
     return [value] if isinstance(value, int | float) else []
@@ -105,7 +105,7 @@ def test_ours_is_compared_with_the_peer(runs, name):
 def test_memory_of_each(runs):
     result, _ = runs["memory"]
     for label in ("float32", "peer"):
-        # An imported framework alone takes more, and this toy no more than a GB or two.
+        # Importing a framework takes more than 100 MB, and this small model at most 1 or 2 GB.
         assert 1e8 < result[label]["built_bytes"] <= result[label]["peak_bytes"] < 4e9
     ratio = result["float32"]["peak_bytes"] / result["peer"]["peak_bytes"]
     assert result["float32"]["ratio_to_peer"] == pytest.approx(ratio)
@@ -115,7 +115,7 @@ def test_growth_along_an_axis(runs):
     result, out = runs["growth"]
     check_machine(result)
     assert [entry["size"] for entry in result["size"]] == [24, 48]
-    assert "filters" not in result and "batch" not in result  # one value each
+    assert "filters" not in result and "batch" not in result  # each of them has only one value
     small, large = result["size"]
     doubled = result["ratio_48_to_24"]
     assert doubled["seconds"] == pytest.approx(large["rounds"][0] / small["rounds"][0])
@@ -172,7 +172,7 @@ def test_the_papers_networks_take_what_is_published():
         network.build((None, None, None, 3))
         counted = sum(work.convolutions(network, (1, 256, 256, 3)))
         assert counted / 1e9 == pytest.approx(giga, abs=0.05)
-    # By hand: 7x7 from 3 to 64 channels at every pixel; 3x3, 64 to 128, at a quarter of them.
+    # Expected: 7x7 from 3 to 64 channels at every pixel; 3x3 from 64 to 128 at a quarter of them.
     first, second = work.convolutions(generator, (2, 256, 256, 3))[:2]
     assert first == 2 * 256**2 * 7 * 7 * 3 * 64
     assert second == 2 * 128**2 * 3 * 3 * 64 * 128
@@ -186,7 +186,7 @@ def test_a_steps_multiply_adds_are_those_of_its_graph():
     step = tf.function(lambda *batch: strategy.run(model.train_step, args=(batch,)))
     spec = tf.TensorSpec((1, *size))
     graph = step.get_concrete_function(spec, spec).graph
-    # Of the gradients that TensorFlow builds, those that no result needs are not computed.
+    # TensorFlow also builds gradients that no result needs. It does not compute those.
     todo, needed = [*(t.op for t in graph.outputs), *graph.control_outputs], set()
     while todo:
         op = todo.pop()
@@ -200,11 +200,11 @@ def test_a_steps_multiply_adds_are_those_of_its_graph():
     assert counts["total"] == counts["forward"] + counts["backward"]
 
 
-# === Turns ===
+# === Alternating measurements ===
 
 
 class Scripted:
-    """Stands in for a process whose calls take known times."""
+    """Replaces a process, with calls that take known times."""
 
     def __init__(self, calls, *times):
         self.calls, self.times = calls, list(times)
@@ -227,10 +227,10 @@ def test_contestants_take_turns_and_are_compared_within_a_round():
         "cpu_seconds": {"median": 4.0, "min": 1.0, "max": 4.0},
     }
     assert measure.ratios(times["float32"], times["peer"]) == {
-        "ratio_to_peer": 1.0,  # of 0.5, 2 and 1; the ratio of the medians would be 1 too, ...
+        "ratio_to_peer": 1.0,  # median of 0.5, 2 and 1; the ratio of medians is also 1, ...
         "ratio_to_peer_min": 0.5,
         "ratio_to_peer_max": 2.0,
-        "cpu_ratio_to_peer": 0.75,  # ... and here 0.5, not the median of 0.5, 2 and 0.75
+        "cpu_ratio_to_peer": 0.75,  # ... but here 0.5, unlike the median of 0.5, 2 and 0.75
     }
     assert others is None or others >= 0
 
@@ -244,7 +244,7 @@ def test_a_process_answers_or_says_why_not():
         assert process.names == ["good", "nan"] and process.facts == {"fact": 1}
         seconds, cpu_seconds = process.time("good")
         assert seconds > 0 and cpu_seconds >= 0
-        # Less than this process holds by far: the child's memory is its own.
+        # Much less than this process uses, so the memory of the child is measured separately.
         assert 64 << 20 < process.peak_memory() < measure.peak_memory()
         with pytest.raises(ValueError, match="nan computed nan"):
             process.time("nan")

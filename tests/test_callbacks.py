@@ -28,7 +28,7 @@ LOGS = {"cycle_a": 1.25, "d_a": 0.5, "learning_rate": 2e-4}
 
 
 def train(callback, steps, logs=LOGS, first=1, model=None):
-    """What `fit` does to a callback, without the training."""
+    """Calls a callback as `fit` does, without training."""
     model = model or SimpleNamespace(steps_done=0, stop_training=False)
     callback.set_model(model)
     for step in range(first, first + steps):
@@ -97,8 +97,8 @@ def test_a_half_written_last_row_is_dropped_wherever_it_ends(tmp_path):
     path = tmp_path / "losses.csv"
     train(LossLog(tmp_path, 0), 3, losses)
     whole, rows = path.read_bytes(), read_losses(path)
-    second = whole.rstrip().rfind(b"\n") + 1  # where the third row begins
-    for end in range(second, len(whole) - 1):  # its "\r" already ends a row
+    second = whole.rstrip().rfind(b"\n") + 1  # the start of the last row
+    for end in range(second, len(whole) - 1):  # without "\r", which already ends a row
         path.write_bytes(whole[:end])
         assert [row["step"] for row in read_losses(path)] == [1, 2], whole[:end]
     train(LossLog(tmp_path, 2), 1, losses, first=3)
@@ -153,7 +153,7 @@ def test_rows_are_kept_byte_for_byte_and_closed_files_appended_to(tmp_path):
     train(log, 6, losses)
     log.on_train_end()
     one_go = (tmp_path / "losses.csv").read_bytes()
-    (tmp_path / "losses.csv").write_bytes(one_go[:-3])  # killed in the middle of the last row
+    (tmp_path / "losses.csv").write_bytes(one_go[:-3])  # as if killed in the last row
     log = LossLog(tmp_path, 2)
     for first in (3, 5):  # `fit` is called again, as in scripts/train.py
         train(log, 2, losses, first=first)
@@ -194,7 +194,7 @@ def test_a_file_that_is_not_ours_is_kept_aside_and_the_run_goes_on(
 
 
 def fake(add, channels=3):
-    """A generator that adds to an image, and gives it the channels it is made for."""
+    """Returns a generator that adds a constant to an image and outputs the given channel count."""
     return lambda image: tf.repeat(image[..., :1] + add, channels, axis=-1)
 
 
@@ -230,7 +230,7 @@ def test_a_sheet_has_every_column_that_there_is(tmp_path, channels_b, columns):
     assert path == tmp_path / "samples" / "step_0000012.png"
     with Image.open(path) as image:
         width, height = image.size
-    assert width == GAP + columns * (128 + GAP)  # 16 pixels, enlarged by 8
+    assert width == GAP + columns * (128 + GAP)  # 16 pixels, enlarged 8 times
     assert height > 2 * (128 + GAP)
     assert list((tmp_path / "logs").glob("events*"))
 
@@ -251,7 +251,7 @@ def test_sheets_come_every_so_many_steps_and_at_the_end(tmp_path, every, at_end,
 
 
 class FakeRun:
-    """Notes the step of each save."""
+    """Records the step of each save."""
 
     def __init__(self):
         self.model = SimpleNamespace(steps_done=0, stop_training=False)
@@ -281,7 +281,7 @@ def test_saves_by_time(run, monkeypatch):
 
     checkpoints = Checkpoints(run, StopSignals(), every=0, minutes=1.6)
     train(checkpoints, 10, half_a_minute, model=run.model)
-    assert run.saved == [4, 8]  # after 120 s each, the first step past 96 s
+    assert run.saved == [4, 8]  # after 120 s each, at the first step that ends after 96 s
 
 
 def test_neither_saves_nothing(run):
@@ -291,7 +291,7 @@ def test_neither_saves_nothing(run):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_lets_the_step_end_and_stops(run, number):
-    # Not the handler of this process: a shell ignores some signals of what it starts in background.
+    # Replaces the process's handler, as shells make background processes ignore some signals.
     def before(number, frame):
         raise AssertionError("the signal was not noted")
 
@@ -306,13 +306,13 @@ def test_a_signal_lets_the_step_end_and_stops(run, number):
         train(Checkpoints(run, stop, every=0, minutes=0), 10, steps, model=run.model)
         assert run.model.steps_done == 3
         assert stop.number == number
-        # a second one is not held back: somebody wants out at once
+        # a second signal is not delayed: the user wants to stop immediately
         assert signal.getsignal(number) == signal.SIG_DFL
     assert signal.signal(number, own) == before
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
-    """As nohup has it, so that a training run outlives its terminal."""
+    """Checks that nohup still works, so that a training run continues after its terminal closes."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignals() as stop:

@@ -1,4 +1,4 @@
-"""The run folder: what is saved, what is kept, and what is refused."""
+"""Tests the run folder: which state it saves, which checkpoints it keeps, and what it refuses."""
 
 import dataclasses
 import errno
@@ -36,7 +36,7 @@ SHAPE = (16, 16, 3)
 
 
 def training(config):
-    """A model, and a function that takes so many steps on always the same images."""
+    """Returns a model and a function that trains it for n steps, with fixed images per step."""
     strategy = make_strategy("one")
     model = make_cyclegan(config, strategy, SHAPE, SHAPE, steps_per_epoch=2)
     step = tf.function(lambda *real: strategy.run(model.train_step, args=(real,)), autograph=False)
@@ -58,7 +58,7 @@ def state(model):
 
 
 def images(count=3, size=8, level=100):
-    """A set of images of one grey level, without a file."""
+    """Returns a set of images with a single gray level, without files."""
     return ImageSet(
         tuple(f"{i}.png" for i in range(count)), lambda i: np.full((size, size, 3), level, np.uint8)
     )
@@ -73,12 +73,12 @@ def run_folder(path, config=TINY, sets=SETS, **cluster):
 
 @functools.cache
 def shared_model():
-    """A model for the tests that look at files and steps alone: making one takes a second."""
+    """Returns one model for all tests that check only files and steps, as creating one is slow."""
     return training(TINY)[0]
 
 
 def saved_run(path, steps=(1,), config=TINY, **cluster):
-    """A run folder with checkpoints of these steps, as a process that has ended leaves it."""
+    """Writes a run folder with checkpoints of these steps, as a finished process leaves it."""
     model = shared_model()
     with run_folder(path, config, **cluster) as folder:
         folder.attach(model)
@@ -99,7 +99,7 @@ def test_all_that_a_step_reads_or_changes_is_saved(tmp_path):
         run(2)
 
     other, run_other = training(config)
-    run_other(1)  # so that nothing of it is as it was made
+    run_other(1)  # changes every variable from its initial value
     with run_folder(tmp_path / "run", config) as folder:
         assert folder.attach(other) == 3
     run_other(2)
@@ -123,7 +123,7 @@ def test_the_last_few_are_kept_and_a_second_save_of_a_step_is_none(tmp_path):
 
 @pytest.mark.parametrize("name", ["run[1]", "r*n? %41", "läuft 走"])
 def test_every_path_is_literal(tmp_path, name):
-    """Beside it lies a folder that the name would match if it were a pattern."""
+    """Checks names with wildcards, next to a folder that they would match as patterns."""
     saved_run(tmp_path / "run1", (1, 2))
     saved_run(tmp_path / name, (1, 2, 3, 4))
     with run_folder(tmp_path / name) as folder:
@@ -219,7 +219,7 @@ def test_a_damaged_checkpoint_is_left_out_and_said(tmp_path, capsys, damage, suf
         assert folder.attach(model) == 2
         said = capsys.readouterr().out
         assert ("ckpt-3 is damaged and is ignored" in said) != (
-            damage is Path.unlink and suffix == "index"  # then it is not a checkpoint at all
+            damage is Path.unlink and suffix == "index"  # no index means no checkpoint
         )
         model.step.assign(3)
         folder.save()
@@ -243,7 +243,7 @@ def test_where_every_checkpoint_is_damaged_nothing_is_replaced(tmp_path):
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage \xff"])
 def test_tensorflows_state_file_is_not_needed(tmp_path, content):
-    """Earlier versions kept one; without it they started at step 0 and replaced the generators."""
+    """Earlier versions needed it: without it, they began at step 0 and overwrote the generators."""
     saved_run(tmp_path, (1, 2))
     if content is not None:
         (tmp_path / "checkpoints" / "worker_0" / "checkpoint").write_bytes(content)
@@ -252,7 +252,7 @@ def test_tensorflows_state_file_is_not_needed(tmp_path, content):
 
 
 def test_a_run_of_an_earlier_version_continues(tmp_path):
-    """CheckpointManager wrote its checkpoints, and there was no run.json."""
+    """Checks that a run without run.json, with checkpoints by CheckpointManager, can be resumed."""
     model, _ = training(dataclasses.replace(TINY, seed=1))
     for variable in (model.step, model.pool_a[0].seen, model.generator_optimizer.iterations):
         variable.assign(3)
@@ -280,7 +280,7 @@ def test_another_setting_is_refused_by_name_once_there_is_a_checkpoint(tmp_path)
     other = dataclasses.replace(TINY, lambda_identity=0.0)
     longer = dataclasses.replace(TINY, epochs=7, run_dir="elsewhere", sample_every=1)
     with run_folder(tmp_path, other):
-        pass  # nothing is saved, so nothing is lost by other settings
+        pass  # no checkpoint exists, so other settings do no harm
     saved_run(tmp_path)
     with pytest.raises(ValueError, match="lambda_identity=0.5, now 0.0.: use another --run_dir"):
         run_folder(tmp_path, other)
@@ -315,7 +315,7 @@ def test_another_data_set_is_refused_unless_it_is_meant(tmp_path, sets, message)
     with run_folder(tmp_path, dataclasses.replace(TINY, allow_other_data=True), sets):
         pass
     with run_folder(tmp_path, sets=sets):
-        pass  # they are its images now
+        pass  # the run now uses these images
     with run_folder(tmp_path, sets=None):
         pass
     with pytest.raises(ValueError, match="another data set"):
@@ -339,7 +339,7 @@ def test_files_that_a_run_cannot_do_without(tmp_path):
     with pytest.raises(ValueError, match="run.json cannot be read"):
         run_folder(tmp_path)
     (tmp_path / "run.json").unlink()
-    (tmp_path / "config.json").write_text("\ufeff" + TINY.to_json())  # by an editor of Windows
+    (tmp_path / "config.json").write_text("\ufeff" + TINY.to_json())  # as Windows editors save it
     with run_folder(tmp_path):
         pass
     (tmp_path / "config.json").unlink()
@@ -363,7 +363,7 @@ def test_only_one_process_trains_in_a_folder(tmp_path):
             run_folder(tmp_path, dataclasses.replace(TINY, epochs=1))
         assert (tmp_path / "config.json").read_text() == before
         with run_folder(tmp_path, worker=1, workers=2):
-            pass  # each worker of a cluster has a lock of its own
+            pass  # each worker in a cluster has its own lock
     with run_folder(tmp_path):
         pass
 
@@ -384,7 +384,7 @@ def test_a_folder_that_cannot_be_written_is_named_at_once(tmp_path, monkeypatch,
 
 
 def cluster_of_two(path, steps, keep=2):
-    """The folder of two workers of which each has saved its own steps."""
+    """Writes the run folder of two workers, each with its own saved steps."""
     config = dataclasses.replace(TINY, keep_checkpoints=keep)
     for worker in (0, 1):
         saved_run(path, steps[worker], config, worker=worker, workers=2, replicas=2)
@@ -409,7 +409,7 @@ def test_what_workers_share_is_saved_by_the_first_alone(tmp_path):
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_workers_continue_from_the_newest_step_that_all_have(tmp_path, keep):
-    """One was killed after the other had saved step 3, and before it had itself."""
+    """Checks the case where one worker was killed after only the other one had saved step 3."""
     cluster_of_two(tmp_path, ((1, 2, 3), (1, 2)), keep)
     assert [resumed_at(tmp_path, worker) for worker in (0, 1)] == [2, 2]
     folders = [tmp_path / "checkpoints" / f"worker_{worker}" for worker in (0, 1)]

@@ -1,4 +1,4 @@
-"""What every command line does around its work: errors, closed pipes, names in any script, ~."""
+"""Tests what all commands share: errors, closed pipes, file names in any script, and ~."""
 
 import errno
 import io
@@ -27,7 +27,7 @@ class Options:
 
 
 def in_process(body, *, stdout=subprocess.PIPE, **environment):
-    """Runs `body` as the main function of a command line of its own."""
+    """Runs `body` as the main function of a command in a new process."""
     program = (
         "import sys\nfrom tf_cyclegan.cli import command\ndef main(options):\n"
         + textwrap.indent(textwrap.dedent(body), "    ")
@@ -111,7 +111,7 @@ def test_any_file_name_can_be_printed(locale):
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_keras_gets_the_backends_that_work(backend):
-    """A notebook leaves its MPLBACKEND to what it starts, and Keras imports matplotlib."""
+    """Also sets MPLBACKEND: processes inherit it from a notebook, and Keras imports matplotlib."""
     process = in_process(
         "import keras; print(keras.config.backend())",
         KERAS_BACKEND=backend,

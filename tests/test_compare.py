@@ -1,4 +1,4 @@
-"""Differences, latencies and example images."""
+"""Tests differences, latencies and example images."""
 
 import numpy as np
 import pytest
@@ -57,13 +57,13 @@ def test_examples_are_the_middle_squares_spread_over_the_set():
 
 @pytest.mark.parametrize("height, width", [(4, 6), (6, 4), (2, 20), (20, 2)])
 def test_examples_have_the_aspect_that_is_asked_for(height, width):
-    """Of an image whose red is its row and whose green its column, so that a crop can be seen."""
+    """Stores the row as red and the column as green, so that the crop can be computed."""
     rows, columns = np.mgrid[:40, :60].astype(np.uint8)
     pixels = np.stack([rows, columns, rows], axis=-1)
     (image,) = example_images(ImageSet(("0",), lambda i: pixels), (height, width), 3, 1)
     assert image.shape == (1, height, width, 3)
     levels = (image[0] + 1) * 127.5
-    scale = min(40 / height, 60 / width)  # source pixels for each pixel, the same both ways
+    scale = min(40 / height, 60 / width)  # source pixels per pixel, equal in both directions
     assert np.ptp(levels[..., 0]) == pytest.approx(scale * (height - 1), abs=2)
     assert np.ptp(levels[..., 1]) == pytest.approx(scale * (width - 1), abs=2)
     assert levels[..., 0].mean() == pytest.approx(19.5, abs=1)

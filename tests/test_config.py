@@ -39,7 +39,7 @@ def test_json_of_another_version_or_of_something_else():
         assert Config.from_json(f'{{"cache": {before}}}') == Config(cache=now)
 
 
-# Settings that cannot work -> what the one line must say: the cause, and a flag that mends it.
+# Start of the error message, with the cause and a flag that helps: settings that cannot work.
 REFUSED = {
     "batch_size is 0: use 1 or more": {"batch_size": 0},
     "load_size is -1: use 1 or more": {"load_size": -1},
@@ -85,7 +85,7 @@ def test_refused_settings_name_flag_and_remedy(message, settings):
     text = str(error.value)
     assert "\n" not in text
     assert any(name in text for name in [*settings, "--lambda_identity"])
-    for flag, value in re.findall(r"--(\w+)=(\d+)", text):  # the remedy is a flag, and works
+    for flag, value in re.findall(r"--(\w+)=(\d+)", text):  # checks that the suggested flag works
         Config(**settings | {flag: int(value)}).check()
 
 

@@ -1,4 +1,4 @@
-"""The training step: what it costs, what it freezes, and that it does not depend on how it runs."""
+"""Tests the training step: cost, frozen networks, and equal results in every way to run it."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ def tiny(strategy="one", **changes):
 
 @pytest.fixture
 def small_networks(monkeypatch):
-    """One convolution for each network: tracing a step takes a third of the time."""
+    """Replaces each network by one convolution, so that a step is traced in a third of the time."""
 
     def network(config, channels_in, channels_out, strides=1, activation=None):
         layers = [keras.Input((None, None, channels_in))]
@@ -78,7 +78,7 @@ def sets():
 
 
 def train(sets, strategy, steps, **changes):
-    """Trains by fit, as scripts/train.py does; returns the model and each step's losses."""
+    """Trains with fit, as scripts/train.py does; returns the model and the losses of each step."""
     config = dataclasses.replace(TINY, **changes)
     strategy = make_strategy(strategy)
     data = TrainingData(sets, config, strategy.num_replicas_in_sync)
@@ -126,7 +126,7 @@ def test_every_loss_is_reported_by_name_and_averaged_over_the_epoch(sets):
 
 @pytest.mark.usefixtures("small_networks")
 def test_two_replicas_equal_one_with_both_batches():
-    """In float64, where only a wrong scale or order can make a difference."""
+    """Uses float64, so that only a wrong scale or order causes a difference, and not rounding."""
     keras.config.set_dtype_policy("float64")
     keras.config.set_floatx("float64")
     try:
@@ -134,7 +134,7 @@ def test_two_replicas_equal_one_with_both_batches():
         for name, replicas in (("one", 1), ("mirrored", 2)):
             strategy, model = tiny(name, pool_size=0, precision="float64")
             assert strategy.num_replicas_in_sync == replicas
-            sgd = keras.optimizers.SGD  # Adam would hide a wrong scale
+            sgd = keras.optimizers.SGD  # Adam hides a wrong scale
             with strategy.scope():
                 model.compile(sgd(0.05), sgd(0.05), lambda_cycle_b=5.0)
             data = tf.data.Dataset.range(3).map(lambda i: batch_of_step(i, 4)).with_options(UNTUNED)
@@ -218,7 +218,7 @@ def test_the_whole_step_compiles_under_xla():
     ],
 )
 def test_recomputation_changes_memory_not_numbers(strategy, changes):
-    """In float64: Adam would make much of a rounding. The graph tells that it is in effect."""
+    """Uses float64, as Adam amplifies rounding errors. The graph shows that recomputation is on."""
     keras.config.set_dtype_policy("float64")
     keras.config.set_floatx("float64")
     try:
@@ -317,7 +317,7 @@ def test_a_term_of_weight_0_costs_no_pass(weights, passes, names):
         ("instance", [SHAPE, SHAPE], 1),
         ("batch", [SHAPE, SHAPE], 2),
         ("instance", [SHAPE, (20, 16, 3)], 2),
-        ("instance", [(88, 100, 3)] * 2, 2),  # large for two images
+        ("instance", [(88, 100, 3)] * 2, 2),  # too large for two images at once
     ],
 )
 def test_together_is_one_by_one(norm, shapes, calls):
@@ -338,7 +338,7 @@ def test_together_is_one_by_one(norm, shapes, calls):
 
 
 def test_forward_cycle_alone_is_its_own_weight():
-    """lambda_cycle_a weighs a -> b -> a, and nothing of the other cycle."""
+    """Checks that lambda_cycle_a weights only the cycle a -> b -> a and not the other one."""
     _, model = tiny()
     model.compile(
         keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0), lambda_cycle_a=3.0, lambda_cycle_b=7.0
@@ -432,7 +432,7 @@ def test_mixed_precision_takes_the_steps_of_float32(sets, exact, precision):
 
 
 def test_loss_scaling_does_not_change_the_gradients():
-    """With SGD, a wrong scale in either optimizer would move the weights 32768 times too far."""
+    """Uses SGD, because there a wrong scale makes the update 32768 times too large."""
     results = []
     for wrap in (lambda o: o, keras.optimizers.LossScaleOptimizer):
         _, model = tiny()
@@ -491,7 +491,7 @@ def test_the_first_value_that_is_not_finite_is_named(strategy):
 
 
 def test_a_step_whose_update_spoils_the_weights_reports_finite_losses():
-    """Which is why the weights are to be looked at as well before they are saved."""
+    """Shows why the weights must be checked too before they are saved, and not only the losses."""
     _, model = tiny()
     model.compile(keras.optimizers.SGD(1e38), keras.optimizers.SGD(1e38))
     model.d_b.trainable_variables[-1].assign([1e15])
@@ -501,7 +501,7 @@ def test_a_step_whose_update_spoils_the_weights_reports_finite_losses():
 
 
 def own_data(size=2, count=3, known=None, change=lambda images: images):
-    """A data set of the user's own; `known` is the batch size that TensorFlow knows."""
+    """Returns a custom dataset; `known` is its static batch size, or None."""
     pairs = [tuple(change(images) for images in batch(i, size)) for i in range(count)]
     images = tuple(tf.concat(domain, axis=0) for domain in zip(*pairs, strict=True))
     data = tf.data.Dataset.from_tensor_slices(images)
@@ -528,7 +528,7 @@ def test_training_goes_on_bit_for_bit_after_load_weights(strategy, changes, tmp_
     _, again = tiny(strategy, **changes, seed=3)
     again.seed = model.seed
     for pool, other in zip(again.pool_a + again.pool_b, model.pool_a + model.pool_b, strict=True):
-        pool.seed = other.seed  # an argument, not state
+        pool.seed = other.seed  # an argument, which is not saved
     again.load_weights(tmp_path / "x.weights.h5")
     assert again.steps_done == 3
     assert fitted(again, own_data(4)) == expected
@@ -539,7 +539,7 @@ def test_training_goes_on_bit_for_bit_after_load_weights(strategy, changes, tmp_
 @pytest.mark.parametrize("strategy", ["one", "mirrored"])
 def test_a_step_that_finds_the_data_at_its_end_counts_nothing(strategy):
     _, model = tiny(strategy, dropout=0.5, blocks=1)
-    calls = 3 * 2  # of each generator on each replica: identity goes with the translation
+    calls = 3 * 2  # of each generator per replica: one call for translation and identity
     for epochs in (1, 2):
         fitted(model, own_data(known=2))
         assert model.steps_done == 3 * epochs
@@ -552,7 +552,7 @@ def test_a_step_that_finds_the_data_at_its_end_counts_nothing(strategy):
 
 @pytest.mark.usefixtures("small_networks")
 def test_backup_and_restore_restores_the_whole_training_state(tmp_path):
-    """A fit that is cut off after its first epoch ends as one that is not."""
+    """Checks that an interrupted and resumed fit gives the same result as an uninterrupted one."""
     results = []
     for interrupted in (False, True):
         backup = keras.callbacks.BackupAndRestore(tmp_path / str(interrupted))
@@ -605,7 +605,7 @@ def test_xla_does_not_compile_batch_norm_over_replicas():
 
 @pytest.mark.usefixtures("small_networks")
 def test_pools_without_a_strategy_and_for_batches_of_unknown_size():
-    """What the pool returns is the same as under a strategy and for batches of known size."""
+    """Checks that the losses are the same as with a strategy and with a static batch size."""
     results = []
     for own, known in ((False, 2), (True, 2), (True, None)):
         _, model = tiny()

@@ -1,4 +1,4 @@
-"""load_dataset, TrainingData and augment: what the training sees, and when."""
+"""Tests load_dataset, TrainingData and augment: which images are trained on, and in which order."""
 
 import dataclasses
 import importlib
@@ -28,7 +28,7 @@ from tf_cyclegan.data.synthetic import TEST, TRAIN, landscape
 from tf_cyclegan.training.batches import TrainingData, load_dataset
 from tf_cyclegan.training.config import PRESETS, Config
 
-# As they are, so that an image can be told from any pixel of it.
+# Images stay unchanged, so that any pixel identifies its image.
 PLAIN = Config(preprocess="none", flip=False, batch_size=1)
 CROPPED = Config(preprocess="resize_and_crop", load_size=14, crop_size=8, flip=True)
 
@@ -41,7 +41,7 @@ def as_set(images):
 
 
 def levels(first, count, shape=(4, 4, 3)):
-    """A domain whose images each have one level, from `first` on."""
+    """Returns a domain where each image has a single level: `first`, `first` + 1 and so on."""
     return as_set([np.full(shape, first + i, np.uint8) for i in range(count)])
 
 
@@ -57,13 +57,13 @@ def data_of(a, b, config, replicas=1, **changes):
 
 
 def take(data, start, stop, *replica):
-    """All batches of some steps: [steps, n, h, w, c] of each domain."""
+    """Returns all batches of a range of steps: [steps, n, h, w, c] for each domain."""
     pairs = list(data.batches(start, stop, *replica).as_numpy_iterator())
     return tuple(np.stack(domain) for domain in zip(*pairs, strict=True))
 
 
 def orders(data, start, stop):
-    """Which image of each domain comes at each place, by its level."""
+    """Returns the order of the images in each domain, identified by their levels."""
     return [to_uint8(images[..., 0, 0, 0]).ravel().tolist() for images in take(data, start, stop)]
 
 
@@ -78,7 +78,7 @@ def test_batches_are_float32_nhwc_from_minus_one_to_one():
     assert sorted(a[0, :, 0, 0, 0]) == [-1, 1]
     assert -1 <= b.min() < -0.7 and 0.7 < b.max() <= 1
     spec = data_of(noise(1), noise(1), CROPPED, batch_size=2).batches(0, 1).element_spec
-    assert [s.shape for s in spec] == [(2, 8, 8, 3)] * 2  # known, as XLA and the pools need
+    assert [s.shape for s in spec] == [(2, 8, 8, 3)] * 2  # static, as XLA and the pools need
 
 
 def test_same_seed_same_batches_another_seed_others():
@@ -93,7 +93,7 @@ def test_same_seed_same_batches_another_seed_others():
 def test_starting_anywhere_gives_what_would_have_come(batch_size):
     data = data_of(noise(5), noise(4, seed=1), CROPPED, batch_size=batch_size)
     whole = take(data, 0, 9)
-    for start in (1, 4, 8):  # in the middle of an epoch, and in a later one
+    for start in (1, 4, 8):  # in the middle of the first epoch and in a later epoch
         rest = take(data, start, 9)
         for domain in range(2):
             np.testing.assert_array_equal(rest[domain], whole[domain][start:])
@@ -115,9 +115,9 @@ def test_orders_of_the_domains_are_independent():
     assert a != b
     pairs = np.zeros((6, 6), int)
     np.add.at(pairs, (a, b), 1)
-    assert pairs.min() >= 4  # 600 / 36 would be even
+    assert pairs.min() >= 4  # 600 / 36 if evenly distributed
     firsts = np.bincount(a[::6], minlength=6)
-    assert firsts.min() >= 5  # 100 / 6 would be even
+    assert firsts.min() >= 5  # 100 / 6 if evenly distributed
 
 
 def test_one_image_is_a_data_set():
@@ -149,7 +149,7 @@ def test_replicas_share_the_batch_of_one():
     for domain in range(2):
         together = np.concatenate([batches[domain] for batches in replicas], axis=1)
         np.testing.assert_array_equal(together, alone[domain])
-    # One pipeline that feeds several replicas gives each its batch in turn.
+    # A pipeline for several replicas yields their batches in turn.
     last_two = take(shared, 0, 4, 1, 2)
     for domain in range(2):
         in_turn = np.stack([replicas[r][domain] for r in (1, 2)], axis=1).reshape(8, 2, 8, 8, 3)
@@ -187,7 +187,7 @@ PREPROCESSES = ["resize_and_crop", "crop", "scale_width_and_crop", "scale_width"
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """Two domains in files, one of them gray, and a cache folder of the test's own."""
+    """Writes the image files of two domains, one of them gray, and uses a separate cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for domain, channels in (("A", 1), ("B", 3)):
         folder = tmp_path / f"train{domain}"
@@ -215,7 +215,7 @@ def test_the_same_comes_wherever_images_are_kept(folders, preprocess):
         return data.shape_a, list(data.batches(0, 12).as_numpy_iterator())
 
     shape, expected = batches("memory")
-    for cache in ("none", "none", "disk", "disk"):  # a second start finds what the first has left
+    for cache in ("none", "none", "disk", "disk"):  # the second run reuses the cache of the first
         again, pairs = batches(cache)
         assert again == shape
         for pair, other in zip(expected, pairs, strict=True):
@@ -227,7 +227,7 @@ def test_the_same_comes_wherever_images_are_kept(folders, preprocess):
 def test_later_starts_read_no_image_until_a_file_changes(folders, monkeypatch, cache):
     data_in(folders, cache=cache)
     looked_at = []
-    augment_module = importlib.import_module("tf_cyclegan.data.resizing")  # not its function
+    augment_module = importlib.import_module("tf_cyclegan.data.resizing")  # not the function
     for module, name in ((folders_module, "read_image"), (augment_module, "read_size")):
         original = getattr(module, name)
         monkeypatch.setattr(
@@ -238,7 +238,7 @@ def test_later_starts_read_no_image_until_a_file_changes(folders, monkeypatch, c
     changed = folders / "trainB" / "2.png"
     write_image(changed, noise(1, 50, 50).read(0))
     data = data_in(folders, cache=cache)
-    assert sorted(looked_at) == [f"{i}.png" for i in range(5)]  # of that domain alone
+    assert sorted(looked_at) == [f"{i}.png" for i in range(5)]  # only in the changed domain
     expected = data_in(folders, cache="memory").b[2]
     np.testing.assert_array_equal(data.b[2], expected)
 
@@ -256,7 +256,7 @@ def test_a_killed_writer_and_a_damaged_cache_are_made_good(folders):
 
 
 def test_starts_at_once_fill_the_disk_cache_once(folders):
-    """Workers on one machine: in threads here, which a FileLock of each keeps apart as well."""
+    """Simulates workers on one machine by threads. Each has its own FileLock, as a process does."""
     config, read = in_folders(folders, cache="disk"), []
     images = load_dataset(config)["trainB"]
     counting = dataclasses.replace(images, read=lambda i: (read.append(i), images.read(i))[1])
@@ -280,7 +280,7 @@ def test_a_cache_that_does_not_fit_is_refused_with_the_remedy(folders, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(folders / "file"))
     with pytest.raises(DatasetError, match="cannot be cached in .*: use --cache=none, or set"):
         data_in(folders, cache="disk")
-    data_in(folders, cache="none")  # which only saves time there
+    data_in(folders, cache="none")  # works: there, the cache only saves time
     with pytest.raises(DatasetError, match="images in folders: use --cache=memory or"):
         data_of(noise(1), noise(1), CROPPED, cache="disk")
 
@@ -309,7 +309,7 @@ def test_an_image_that_vanishes_leaves_one_line(folders):
 
 def test_cached_images_are_cropped_and_flipped_anew_each_epoch():
     a, _ = take(data_of(noise(1), noise(1), CROPPED, cache="memory"), 0, 30)
-    assert len({image.tobytes() for image in a}) > 20  # of 49 places, flipped or not
+    assert len({image.tobytes() for image in a}) > 20  # of 98: 49 positions, flipped or not
 
 
 def test_domains_are_cropped_independently():
@@ -327,7 +327,7 @@ def test_pairs_come_together_cropped_and_flipped_alike():
 
 
 def draws(count, crop=8, side=12, flip=True):
-    """(top, left, flipped) of many draws, read from an image whose pixels say where they are."""
+    """Returns (top, left, flipped) of many crops of an image whose pixels store their position."""
     rows, columns = np.indices((side, side))
     image = tf.constant(np.stack([rows, columns, columns], axis=-1).astype(np.uint8))
     seeds = tf.stack([tf.fill([count], tf.constant(7, tf.int64)), tf.range(count, dtype=tf.int64)])
@@ -342,7 +342,7 @@ def test_crops_cover_every_place_evenly_and_half_are_flipped():
     top, left, flipped = draws(1000)
     for offsets in (top, left):
         assert set(offsets) == {0, 1, 2, 3, 4}
-        assert np.bincount(offsets).min() > 140  # 200 each; 5 standard deviations are 63
+        assert np.bincount(offsets).min() > 140  # 200 expected; 5 standard deviations are 63
     assert abs(flipped.mean() - 0.5) < 0.08  # 5 standard deviations
     for first, second in ((top, left), (top, flipped), (left, flipped)):
         assert abs(np.corrcoef(first, second)[0, 1]) < 0.16
@@ -369,7 +369,7 @@ def test_resize_is_pillows_bicubic(size, channels):
 
 @pytest.mark.parametrize("size", [(32, 40), (100, 130)])
 def test_resize_is_tensorflows_antialiased_bicubic_within_a_grey_level(size):
-    # Pillow clips between its two passes too, so both stay away from black and white here.
+    # Pillow also clips between its two passes, so this image avoids values near black and white.
     image = landscape(0, "summer", 64, 80) // 2 + 64
     expected = tf.image.resize(image, size, method="bicubic", antialias=True)
     assert np.abs(resize(image, size) - np.rint(expected)).max() <= 1
@@ -381,10 +381,10 @@ def test_resize_is_tensorflows_antialiased_bicubic_within_a_grey_level(size):
         ("resize_and_crop", (30, 50), (286, 286)),
         ("crop", (301, 470), (301, 470)),
         ("scale_width_and_crop", (200, 143), (400, 286)),
-        ("scale_width_and_crop", (50, 143), (256, 286)),  # not lower than the crop
+        ("scale_width_and_crop", (50, 143), (256, 286)),  # at least as high as the crop
         ("scale_width", (200, 143), (400, 288)),
         ("scale_width", (297, 286), (296, 288)),
-        ("none", (50, 49), (48, 48)),  # 12.5 and 12.25 fours, halves to even
+        ("none", (50, 49), (48, 48)),  # 12.5 and 12.25 times 4; halves round to even
         ("none", (55, 1), (56, 4)),
     ],
 )
@@ -457,7 +457,7 @@ def test_a_damaged_file_is_named_before_the_first_step(tmp_path, monkeypatch, ca
     whole = (tmp_path / "trainB" / "two.jpg").read_bytes()
     config = dataclasses.replace(CROPPED, data_dir=str(tmp_path), cache=cache)
     TrainingData(load_dataset(config), config)
-    # With "none" only headers are read: damage behind them shows when the image is used.
+    # With "none", only headers are read: damage after them is found when the image is used.
     (tmp_path / "trainB" / "two.jpg").write_bytes(whole[: 20 if cache == "none" else -200])
     sets = load_dataset(config)
     with pytest.raises(ImageError, match=r"trainB.two\.jpg: .*(cannot be decoded|damaged)"):
@@ -535,7 +535,7 @@ def test_embedded_scenes_are_unpaired_and_the_tests_unseen():
     splits = [set(sets[name].names) for name in ("trainA", "trainB", "testA", "testB")]
     assert sum(map(len, splits)) == len(set.union(*splits))
     for name, season in (("trainA", "summer"), ("trainB", "winter")):
-        for i in (0, TRAIN - 1):  # the name says which scene it is
+        for i in (0, TRAIN - 1):  # the name contains the index of the scene
             index = int(sets[name].names[i].removeprefix("landscape_").removesuffix(".png"))
             np.testing.assert_array_equal(sets[name].read(i), landscape(index, season, 8, 8))
 

@@ -22,7 +22,7 @@ def gauss(n, d=8, seed=0, scale=1.0, shift=0.0):
 
 @pytest.fixture
 def clean_fid(monkeypatch):
-    """clean-fid's own functions; of the packages it imports for others, stand-ins will do."""
+    """Imports clean-fid, with mocks for the packages that the tested functions do not need."""
     for name in ("torchvision", "torchvision.models", "torchvision.models.utils"):
         monkeypatch.setitem(sys.modules, name, mock.MagicMock())
     pytest.importorskip("torch", reason="clean-fid needs PyTorch")
@@ -43,9 +43,9 @@ def test_kid_is_clean_fids(clean_fid, monkeypatch):
     theirs = clean_fid.kernel_distance(real, fake, num_subsets=2)
     mean, spread = kid(real, fake, subsets=2)
     assert mean == pytest.approx(theirs, rel=1e-9)
-    assert spread == pytest.approx(0, abs=1e-12)  # each subset is the whole set
+    assert spread == pytest.approx(0, abs=1e-12)  # every subset is the complete set
 
-    draws = np.random.default_rng(3)  # the same ones on both sides: theirs draws fakes first
+    draws = np.random.default_rng(3)  # both use the same draws: clean-fid draws fakes first
     monkeypatch.setattr(clean_fid.np.random, "choice", draws.choice)
     theirs = clean_fid.kernel_distance(fake, real, num_subsets=5, max_subset_size=30)
     monkeypatch.undo()
@@ -57,14 +57,14 @@ def test_fid_of_gaussians_is_known():
     whitened -= whitened.mean(0)
     whitened = whitened @ np.linalg.inv(np.linalg.cholesky(np.cov(whitened, rowvar=False))).T
     shift, scale = np.array([1.0, -2.0, 0.5]), np.array([3.0, 1.0, 0.5])
-    # |shift|^2 and, of commuting covariances, the squared differences of deviations
+    # |shift|^2 plus the squared differences of the deviations, as the covariances commute
     expected = np.square(shift).sum() + np.square(scale - 1).sum()
     assert fid(whitened, whitened[::-1] * scale + shift) == pytest.approx(expected)
     assert fid(whitened, whitened) == pytest.approx(0, abs=1e-10)
 
 
 def test_fid_is_exact_with_fewer_rows_than_columns():
-    # Deviations 1 and 2 along two axes at a right angle: no covariance in common.
+    # Deviations 1 and 2 along two orthogonal axes: the product of the covariances is 0.
     real, fake = np.zeros((3, 50)), np.zeros((3, 50))
     real[:, 0], fake[:, 1] = [-1, 0, 1], [-2, 0, 2]
     assert fid(real, fake) == pytest.approx(1 + 4)
@@ -72,8 +72,8 @@ def test_fid_is_exact_with_fewer_rows_than_columns():
 
 
 def test_kid_by_hand():
-    # d = 1, kernel (x y + 1)^3: within {0, 1} it is 1, within {1, 2} it is 27;
-    # across, k(0, .) = 1 twice, k(1, 1) = 8 and k(1, 2) = 27.
+    # d = 1, kernel (x y + 1)^3: it is 1 within {0, 1} and 27 within {1, 2};
+    # between the sets, k(0, .) = 1 twice, k(1, 1) = 8 and k(1, 2) = 27.
     mean, _ = kid(np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]]), subsets=1)
     assert mean == pytest.approx(1 + 27 - 2 * (1 + 1 + 8 + 27) / 4)
 
@@ -125,7 +125,7 @@ def test_features_that_are_refused(distance):
         kid(rows, rows, subsets=5, subset_size=1)
 
 
-# === Variety ===
+# === Diversity ===
 
 
 def line(*points):
@@ -140,13 +140,13 @@ def test_diversity_by_hand():
 
 def test_recall_and_coverage_by_hand():
     real, fake = line(0, 1, 2, 10), line(0.5, 1.5, 30)
-    # k = 1: the fakes' balls are 0.5 +- 1, 1.5 +- 1 and 30 +- 28.5, which reaches 1.5 and so 10.
+    # k = 1: the balls of the fakes are 0.5 +- 1, 1.5 +- 1 and 30 +- 28.5, which contains 10.
     assert recall(real, fake, k=1) == 1
     assert recall(real, fake[:2], k=1) == pytest.approx(3 / 4)
-    # The reals' balls are 0 +- 1, 1 +- 1, 2 +- 1 and 10 +- 8, which reaches 2 but no fake.
+    # The balls of the reals are 0 +- 1, 1 +- 1, 2 +- 1 and 10 +- 8, which contains no fake.
     assert coverage(real, fake, k=1) == pytest.approx(3 / 4)
     assert coverage(real, line(9, 9.5), k=1) == pytest.approx(1 / 4)
-    # k = 2: 10 +- 9 reaches 1 and the fake 1.5.
+    # k = 2: the last ball is 10 +- 9, which contains the fake 1.5.
     assert coverage(real, fake, k=2) == 1
     for share in (recall, coverage):
         assert share(real, real, k=1) == 1
@@ -174,7 +174,7 @@ def test_one_or_a_few_outputs_are_named(outputs, noise):
     assert found.collapsed
     assert found.verdict.startswith("Collapsed: ") and str(COLLAPSED_BELOW) in found.verdict
     assert f"{found.twins:.2f}" in found.verdict and "\n" not in found.verdict
-    # One output shows in the diversity too; a few far apart only in their twins.
+    # A single output also lowers the diversity. A few different outputs only lower `twins`.
     assert (found.fakes < COLLAPSED_BELOW * found.inputs) == (outputs == 1)
 
 

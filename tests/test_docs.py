@@ -1,4 +1,4 @@
-"""The code blocks of README and guide: Python runs at toy size, and every command can be typed."""
+"""Tests the code blocks of the documentation: Python runs at a small size; all flags exist."""
 
 import configparser
 import contextlib
@@ -24,7 +24,7 @@ BLOCK = re.compile(
     r"(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?^ *```(?P<kind>\w+)\n(?P<code>.*?)^ *```",
     re.DOTALL | re.MULTILINE,
 )
-# Images and networks so small that a training run takes seconds.
+# Very small images and networks, so that a training run takes only seconds.
 TINY = """--load_size=20 --crop_size=16 --filters=2 --blocks=0 --d_filters=2 --d_layers=1
     --max_steps=2 --save_every=0""".split()
 LOSSES = {
@@ -41,19 +41,19 @@ SHRINK = {
 
 
 def blocks(page, kind):
-    """The code of a page's blocks of one kind, and why it does not run, if so."""
+    """Returns the code blocks of one kind on a page, each with a reason if it is not run."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return [(m["code"], m["reason"]) for m in BLOCK.finditer(text) if m["kind"] == kind]
 
 
 def commands(code):
-    """The commands of a shell block, each as a list of words."""
+    """Splits a shell block into commands, each a list of words."""
     lines = re.sub(r"(\\|\|)\n", " ", code).splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def named(words):
-    """The name of a command of tf-cyclegan, and its flags."""
+    """Splits a tf-cyclegan command into its name and its flags."""
     for count in (2, 1):
         name = " ".join(words[1 : 1 + count])
         if name in COMMANDS:
@@ -63,7 +63,7 @@ def named(words):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A folder with the images that README and guide talk of, as the current one."""
+    """Changes to a folder that contains the images used in the README and the guide."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for folder, season in (("photos", "summer"), ("paintings", "winter"), ("holiday", "summer")):
@@ -125,7 +125,7 @@ def parse(name, flags):
     module = importlib.import_module(f"tf_cyclegan.cli.{COMMANDS[name][0]}")
     if name == "train":
         train.parse(flags)
-    elif name == "translate-many":  # Beam reads what is left
+    elif name == "translate-many":  # Beam parses the remaining flags
         tyro.cli(module.Options, args=flags, use_underscores=True, return_unknown_args=True)
     else:
         options = command.parse(module.Options, None, arguments=flags)
@@ -134,7 +134,7 @@ def parse(name, flags):
 
 
 def test_the_commands_of_the_readme_run(home, monkeypatch, capsys):
-    """In their order, in one folder, but for the data set that has to be downloaded."""
+    """Runs them in order, in one folder, except those that need a downloaded dataset."""
     ran = []
     for code, reason in blocks("README.md", "sh"):
         for words in commands(code):
@@ -143,7 +143,7 @@ def test_the_commands_of_the_readme_run(home, monkeypatch, capsys):
             name, flags = named(words)
             if name == "train":
                 if Path("runs/mine").exists():
-                    continue  # settings for a laptop, which would be another run
+                    continue  # the laptop settings, which belong to another run
                 flags = [*flags, *TINY]
             if name == "export tflite":
                 flags = ["--size=16" if flag == "--size=256" else flag for flag in flags]

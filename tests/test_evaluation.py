@@ -1,4 +1,4 @@
-"""The scores of known translations, and scripts/evaluate.py through its main()."""
+"""Tests the scores of known translations, and the evaluate command through its main()."""
 
 import json
 from collections import Counter
@@ -31,7 +31,7 @@ TARGETS = images(100, 30, "winter")
 
 
 def lookup(source, result):
-    """A translator that knows the answers."""
+    """Returns a translator that looks up the known results."""
     known = {source.read(i).tobytes(): result.read(i) for i in range(len(source))}
     return lambda image: known.get(image.tobytes(), image)
 
@@ -82,7 +82,7 @@ def test_images_are_read_twice_at_most_and_not_kept(monkeypatch):
     alive, most, reads = [0], [0], []
 
     class Counted(np.ndarray):
-        """An image that notes how many are in memory."""
+        """An image that counts how many images are in memory."""
 
         def __array_finalize__(self, obj):
             alive[0] += 1
@@ -101,7 +101,7 @@ def test_images_are_read_twice_at_most_and_not_kept(monkeypatch):
     sets = [counted(images(first, 60, "summer")) for first in (0, 100, 200)]
     evaluate_direction(lambda p: p, lambda p: p, *sets, pixel_features)
     assert max(Counter(reads).values()) <= 2
-    assert most[0] < 60  # with 8 kept for the sheet: one split alone has 60
+    assert most[0] < 60  # including 8 for the contact sheet; a single split has 60
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -168,7 +168,7 @@ def test_a_pair_of_two_sizes_and_no_image_at_all():
             evaluate_direction(lambda p: p, lambda p: p, *broken, None, pixel_features)
 
 
-# === The script ===
+# === The command ===
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def script():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder on the embedded data set, untrained."""
+    """Writes a run folder with untrained generators for the embedded dataset."""
     path = tmp_path_factory.mktemp("run")
     for seed, direction in enumerate(("a2b", "b2a")):
         keras.utils.set_random_seed(seed)
@@ -256,7 +256,7 @@ def test_script_names_a_broken_image_and_measures_the_others(script, run, tmp_pa
 
 
 def test_script_on_pairs_of_photos_and_label_maps(script, run, tmp_path, capsys):
-    """Every winter image in two colours: the classes of a palette."""
+    """Reduces every winter image to two colors, which are the classes of the palette."""
     black_or_white = "000000\nffffff\n"
     (tmp_path / "palette.txt").write_text(black_or_white)
     for split in ("train", "test"):

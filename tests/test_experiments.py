@@ -1,4 +1,4 @@
-"""Tables of experiments, and scripts/experiments.py on a budget of a few steps."""
+"""Tests the tables of experiments, and the experiments command with a budget of a few steps."""
 
 import json
 from pathlib import Path
@@ -27,9 +27,9 @@ def test_a_cell_holds_mean_and_range():
 
 
 def test_the_spread_is_that_of_the_last_quarter():
-    # 160 steps: the last 40 are 20 parts of 2.
+    # The last quarter of 160 steps is split into 20 parts of 2 steps.
     alternating = [9.0 * (i % 2) for i in range(120)] + [float(i % 2) for i in range(40)]
-    assert late_spread(alternating) == 0  # all parts are alike
+    assert late_spread(alternating) == 0  # all parts have equal means
     assert late_spread([5.0] * 120 + [0.0] * 20 + [1.0] * 20) == 0.5
     assert late_spread([]) is None
 
@@ -58,10 +58,10 @@ def test_a_page_leaves_empty_columns_out():
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Runs the command in this process, where TensorFlow is loaded already.
+    """Runs the command in this process, where TensorFlow is already loaded.
 
     Returns:
-        A function of flags to the exit code, and what was printed.
+        A function that takes flags and returns the exit code and the printed text.
     """
     monkeypatch.chdir(tmp_path)
 
@@ -101,7 +101,7 @@ def test_an_experiment_is_run_once_and_drawn(run, tmp_path):
 
     code, printed = run("identity", "--seeds", "3", flags)
     assert code == 0 and "tf-cyclegan train" not in printed
-    # Some variants alone, of which all are there, and no images.
+    # Only some variants, all of which already have results, and no figure.
     some = ["losses", "--variants", "CycleGAN", "CycleGAN with identity", "--seeds", "3", flags]
     code, printed = run(*some, "--no_figure", "--output=here")
     assert code == 0 and "tf-cyclegan train" not in printed
@@ -126,7 +126,7 @@ def test_an_unknown_variant_is_refused():
         experiments.main(experiments.Options("losses", variants=("cycle",)))
 
 
-# === docs/experiments: what the pages say is what was measured ===
+# === docs/experiments: the pages agree with the measured results ===
 
 
 def published():

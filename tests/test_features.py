@@ -19,7 +19,7 @@ def noise(height=8, width=8, channels=3, seed=0):
 
 
 def network(height=8, width=8, flat=False):
-    """Twice its input, so that features are known by hand."""
+    """Returns a network that doubles its input, so that its features are easy to compute."""
     layers = [keras.layers.Input((height, width, 3)), keras.layers.Rescaling(2.0)]
     layers.append(keras.layers.DepthwiseConv2D(1, use_bias=False, depthwise_initializer="ones"))
     if flat:
@@ -33,7 +33,7 @@ def saved(folder, name="small.keras", **options):
 
 
 def by_hand(image):
-    """Blue, green, red, less the mean, twice, averaged over the pixels."""
+    """Computes the features: BGR minus the mean, doubled, and averaged over the pixels."""
     return 2 * (image[:, :, ::-1].astype(np.float64) - CAFFE_MEAN).mean(axis=(0, 1))
 
 
@@ -153,7 +153,7 @@ def test_a_lambda_deep_inside_an_h5_is_found(tmp_path):
         load_features(str(path))
 
 
-# === Inception: only what goes wrong, since its weights are not here ===
+# === Inception: only errors, because its weights are not available here ===
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_without_a_network_it_says_what_goes_where(clean_fid, tmp_path, spec):
     place = tmp_path / "tf_cyclegan" / features.INCEPTION_FILE
     assert str(error.value).endswith(f"save {clean_fid.inception_url} as {place}")
     assert "\n" not in str(error.value)
-    assert list(place.parent.iterdir()) == []  # nothing half-fetched
+    assert list(place.parent.iterdir()) == []  # no partial download
 
 
 def test_other_weights_are_not_run(clean_fid, tmp_path):

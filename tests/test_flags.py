@@ -1,4 +1,4 @@
-"""Wrong flags of scripts that use a trained generator are reported before it is loaded."""
+"""Checks that commands report wrong flags before they load a trained generator."""
 
 import importlib.util
 import sys
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TFLITE, ONNX, COMPARE = "export tflite", "export onnx", "export/compare.py"
 TRANSLATE = "translate"
 MODULES = {TFLITE: export_tflite, ONNX: export_onnx, TRANSLATE: translate_command}
-# Flags that are needed and right, but for run_dir: it is reported only once all others are.
+# The required flags, all valid except run_dir, which is checked after all others.
 RIGHT = {
     TFLITE: {"output": "{tmp}/out"},
     ONNX: {"output": "{tmp}/out/a2b.onnx"},
@@ -55,7 +55,7 @@ WRONG = [
 
 @pytest.fixture
 def main(tmp_path, monkeypatch):
-    """Runs a script's main with its right flags and some others."""
+    """Runs the main function of a command with its required flags and further ones."""
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     for name in ("a2b_256_float32.tflite", "a2b_256_report.json", "a2b.onnx", "comparison.md"):

@@ -9,7 +9,7 @@ from tf_cyclegan.data.image_files import DatasetError, ImageError, write_image
 
 
 def fill(folder, names, shape=(4, 6, 3)):
-    """Writes one gray image per name, its level being 10 times its place."""
+    """Writes one gray image per name, with a level of 10 times its position in the list."""
     folder.mkdir(parents=True, exist_ok=True)
     for place, name in enumerate(names):
         write_image(folder / name, np.full(shape, 10 * place, np.uint8))

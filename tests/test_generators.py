@@ -44,7 +44,7 @@ def test_weights_start_as_an_untruncated_normal_and_biases_as_0(generator):
     assert kernels.size > 1e5
     assert abs(kernels.mean()) < 4 * 0.02 / np.sqrt(kernels.size)
     assert kernels.std() == pytest.approx(0.02, rel=0.01)
-    # 4.55% of a normal distribution lie beyond two deviations; a truncated one ends there
+    # 4.55% of a normal distribution are beyond two standard deviations, where a truncated one ends
     assert np.mean(np.abs(kernels) > 0.04) == pytest.approx(0.0455, rel=0.05)
     assert not all_weights(network, "bias").any()
     assert kernels.size + all_weights(network, "bias").size == network.count_params()

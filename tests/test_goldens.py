@@ -1,4 +1,4 @@
-"""Every number here came out of the authors' PyTorch code in float64 (tests/goldens/README.md)."""
+"""Compares with results of the authors' PyTorch code in float64 (see tests/goldens/README.md)."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tf_cyclegan.interop import from_state_dict, to_state_dict
 from tf_cyclegan.schedules import LinearDecay
 
 GOLDENS = Path(__file__).parent / "goldens"
-# The authors call a2b G_A and b2a G_B, and name a discriminator after the generator it trains.
+# The authors call a2b G_A and b2a G_B, and name a discriminator after its generator.
 NETWORKS = {"G_A": "a2b", "G_B": "b2a", "D_A": "d_b", "D_B": "d_a"}
 LOSSES = {
     "G_A": "g_adv_a2b",
@@ -71,21 +71,21 @@ def test_forward_pass_in_float32(case, network):
 
 
 class ScriptedPool(ImagePool):
-    """An image pool that draws what the authors' pool drew; eager only."""
+    """An image pool that repeats the random draws of the authors' pool. It only works eagerly."""
 
     def __init__(self, size, shape, script):
         super().__init__(size, shape, seed=0, dtype=tf.float64)
         self.script = script
 
     def draw(self):
-        if self.seen < self.size:  # the authors draw nothing while the pool fills
+        if self.seen < self.size:  # the authors draw no numbers until the pool is full
             return tf.constant(0.0), tf.constant(0)
         p, index = self.script.pop(0)
         return tf.constant(p), tf.constant(int(index))
 
 
 class ReferenceAdam(keras.optimizers.Adam):
-    """Adam in PyTorch's form, `lr * m / (sqrt(v) + eps)` of the bias-corrected m and v."""
+    """Adam as in PyTorch: `lr * m / (sqrt(v) + eps)` with bias-corrected m and v."""
 
     def update_step(self, gradient, variable, learning_rate):
         t = tf.cast(self.iterations + 1, variable.dtype)
@@ -99,7 +99,7 @@ class ReferenceAdam(keras.optimizers.Adam):
 
 
 class Recorder(CycleGAN):
-    """CycleGAN that keeps what a step computed: images and gradients."""
+    """A CycleGAN that records the images and gradients of a step."""
 
     def compile(self, *args, **kwargs):
         super().compile(*args, **kwargs)
@@ -164,9 +164,9 @@ def test_training_steps_in_float64(case, float64):
         expected = under(arrays, f"step{step}/loss/")
         assert len(expected) == 9
         for name, value in expected.items():
-            # A term of weight 0 is left out.
+            # A term with weight 0 is not reported.
             ours = float(losses.get(LOSSES.get(name, name), 0.0))
-            # After two updates the float32 slope that TensorFlow keeps for LeakyReLU shows.
+            # TensorFlow stores LeakyReLU's slope in float32, which is visible after two updates.
             tolerance = 1e-8 if step < 2 else 1e-7
             assert ours == pytest.approx(float(value), rel=tolerance), (step, name)
         if step > 0:
@@ -191,7 +191,7 @@ def check_gradients_and_updates(arrays, meta, model, networks, before):
                 gradients[key], value, rtol=1e-6, atol=1e-6 * np.abs(value).max(), err_msg=key
             )
             delta = arrays[f"step0/delta/{name}/{key}"]
-            # A gradient near zero decides by its last digits which way Adam's first step goes.
+            # For gradients near zero, rounding determines the direction of Adam's first step.
             live = np.abs(value) > 1e-6
             np.testing.assert_allclose(
                 (after[key] - before[name][key])[live], delta[live], rtol=0, atol=1e-9, err_msg=key
@@ -209,10 +209,10 @@ def gradients_by_torch_name(model, network):
 
 
 def one_step(dtype):
-    """One step at a size at which a CPU's kernels are taken, compiled to a graph.
+    """Runs one step as a graph, at a size for which the CPU kernels are used.
 
     Returns:
-        The losses, and of every weight the gradient and the update.
+        The losses, and the path, gradient and update of every weight.
     """
     networks = {name: ResNetGenerator(32, blocks=1, dtype=dtype) for name in ("a2b", "b2a")}
     networks |= {name: PatchDiscriminator(8, layers=1, dtype=dtype) for name in ("d_a", "d_b")}
@@ -242,7 +242,7 @@ def one_step(dtype):
     bool(tf.config.list_physical_devices("GPU")), reason="these kernels are a CPU's alone"
 )
 def test_a_step_in_float32_by_the_cpus_kernels_is_that_in_float64_without_them(monkeypatch):
-    """The golden steps above are in float64 and of 16 channels, where no kernel is taken."""
+    """The steps above use float64 and few channels, so they do not test the CPU kernels."""
     taken = dict.fromkeys(("convolution_3x3", "standardized_images"), 0)
     for module, name in ((winograd, "convolution_3x3"), (fused_norm, "standardized_images")):
         kernel = getattr(module, name)
@@ -264,15 +264,15 @@ def test_a_step_in_float32_by_the_cpus_kernels_is_that_in_float64_without_them(m
     for path, g, exact, update, exact_update in zip(
         paths, gradients, exact_gradients, updates, exact_updates, strict=True
     ):
-        # Instance norm takes a bias before it out again: its gradient is rounding alone.
+        # Instance norm cancels a bias before it, so the gradient of that bias is only rounding.
         size = np.abs(exact).max()
         if size < 1e-9 * largest:
             assert np.abs(g).max() < 1e-4 * largest, path
             continue
-        # In the generators a rounding turns over some ReLUs and signs of the L1 terms.
+        # In the generators, rounding flips some ReLUs and some signs of the L1 terms.
         tolerance = 0.03 if "generator" in path else 1e-4
         assert np.linalg.norm(g - exact) < tolerance * np.linalg.norm(exact), path
-        # A gradient near zero decides by its last digits which way Adam's first step goes.
+        # For gradients near zero, rounding determines the direction of Adam's first step.
         live = np.abs(exact) > 0.1 * size
         np.testing.assert_allclose(update[live], exact_update[live], rtol=1e-3, err_msg=path)
 

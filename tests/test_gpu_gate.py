@@ -1,4 +1,4 @@
-"""The strict GPU gate, on software Vulkan, with what it must refuse."""
+"""Tests the strict GPU check on software Vulkan, including files that it must refuse."""
 
 import os
 
@@ -56,12 +56,12 @@ def test_without_swiftshader_it_says_what_to_install(tmp_path):
 def test_the_full_generator_is_one_piece_on_cpu_and_gpu():
     generator = ResNetGenerator(filters=64, blocks=9)
     generator.build((None, None, None, 3))
-    content = convert(generator, "float32", 64)  # of 256 pixels, software takes a minute
+    content = convert(generator, "float32", 64)  # 256 pixels take a minute in software
     content = seal(content, FIXED | {"height": 64, "width": 64})
     run = LiteModel(content)
     expected = run(noise(64))
     assert run.partitions() == 1
-    # From end to end: nothing is left to run before, after or between.
+    # One delegate covers the network from input to output, without other operations.
     nodes = run.interpreter._get_ops_details()
     delegate = next(node for node in nodes if node["op_name"] == "DELEGATE")
     assert run.input in delegate["inputs"] and list(delegate["outputs"]) == [run.output]

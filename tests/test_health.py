@@ -1,4 +1,4 @@
-"""Warnings while a training runs."""
+"""Tests the warnings that are printed during a training run."""
 
 from types import SimpleNamespace
 

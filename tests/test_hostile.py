@@ -1,4 +1,4 @@
-"""Files that are sound but unusual, and files made to take time or memory."""
+"""Tests valid but unusual image files, and files that are made to use much time or memory."""
 
 import importlib.util
 import io
@@ -29,7 +29,7 @@ def chunk(kind, data, crc=None):
 
 
 def png(*early, late=(), kind="RGB"):
-    """A PNG with chunks before its pixels, and others after them."""
+    """Returns a PNG with extra chunks before and after its pixels."""
     image = Image.fromarray(np.arange(96, dtype=np.uint8).reshape(4, 8, 3)).convert(kind)
     data = torture_images.encoded(image, "PNG")
     start, stop = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
@@ -102,7 +102,7 @@ def jpeg(before):
     return SEEDS["baseline.jpg"][:2] + before + SEEDS["baseline.jpg"][2:]
 
 
-COMMENT = b"!\xfe" + (b"\xff" + b"words" * 51) * 65536 + b"\0"  # 16 MB, in Pillow a minute
+COMMENT = b"!\xfe" + (b"\xff" + b"words" * 51) * 65536 + b"\0"  # 16 MB, which take Pillow a minute
 EXIF = b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)
 
 
@@ -122,14 +122,14 @@ def test_what_pixels_do_not_need_never_reaches_the_decoder(data, original):
     assert len(contents.file.read()) <= len(SEEDS[original])
     decoded, expected = decode_image(data), decode_image(SEEDS[original])
     if original == "baseline.jpg" and data.startswith(jpeg(EXIF)[:100]):
-        expected = np.rot90(expected)  # the first EXIF counts, and says nothing of an orientation
+        expected = np.rot90(expected)  # only the first EXIF counts, without orientation
     np.testing.assert_array_equal(decoded, expected)
 
 
 def tiff(*tags, fill=b"", size=100_000):
-    """A little-endian TIFF of 8 x 8 gray pixels with these tags: (number, type, count, value).
+    """Returns a little-endian 8 x 8 gray TIFF with these tags: (number, type, count, value).
 
-    The bytes `fill` lie from 1000 on.
+    The bytes `fill` begin at offset 1000.
     """
     tags = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (262, 3, 1, 1), *tags]
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
@@ -138,7 +138,7 @@ def tiff(*tags, fill=b"", size=100_000):
 
 
 def jpeg2000(marker, **values):
-    """The gray seed with other bytes in one segment, such as _6 for 6 bytes after its marker."""
+    """Returns the gray seed with other bytes in one segment; `_6` is 6 bytes after its marker."""
     data = bytearray(SEEDS["stream.j2k"])
     for offset, new in values.items():
         place = data.index(marker) + int(offset[1:])
@@ -204,7 +204,7 @@ def test_profiles_beyond_the_limit_are_left_out():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a child process as Linux does")
 def test_damaged_files_do_no_more_than_be_refused():
-    """A few of what `make torture` tries; see tests/torture/images.py."""
+    """Decodes some of the files that `make torture` generates; see tests/torture/images.py."""
     counts, failures = torture_images.torture(222, seconds=60)
     assert failures == []
     assert counts["decoded"] + counts["refused"] == 222 and min(counts.values()) > 10

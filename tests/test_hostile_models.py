@@ -1,4 +1,4 @@
-"""Model files of strangers: none runs code, touches other files, or takes what it only claims."""
+"""Checks that no model file can run code, access other files, or allocate sizes it only claims."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def generator():
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory, generator):
-    """The parts of a sound `.keras` file by name."""
+    """Returns the parts of a valid `.keras` file by name."""
     path = tmp_path_factory.mktemp("sound") / "net.keras"
     generator.save(path)
     with zipfile.ZipFile(path) as archive:
@@ -40,7 +40,7 @@ def sound(tmp_path_factory, generator):
 
 @pytest.fixture(scope="module")
 def sound_h5(tmp_path_factory):
-    """A sound whole-model `.h5` file."""
+    """Returns a valid `.h5` file of a whole model."""
     path = tmp_path_factory.mktemp("sound") / "net.h5"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -51,7 +51,7 @@ def sound_h5(tmp_path_factory):
 
 @pytest.fixture
 def secret(tmp_path):
-    """A file beside the hostile one; whatever reads or writes it, or anything near, is seen."""
+    """Writes a file near the hostile one. The tests detect whether loading accesses it."""
     path = tmp_path / "secret" / "secret.h5"
     path.parent.mkdir()
     with h5py.File(path, "w") as file:
@@ -59,7 +59,7 @@ def secret(tmp_path):
     return path
 
 
-opened: list[str] | None = None  # paths, while a file is being loaded
+opened: list[str] | None = None  # paths opened while a file is being loaded
 
 
 def listen(event, arguments):
@@ -67,11 +67,11 @@ def listen(event, arguments):
         opened.append(str(arguments[0]))
 
 
-sys.addaudithook(listen)  # HDF5 opens files without Python, which the refusals below exclude
+sys.addaudithook(listen)  # HDF5 opens files without Python; the refusals below prevent it
 
 
 def refused(load, path, message):
-    """Loading is refused in one line, which names the file, and opens nothing else of the test."""
+    """Checks that loading fails with a one-line error naming the file, and opens no other file."""
     global opened
     opened = []
     try:
@@ -92,7 +92,7 @@ def refused(load, path, message):
 def packed(parts, compression=zipfile.ZIP_STORED):
     buffer = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", compression) as archive:
-        warnings.simplefilter("ignore")  # of two members of one name
+        warnings.simplefilter("ignore")  # about two members with the same name
         for name, content in parts:
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -108,7 +108,7 @@ def symlink(target):
 
 
 def with_flag(data, flag):
-    """A bit in the flags of every member, here and in the central directory."""
+    """Sets a bit in the flags of every member, both in its header and in the central directory."""
     data = bytearray(data)
     for mark, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
         at = data.find(mark)
@@ -119,7 +119,7 @@ def with_flag(data, flag):
 
 
 def with_size(data, name, size):
-    """The central directory claims another size of a member."""
+    """Changes the size of a member in the central directory."""
     data = bytearray(data)
     at = data.rindex(b"PK\1\2", 0, data.rindex(name.encode()))
     data[at + 20 : at + 28] = 2 * size.to_bytes(4, "little")
@@ -169,7 +169,7 @@ def changed(**values):
 
 
 def layer(class_name, config=None, module="keras.layers", **rest):
-    """A Sequential of an input and one layer."""
+    """Changes a config to a Sequential model of an input and one layer."""
     image = {"class_name": "InputLayer", "config": {"batch_shape": [None, 8, 8, 3]}}
     part = {"class_name": class_name, "module": module, "config": config or {}} | rest
 
@@ -270,7 +270,7 @@ def test_configs_that_are_none(sound, tmp_path, text):
 
 
 def first(file):
-    """The first array in an `.h5` file, and its name."""
+    """Returns the group and the name of the first array in an `.h5` file."""
     names = []
     file.visititems(
         lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
@@ -486,7 +486,7 @@ def test_pth_files(generator, tmp_path, name):
     refused(load_generator, path, "net.pth cannot be read as PyTorch weights")
 
 
-# === What is sound ===
+# === Valid files ===
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".KERAS", ".pth", ".PTH", ".pt", ".Pt"])

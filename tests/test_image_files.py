@@ -31,7 +31,7 @@ def noise():
 
 
 def encode(image, kind, **options):
-    """The bytes of a Pillow image, or of an array, in one of Pillow's formats."""
+    """Returns the encoded bytes of a Pillow image or an array, in one of Pillow's formats."""
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
     file = io.BytesIO()
@@ -40,7 +40,7 @@ def encode(image, kind, **options):
 
 
 def ramp():
-    """uint16 [4, 5] from black to white, with values that truncation would round down."""
+    """Returns uint16 [4, 5] from black to white, with values that truncation would round down."""
     return np.array([0, 128, 129, 256, 257, 30000, 65400, 65535] * 2 + [1, 2, 3, 4], ">u2").reshape(
         4, 5
     )
@@ -83,7 +83,7 @@ def test_gray_and_rgb_convert_into_each_other(noise):
         decode_image(encode(noise, "PNG"), channels=4)
 
 
-# Where row 0, column 0 of the stored 2 x 3 image lies in the upright one: (shape, marker).
+# Shape of the upright image, and where it has the pixel that is stored at row 0, column 0.
 UPRIGHT = {
     1: ((2, 3), (0, 0)),
     2: ((2, 3), (0, 2)),
@@ -99,11 +99,11 @@ UPRIGHT = {
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_exif_orientation_is_honoured(tmp_path, kind, orientation):
-    """AVIF and HEIF hold it twice, in their own words and perhaps in EXIF: it is applied once."""
+    """AVIF and HEIF may store it twice, in their own boxes and in EXIF: it is applied once."""
     if kind == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
     shape, marker = UPRIGHT[orientation]
-    stored = np.zeros((32, 48), np.uint8)  # blocks of 16 keep the marker clear of JPEG's losses
+    stored = np.zeros((32, 48), np.uint8)  # in blocks of 16, so that JPEG keeps the marker
     stored[:16, :16] = 255
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -262,7 +262,7 @@ def test_missing_files_and_folders_are_errors(tmp_path):
 
 @pytest.mark.parametrize("size", [(10000, 6000), (12000, 9000), (20000, 10000)])
 def test_too_many_pixels_are_refused_by_the_header(monkeypatch, size):
-    """60 megapixels, 108 (where Pillow warns), and 200 (where Pillow raises)."""
+    """Tests 60 megapixels, 108 (where Pillow warns), and 200 (where Pillow raises an error)."""
     data = encode(Image.new("1", size), "PNG")
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("pixels were decoded"))
     with warnings.catch_warnings():
@@ -280,7 +280,7 @@ def test_max_pixels_is_inclusive(noise):
 
 
 def test_the_limit_is_checked_before_any_pixel_is_decoded(noise):
-    data = encode(noise, "PNG")[:60]  # header and the beginning of the pixels
+    data = encode(noise, "PNG")[:60]  # the header and the first bytes of pixels
     with pytest.raises(ImageError, match="more than 599 pixels"):
         decode_image(data, max_pixels=599)
 
@@ -288,7 +288,7 @@ def test_the_limit_is_checked_before_any_pixel_is_decoded(noise):
 def test_too_many_bytes_are_refused_before_reading(tmp_path):
     path = tmp_path / "large.bmp"
     path.touch()
-    os.truncate(path, images.MAX_BYTES + 1)  # sparse: takes no space
+    os.truncate(path, images.MAX_BYTES + 1)  # a sparse file, which takes no disk space
     with pytest.raises(ImageError, match="large.bmp: .* bytes are more than"):
         read_image(path)
 
@@ -337,7 +337,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, noise, mo
 
 
 def test_a_format_without_room_for_the_image_is_named(tmp_path):
-    wide = np.zeros((1, 16384, 3), np.uint8)  # WebP ends at 16383
+    wide = np.zeros((1, 16384, 3), np.uint8)  # WebP allows at most 16383
     with pytest.raises(ImageError, match=r"a\.webp: cannot be encoded as WEBP .*another") as error:
         write_image(tmp_path / "a.webp", wide)
     assert_one_line(error)
@@ -381,7 +381,7 @@ def test_image_set_has_a_length():
 
 
 def profile(red=(0.6097, 0.3111, 0.0195), gamma=2.2, space=b"RGB "):
-    """An ICC profile made by hand: a matrix (that of Adobe RGB, but for `red`) and a gamma."""
+    """Returns an ICC profile with a matrix (that of Adobe RGB, except for `red`) and a gamma."""
 
     def fixed(value):
         return struct.pack(">i", round(value * 65536))
@@ -408,7 +408,7 @@ def profile(red=(0.6097, 0.3111, 0.0195), gamma=2.2, space=b"RGB "):
     return bytes(header) + table + body
 
 
-# (100, 150, 200) of that profile in sRGB, by sRGB's own matrix (D50) and curve.
+# (100, 150, 200) in that profile, converted to sRGB with sRGB's matrix (D50) and curve.
 ADOBE = (100, 150, 200)
 _XYZ = np.array([[0.6097, 0.2053, 0.1492], [0.3111, 0.6257, 0.0632], [0.0195, 0.0609, 0.7446]])
 _SRGB = np.array([[0.4361, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7141]])
@@ -420,7 +420,7 @@ IN_SRGB = 255 * (1.055 * _LINEAR ** (1 / 2.4) - 0.055)
 def test_colors_are_converted_to_srgb(kind):
     if kind == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
-    image = Image.new("RGB", (16, 600), ADOBE)  # more rows than are converted at a time
+    image = Image.new("RGB", (16, 600), ADOBE)  # more rows than one conversion handles
     options = {"AVIF": {"quality": 100}, "WEBP": {"lossless": True}}.get(kind, {})
     decoded = decode_image(encode(image, kind, icc_profile=profile(), **options)).astype(int)
     np.testing.assert_allclose(decoded, np.broadcast_to(IN_SRGB, (600, 16, 3)), atol=5)
@@ -452,7 +452,7 @@ def test_gray_profiles(dtype):
         ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
         profile()[:200],
         b"no profile",
-        profile(space=b"GRAY"),  # of another kind of image
+        profile(space=b"GRAY"),  # for another kind of image
     ],
     ids=["srgb", "cut", "text", "gray"],
 )
@@ -461,7 +461,7 @@ def test_profiles_that_change_nothing(noise, useless):
         np.testing.assert_array_equal(decode_image(encode(noise, kind, icc_profile=useless)), noise)
 
 
-# === HEIF and AVIF where they are not installed ===
+# === HEIF and AVIF without their decoders ===
 
 
 def test_missing_decoders_are_named(tmp_path, noise, monkeypatch):

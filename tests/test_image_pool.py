@@ -6,7 +6,7 @@ from tf_cyclegan.image_pool import ImagePool
 
 
 def numbered(start, count):
-    """Images of 2x1 pixels, each filled with its own number."""
+    """Returns images of 2x1 pixels, each filled with its own number."""
     return tf.reshape(tf.repeat(tf.range(start, start + count, dtype=tf.float32), 2), [-1, 2, 1, 1])
 
 
@@ -15,14 +15,14 @@ def pool(size=5, seed=1):
 
 
 def query(pool, start, count, batch=1, through=None):
-    """The numbers of the images that come back for `count` fresh ones, a batch at a time."""
+    """Queries with `count` new images in batches, and returns the numbers of the results."""
     returned = [
         (through or pool.query)(numbered(number, batch))
         for number in range(start, start + count, batch)
     ]
     returned = np.concatenate(returned)
     assert returned.shape == (count, 2, 1, 1)
-    np.testing.assert_array_equal(returned[:, 0], returned[:, 1])  # whole images
+    np.testing.assert_array_equal(returned[:, 0], returned[:, 1])  # never parts of two images
     return returned[:, 0, 0, 0].astype(int).tolist()
 
 
@@ -49,10 +49,10 @@ def test_about_half_are_swapped_and_none_is_lost_or_shown_twice_by_the_pool():
             assert stored(p) == before
         else:
             swaps += 1
-            # the fresh image stands where the returned one stood
+            # The new image replaced the returned one.
             assert stored(p) == [number if old == returned else old for old in before]
             assert returned in before
-    assert 70 < swaps < 130  # 100 expected, deviation 7
+    assert 70 < swaps < 130  # 100 are expected, with a standard deviation of 7
 
 
 def test_every_place_is_drawn_alike():
@@ -65,7 +65,7 @@ def test_every_place_is_drawn_alike():
         (returned,) = query(p, number, 1, through=compiled)
         if returned != number:
             counts[before.index(returned)] += 1
-    # 200 swaps expected, 50 for each place, deviation 6
+    # 200 swaps are expected, 50 for each place, with a standard deviation of 6.
     assert np.all(np.abs(counts - 50) < 25), counts
 
 
@@ -87,14 +87,14 @@ def test_the_global_generator_does_not_matter():
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_compiled_equals_eager(jit_compile):
-    p, eager = pool(seed=3 << 33), pool(seed=3 << 33)  # XLA reads the low 32 bits of a seed only
+    p, eager = pool(seed=3 << 33), pool(seed=3 << 33)  # XLA reads only a seed's low 32 bits
     compiled = tf.function(p.query, jit_compile=jit_compile)
     assert query(p, 0, 60, batch=2, through=compiled) == query(eager, 0, 60)
     assert stored(p) == stored(eager)
 
 
 def test_a_batch_equals_its_images_one_by_one():
-    """Also where the pool fills up within a batch, and where a batch is larger than the pool."""
+    """Includes a pool that fills up within a batch, and a batch that is larger than the pool."""
     one, by_four, by_twelve = pool(), pool(), pool()
     expected = query(one, 0, 48)
     assert query(by_four, 0, 48, batch=4) == expected

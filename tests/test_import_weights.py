@@ -65,7 +65,7 @@ def test_both_directions_share_a_folder_and_neither_is_replaced(tmp_path):
         run(other, "a2b", folder)
     assert (folder / "a2b.keras").read_bytes() == before
     assert json.loads((folder / "import.json").read_text()) == record
-    assert run(REFERENCE, "a2b", folder) == 0  # the same again is no harm
+    assert run(REFERENCE, "a2b", folder) == 0  # importing the same file again is allowed
 
 
 def test_a_trained_generator_is_not_replaced(tmp_path):

@@ -121,7 +121,7 @@ def test_batch_norm_is_written_as_pytorch_does(torch, tmp_path):
 
 
 def test_kernels_mean_the_same_to_pytorch(torch, tmp_path):
-    """An asymmetric network, with PyTorch's own layers between its weights."""
+    """PyTorch layers with our exported weights compute the same as our network."""
     ours = built(PixelDiscriminator(2, norm="batch"))
     save_torch(ours, tmp_path / "net.pth")
     theirs = torch.nn.Sequential(
@@ -141,7 +141,7 @@ def test_kernels_mean_the_same_to_pytorch(torch, tmp_path):
 
 
 def test_names_behind_module_and_stale_statistics_are_taken(torch, tmp_path):
-    """Of DataParallel, and of instance norm in PyTorch before 0.4."""
+    """DataParallel adds the prefix; instance norm before PyTorch 0.4 saved statistics."""
     network = built(ResNetGenerator(2, blocks=1))
     state = {name: torch.tensor(array) for name, array in to_state_dict(network).items()}
     for part in ("running_mean", "running_var"):
@@ -164,7 +164,7 @@ def test_trained_parameters_and_half_floats_are_taken(torch, tmp_path):
 
 
 class Malicious:
-    """What unpickling would run: it writes the file whose path it holds."""
+    """Simulates an attack: unpickling it would create the file at its path."""
 
     def __init__(self, path):
         self.path = path
@@ -184,11 +184,11 @@ def test_a_malicious_file_is_refused_and_runs_nothing(torch, tmp_path, kind):
     with pytest.raises(ValueError, match="holds more than tensors, which is refused") as refusal:
         load_generator(path)
     assert "\n" not in str(refusal.value)
-    assert "weights_only" not in str(refusal.value)  # no advice to load it all the same
+    assert "weights_only" not in str(refusal.value)  # no advice to load it anyway
     assert not proof.exists()
-    with contextlib.suppress(RuntimeError):  # after a plain pickle torch misses the rest
+    with contextlib.suppress(RuntimeError):  # torch expects more after a plain pickle
         torch.load(path, weights_only=False)
-    assert proof.exists()  # it would have run
+    assert proof.exists()  # without the check, the attack works
 
 
 def test_damaged_and_foreign_files(torch, tmp_path):
@@ -221,7 +221,7 @@ def test_missing_files_and_wrong_suffixes(tmp_path):
     [
         ({}, "match no generator"),
         ({"conv1.weight": (8, 3, 7, 7), "fc.weight": (10, 8)}, "match no generator"),
-        # the very names, of other things
+        # The right names, but other shapes.
         ({"model.1.weight": (8,), "model.4.weight": (8,)}, "match no generator"),
         ({"model.1.weight": (2, 3, 7, 7), "model.4.weight": (4, 2, 3, 3)}, "match no generator"),
         ({"model.model.0.weight": (2, 3, 4, 4)}, "match no generator"),

@@ -20,7 +20,7 @@ def noise(*shape, seed=0):
 
 
 def instance_norm(x, epsilon=1e-5, axes=(1, 2)):
-    """In NumPy, float64."""
+    """Computes instance norm in NumPy, in float64."""
     x = np.asarray(x, np.float64)
     mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
     return (x - mean) / np.sqrt(variance + epsilon)
@@ -73,7 +73,7 @@ def test_instance_norm_takes_the_arguments_of_tensorflow_addons():
 
 
 def test_instance_norm_holds_far_from_zero():
-    """The mean of the squares less the square of the mean would leave nothing of this variance."""
+    """Computing this variance as E[x^2] - E[x]^2 in float32 would lose all its digits."""
     x = (1e4 + noise(1, 8, 8, 2)).astype(np.float32)
     y = InstanceNormalization()(x)
     np.testing.assert_allclose(y, instance_norm(x), atol=5e-3)
@@ -81,7 +81,7 @@ def test_instance_norm_holds_far_from_zero():
 
 @pytest.mark.parametrize("scale", [1e-3, 1e4])
 def test_instance_norm_takes_half_floats_statistics_in_float32(scale):
-    """1e-3 squared is below half floats' precision and 1e4 squared above their range."""
+    """In float16, the square of 1e-3 loses its precision and that of 1e4 overflows."""
     x = (scale * noise(1, 16, 16, 2)).astype(np.float16)
     y = InstanceNormalization(dtype="mixed_float16")(x)
     assert y.dtype == "float16"
@@ -111,7 +111,7 @@ def test_reflection_padding_is_that_of_numpy(padding):
 
 
 def with_gradients(layer, x, weight, training):
-    """Its outputs, the gradients of a function of them, and those of a function of these."""
+    """Returns the layer's outputs, and the first and second gradients of a function of them."""
     with tf.GradientTape() as outer:
         outer.watch(x)
         with tf.GradientTape() as inner:
@@ -125,7 +125,7 @@ def with_gradients(layer, x, weight, training):
 
 @pytest.mark.parametrize("padding", [0, 1, 3])
 def test_reflection_padding_trains_as_it_translates(padding):
-    """Training gathers the pixels."""
+    """In training, the layer gathers the pixels instead: the results must be the same."""
     rng = np.random.default_rng(0)
     x = tf.constant(rng.normal(size=(2, 4, 5, 3)))
     weight = tf.constant(rng.normal(size=(2, 4 + 2 * padding, 5 + 2 * padding, 3)))
@@ -197,9 +197,9 @@ def test_check_positive_names_the_argument():
 @pytest.mark.parametrize("how", ["eager", "graph", "xla"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_instance_norm_trains_with_the_gradients_of_its_formula(dtype, how):
-    """First and second ones: training takes gradients of its own, inference TensorFlow's.
+    """Compares custom gradients, used in training, with TensorFlow's, used in inference.
 
-    Those of float32 are batch norm's kernels', which float64 lacks.
+    Both orders are compared. In float32, they use batch norm's kernels, which float64 lacks.
     """
     rng = np.random.default_rng(0)
     numbers = [rng.normal(size=(2, 32, 16, 128)) for _ in range(2)]

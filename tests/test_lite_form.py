@@ -1,4 +1,4 @@
-"""The form for LiteRT gives the generator's numbers."""
+"""Tests that the network built for LiteRT computes the same as the generator."""
 
 import numpy as np
 import pytest

@@ -13,7 +13,7 @@ from tf_cyclegan.losses import (
     paired_loss,
 )
 
-# Two examples of two patches each.
+# Two examples with two patches each.
 REAL = np.array([[[[0.5], [2.0]]], [[[-1.0], [1.0]]]], np.float32)
 FAKE = np.array([[[[-0.5], [1.5]]], [[[0.0], [-2.0]]]], np.float32)
 
@@ -74,7 +74,7 @@ def test_image_losses_are_mean_absolute_differences_by_example(loss):
 
 
 def test_gradient_penalty_of_a_linear_critic_is_known():
-    w = tf.Variable([[[3.0], [0.0]], [[0.0], [4.0]]])  # a 2x2 image of one channel; norm 5
+    w = tf.Variable([[[3.0], [0.0]], [[0.0], [4.0]]])  # a 2x2 image with one channel, of norm 5
 
     def critic(x, training):
         return tf.reduce_sum(w * x, axis=[1, 2, 3], keepdims=True)
@@ -83,13 +83,13 @@ def test_gradient_penalty_of_a_linear_critic_is_known():
     with tf.GradientTape() as tape:
         penalty = gradient_penalty(critic, real, fake, tf.constant([0.2, 0.9]))
     np.testing.assert_allclose(penalty, [16.0, 16.0], rtol=1e-6)
-    # d/dw (|w| - 1)^2 = 2 (|w| - 1) w / |w|, from each of the two examples
+    # d/dw (|w| - 1)^2 = 2 (|w| - 1) w / |w|, for each of the two examples.
     np.testing.assert_allclose(tape.gradient(penalty, w), 2 * 2 * 4 * w / 5, rtol=1e-6)
 
 
 def test_gradient_penalty_is_taken_at_the_mix_of_real_and_fake():
     def critic(x, training):
-        return tf.square(x) / 2  # one logit a pixel: the gradient of their mean is x / pixels
+        return tf.square(x) / 2  # one logit per pixel; the gradient of their mean is x / pixels
 
     real, fake = tf.fill([2, 1, 4, 1], 8.0), tf.fill([2, 1, 4, 1], -4.0)
     x = np.array([0.75 * 8 - 0.25 * 4, -4.0])  # the value of all four pixels of each example
@@ -99,7 +99,7 @@ def test_gradient_penalty_is_taken_at_the_mix_of_real_and_fake():
 
 
 def test_gradient_penalty_in_float16_neither_vanishes_nor_overflows_with_the_loss_scale():
-    """Of 1024 logits, a gradient as small as theirs is 0 in float16 without a scale."""
+    """With 1024 logits, gradients are so small that float16 rounds them to 0 without a scale."""
     rng = np.random.default_rng(0)
     real, fake = (tf.constant(rng.uniform(-1, 1, (2, 32, 32, 3)), tf.float32) for _ in range(2))
     results = []
@@ -111,7 +111,7 @@ def test_gradient_penalty_in_float16_neither_vanishes_nor_overflows_with_the_los
             variable.assign(values)
         with tf.GradientTape() as tape:
             penalty = gradient_penalty(discriminator, real, fake, tf.constant([0.3, 0.6]), scale)
-            scaled = penalty * 2.0**15  # as a LossScaleOptimizer would
+            scaled = penalty * 2.0**15  # like a LossScaleOptimizer
         kernels = [v for v in discriminator.trainable_variables if v.name == "kernel"]
         gradients = [g / 2.0**15 for g in tape.gradient(scaled, kernels)]
         results.append(np.concatenate([np.ravel(g) for g in gradients]))

@@ -43,7 +43,7 @@ def test_black_against_white_is_the_largest_distance():
     scores = truth_scores([black], [black + np.uint8(255)])
     assert scores["l1"] == 2
     assert scores["psnr"] == pytest.approx(0, abs=1e-5)
-    # Structural similarity of two flat images is (2 m n + C1) / (m^2 + n^2 + C1).
+    # The structural similarity of two flat images is (2 m n + C1) / (m^2 + n^2 + C1).
     assert scores["ssim"] == pytest.approx(2.55**2 / (255**2 + 2.55**2), rel=1e-3)
 
 
@@ -65,7 +65,7 @@ def test_as_many_of_each():
 def test_translations_beside_the_untranslated():
     real, truth = as_set([noise(1), noise(2)]), as_set([noise(1) + np.uint8(5), noise(2)])
     after, before = score_translations(lambda image: image + np.uint8(5), real, truth)
-    assert after["l1"] == pytest.approx(2.5 / 127.5)  # the first is right, the second off by 5
+    assert after["l1"] == pytest.approx(2.5 / 127.5)  # the first is exact, the second is off by 5
     assert before == truth_scores([noise(1), noise(2)], [truth.read(0), truth.read(1)])
 
 
@@ -80,7 +80,7 @@ def test_cycles_are_scored_like_the_truth():
     pairs = [noise(1), noise(2)], [noise(3), noise(4)]
     scores = truth_scores(*pairs)
     assert cycle_scores(*pairs) == {name: scores[name] for name in ("l1", "psnr")}
-    small = np.zeros((2, 2, 3), np.uint8)  # no window of SSIM's fits, and none is needed
+    small = np.zeros((2, 2, 3), np.uint8)  # smaller than SSIM's window, which is not needed
     assert cycle_scores([small], [small + np.uint8(255)])["l1"] == 2
 
 
@@ -89,7 +89,7 @@ def flat(*color):
 
 
 def test_color_shifts_of_known_colors():
-    # L*a*b* of sRGB's red is (53.24, 80.09, 67.20), of its blue (32.30, 79.19, -107.86).
+    # In L*a*b*, sRGB's red is (53.24, 80.09, 67.20) and its blue is (32.30, 79.19, -107.86).
     red, blue = flat(255, 0, 0), flat(0, 0, 255)
     expected = np.linalg.norm([53.24 - 32.30, 80.09 - 79.19, 67.20 + 107.86])
     assert color_shift([red], [blue]) == pytest.approx(expected, abs=0.05)
@@ -133,7 +133,7 @@ def test_label_scores_by_hand():
     scores = label_scores([image], [truth], PALETTE)
     assert scores["pixel_accuracy"] == pytest.approx(6 / 8)
     assert scores["class_accuracy"] == pytest.approx((5 / 6 + 1 / 2) / 2)
-    # class 2 is in the image alone and counts as 0; class 3 is in neither and does not count
+    # Class 2 is only in the image and counts as 0. Class 3 is in neither and does not count.
     assert scores["iou"] == pytest.approx((5 / 7 + 1 / 2 + 0) / 3)
 
 

@@ -1,4 +1,4 @@
-"""The seal and the operator gate of .tflite files, each with what it must refuse."""
+"""Tests the size check and the operator check of .tflite files, and what each must refuse."""
 
 import json
 import tempfile
@@ -39,7 +39,7 @@ def resizable(generator):
 
 
 def converted(*layers, shape=(1, 16, 16, 3), flex=False):
-    """Keras layers, by the plain way from Keras to a .tflite file."""
+    """Converts Keras layers to a .tflite file in the standard way, without our export code."""
     model = keras.Sequential([keras.Input(shape[1:]), *layers])
     with tempfile.TemporaryDirectory() as folder:
         signature = [keras.InputSpec(shape=shape, dtype="float32")]
@@ -80,7 +80,7 @@ def test_a_fixed_size_file_refuses_every_other_size(fixed, resolver, height, wid
 
 
 def test_without_the_seal_another_size_is_silently_wrong(generator, fixed):
-    """The trap itself: should this fail one day, the guard may go."""
+    """Shows why the seal is needed: if this test ever fails, the seal can be removed."""
     image = np.random.default_rng(0).uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32)
     interpreter = allocate(fixed, image.shape)
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
@@ -104,18 +104,18 @@ def test_a_resizable_file_takes_any_size_and_starts_with_its_own(generator, resi
 
 
 def slot(table, number):
-    """Where a slot of a flatbuffer's table lies."""
+    """Returns the position of a slot in a flatbuffer's table."""
     offset = table.Offset(4 + 2 * number)
     assert offset, f"slot {number} is empty"
     return table.Pos + offset
 
 
 def follow(table, *numbers):
-    """The table at the end of a path of slots; a list's first where a list is met."""
+    """Returns the table at the end of a path of slots; of a list, it takes the first entry."""
     for number, is_list in numbers:
         position = table.Indirect(slot(table, number))
         if is_list:
-            position = table.Indirect(position + 4)  # after its length
+            position = table.Indirect(position + 4)  # skips the list's length
         table = Table(table.Bytes, position)
     return table
 

@@ -1,4 +1,4 @@
-"""A run folder that version 0.1.0 wrote still loads, and continues with the same numbers."""
+"""Tests that a run folder of version 0.1.0 still loads and continues with the same numbers."""
 
 import shutil
 from dataclasses import replace

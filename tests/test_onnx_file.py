@@ -1,4 +1,4 @@
-"""ONNX files, and export/onnx_file.py as a program."""
+"""Tests ONNX files, and export/onnx_file.py as a program."""
 
 import subprocess
 import sys
@@ -59,7 +59,7 @@ def test_what_is_no_onnx_file_is_named(tmp_path):
 
 @pytest.mark.parametrize("wrong", [1, 2])
 def test_a_file_of_another_shape_is_written_again_or_refused(tmp_path, monkeypatch, wrong):
-    """tf2onnx drops a Squeeze in some exports: here, in the first ones."""
+    """tf2onnx sometimes drops a Squeeze: the test simulates this for the first exports."""
     exports = []
 
     def runner(path):

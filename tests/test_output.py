@@ -1,4 +1,4 @@
-"""Where commands write: checked before their work, written whole."""
+"""Tests that output folders are checked before any work, and that files are written whole."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ def test_what_cannot_be_a_folder_is_named(tmp_path, name):
 
 
 def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root could write anywhere
     with pytest.raises(ValueError, match="is read-only.*use another --output"):
         check_output(tmp_path / "new")
 

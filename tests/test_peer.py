@@ -1,4 +1,4 @@
-"""The PyTorch peer of benchmarks/ against the authors' numbers (tests/goldens/README.md)."""
+"""Tests benchmarks/peer.py against the authors' numbers (tests/goldens/README.md)."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 import peer  # noqa: E402
 
-# The authors' names, and ours for the same network or loss.
+# The authors' name of each network or loss -> ours.
 NETWORKS = {"G_A": "a2b", "G_B": "b2a", "D_A": "d_b", "D_B": "d_a"}
 LOSSES = {
     "G_A": "g_adv_a2b",
@@ -61,7 +61,7 @@ def test_golden_steps_in_float64(case, monkeypatch):
     )
     networks = {theirs: getattr(model, ours).double() for theirs, ours in NETWORKS.items()}
     for name, network in networks.items():
-        network.load_state_dict(weights(arrays, f"before/{name}/"))  # strict: every name fits
+        network.load_state_dict(weights(arrays, f"before/{name}/"))  # strict: every name must match
 
     for step in range(meta["steps"]):
         losses = model.train_step(*(nchw(arrays[f"step{step}/in/{domain}"]) for domain in "AB"))
@@ -78,13 +78,13 @@ def test_golden_steps_in_float64(case, monkeypatch):
 def check_first_gradients_and_updates(arrays, meta, networks):
     for name, network in networks.items():
         for key, parameter in network.named_parameters():
-            if key in meta["dead_biases"][name]:  # instance norm takes them out: noise
+            if key in meta["dead_biases"][name]:  # instance norm cancels them: only noise
                 continue
             gradient = arrays[f"step0/grad/{name}/{key}"]
             scale = np.abs(gradient).max()
             np.testing.assert_allclose(parameter.grad, gradient, rtol=1e-6, atol=1e-6 * scale)
             change = parameter.detach().numpy() - arrays[f"before/{name}/{key}"]
-            live = np.abs(gradient) > 1e-6  # else its last digits decide which way Adam goes
+            live = np.abs(gradient) > 1e-6  # if smaller, rounding decides Adam's direction
             np.testing.assert_allclose(
                 change[live], arrays[f"step0/delta/{name}/{key}"][live], rtol=0, atol=1e-9
             )

@@ -1,4 +1,4 @@
-"""What holds for every layer and model of cases.py."""
+"""Tests properties that every layer and model of cases.py has."""
 
 import keras
 import numpy as np
@@ -66,7 +66,7 @@ def test_config_round_trip(case):
 
 @pytest.fixture
 def before(case, tmp_path):
-    """The outputs of a case, and its file, made under Keras' own settings."""
+    """Returns the outputs of a case under Keras' default settings, and saves its model."""
     model = make(case)
     model.save(tmp_path / "model.keras")
     return {training: model(image(case), training=training) for training in modes(case)}
@@ -87,7 +87,7 @@ def test_keras_json_changes_nothing(case, before, other_keras_json, tmp_path):
 
 @every_case
 def test_two_replicas_equal_one(case):
-    """Also in training, where batch norm's moments must be those of the global batch."""
+    """Includes training, where batch norm must use the moments of the global batch."""
     training = not case.arguments.get("dropout")
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
@@ -98,7 +98,7 @@ def test_two_replicas_equal_one(case):
     )
     run = tf.function(lambda x: strategy.run(mirrored, [x], {"training": training}))
     y = tf.concat(strategy.experimental_local_results(run(halves)), axis=0)
-    # Winograd's sums are split by the batch's size, and round by 1e-5 on some processors.
+    # Winograd's sums depend on the batch size, and differ by 1e-5 on some processors.
     np.testing.assert_allclose(y, make(case)(x, training=training), rtol=1e-4, atol=5e-5)
 
 
@@ -129,8 +129,8 @@ def test_saved_model(case, tmp_path):
 def test_tflite(case, tmp_path):
     model = make(case)
     x = image(case, n=1)
-    # The batch fixed here: left open, a phone's GPU refuses the file. Through export, since other
-    # ways into the converter lose a Keras 3 model's weights without an error.
+    # The batch size is fixed, because phone GPUs refuse a file without one. Model.export is used,
+    # because the converter silently loses a Keras 3 model's weights in other ways.
     signature = [keras.InputSpec(shape=x.shape, dtype="float32")]
     model.export(tmp_path, input_signature=signature, verbose=False)
     content = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path)).convert()

@@ -1,4 +1,4 @@
-"""What a Keras user meets: `import tf_cyclegan as cg`, and the notebook."""
+"""Tests the API for Keras users, `import tf_cyclegan as cg`, and the notebook."""
 
 import json
 import subprocess
@@ -82,7 +82,7 @@ def test_the_import_loads_nothing():
     [
         "import tf_cyclegan, keras",
         "import keras, tf_cyclegan",
-        "import tf_cyclegan; tf_cyclegan.LinearDecay; import keras",  # loaded Keras already
+        "import tf_cyclegan; tf_cyclegan.LinearDecay; import keras",  # loads Keras first
     ],
 )
 def test_the_import_is_enough_for_keras_to_load(imports, tmp_path):
@@ -101,7 +101,7 @@ def test_every_public_name_is_there():
         cg.Cyclegan  # noqa: B018
 
 
-# === The notebook, at toy size ===
+# === The notebook, with few images and steps ===
 
 
 def test_the_notebook_runs(tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
 
 
 def batches(count=3, size=2):
-    """The same batches each time, so that training runs can be compared."""
+    """Returns the same batches each time, so that training runs can be compared."""
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, (2, count * size, 16, 16, 3)).astype(np.float32)
     pairs = tf.data.Dataset.from_tensor_slices(tuple(images))
@@ -140,7 +140,7 @@ def test_what_is_saved_continues_bit_for_bit(tmp_path):
     assert isinstance(again.generator_optimizer, keras.optimizers.Adam) and again.pool_size == 2
     assert isinstance(again.discriminator_optimizer, keras.optimizers.SGD)
     assert_equal(model, again)
-    again.save(tmp_path / "unchanged.keras")  # with pools that no fit has taken over yet
+    again.save(tmp_path / "unchanged.keras")  # before any fit has used its pools
     third = keras.saving.load_model(tmp_path / "unchanged.keras")
     histories = [m.fit(batches(), verbose=0).history for m in (model, again, third)]
     assert histories[0] == histories[1] == histories[2]
@@ -188,7 +188,7 @@ def test_two_replicas_make_their_own_pools_and_networks():
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_networks_of_your_own(policy, tmp_path):
-    """Neither built by this package nor with anything that it would ask of its own."""
+    """Plain Keras networks, without the attributes of this package's networks, also work."""
 
     def network(channels, activation):
         keras.config.set_dtype_policy(policy)
@@ -206,7 +206,7 @@ def test_networks_of_your_own(policy, tmp_path):
     fake = cg.load_translator(tmp_path / "own.keras", "b2a")(photo)
     assert fake.shape == photo.shape
     np.testing.assert_array_equal(fake, cg.translator(model.b2a)(photo))
-    generator = find_generator(tmp_path / "own.keras", "b2a")  # as exporters do
+    generator = find_generator(tmp_path / "own.keras", "b2a")  # as the exporters do
     assert {layer.compute_dtype for layer in generator.layers} == {"float32"}
     assert {variable.dtype for variable in generator.variables} == {"float32"}
 

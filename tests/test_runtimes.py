@@ -1,4 +1,4 @@
-"""One photo, one generator, every runtime: export/compare.py after the three exporters."""
+"""Tests export/compare.py after the three exporters: one photo in every runtime."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ ONE_LEVEL = ["SavedModel, gRPC, PNG", "SavedModel, REST, PNG"]
 
 
 def missing():
-    """What the comparison needs and this machine lacks."""
+    """Returns the names of programs and packages that are needed but not installed."""
     absent = [p for p in ("chromium", "npm") if shutil.which(p) is None]
     absent += [m for m in ("openvino", "playwright") if importlib.util.find_spec(m) is None]
     return absent + ([] if CHROMIUM.exists() else ["SwiftShader"])

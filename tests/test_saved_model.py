@@ -1,4 +1,4 @@
-"""The SavedModel: its two signatures, what they refuse, and that other engines read it."""
+"""Tests the SavedModel: its two signatures, what they refuse, and other engines that load it."""
 
 import importlib
 import importlib.util
@@ -32,7 +32,7 @@ MAX_PIXELS = 5000
 
 
 def needed(name):
-    """A package, without which the test is skipped, but not in CI."""
+    """Imports a package; without it, the test is skipped, or fails in CI."""
     return importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
 
 
@@ -50,7 +50,7 @@ def noise(height=12, width=16, channels=3, seed=0):
 
 
 def smooth(mode, height=13, width=19, seed=0):
-    """Few colors in large areas, so that every format has something to compress."""
+    """Returns an image of few colors in large areas, which every format can compress."""
     image = Image.fromarray(noise(3, 4, 4, seed)).resize((width, height))
     return image.convert(mode)
 
@@ -99,7 +99,7 @@ def translate_bytes(version):
 
 @pytest.fixture(scope="module")
 def decoded():
-    """`graph_images.decode` by itself."""
+    """Returns `graph_images.decode` alone, as a graph."""
     return tf.function(
         lambda data: decode(data, MAX_PIXELS), input_signature=[tf.TensorSpec([], tf.string)]
     )
@@ -228,7 +228,7 @@ def test_floats_out_of_range_are_refused(floats, value):
     image[1, 3, 4, 2] = value
     with refused(r"takes float32 in \[-1, 1\]: send x / 127.5 - 1 for levels"):
         floats(image)
-    image[1, 3, 4, 2] = 1.0005  # a rounding
+    image[1, 3, 4, 2] = 1.0005  # within the tolerance for rounding
     assert np.isfinite(floats(image)).all()
 
 
@@ -283,7 +283,7 @@ def test_sixteen_bits_are_cut_to_eight(decoded):
 
 
 def huge(name, place, size, after=b""):
-    """An image whose header says that it is far larger than it is."""
+    """Returns an image whose header claims a far larger size."""
     data = PICTURES[name]
     start = data.index(after) + len(after) + place if after else place
     return data[:start] + size + data[start + len(size) :]
@@ -317,14 +317,14 @@ def animated(mode):
 
 
 def repeated(name, start, end, times):
-    """An image with its last part from `start` up to `end` so many times more."""
+    """Returns an image in which the last part from `start` up to `end` is repeated."""
     data = PICTURES[name]
     start, end = data.rindex(start), data.rindex(end)
     return data[:end] + data[start:end] * times + data[end:]
 
 
 def with_chunks(kind, content, times):
-    """A PNG with more chunks before its last one."""
+    """Returns a PNG with additional chunks before its last one."""
     chunk = struct.pack(">I", len(content)) + kind + content
     chunk += struct.pack(">I", zlib.crc32(kind + content))
     return PICTURES["PNG"][:-12] + times * chunk + PICTURES["PNG"][-12:]
@@ -453,7 +453,7 @@ def test_openvino_reads_the_same_folder(version, floats):
         np.testing.assert_allclose(fake, expected, rtol=0, atol=1e-4)
 
 
-# === What can go wrong ===
+# === Errors ===
 
 
 def test_a_version_is_never_replaced(version, a2b):

@@ -1,4 +1,4 @@
-"""export/serving: its client over gRPC and REST, against TensorFlow's C++ loader on loopback."""
+"""Tests export/serving: its client over gRPC and REST, and a local server with the C++ loader."""
 
 import base64
 import http.client
@@ -43,7 +43,7 @@ if sys.platform != "linux":
 
 
 def needed(name):
-    """A package, without which the tests are skipped, but not in CI."""
+    """Imports a package; without it, the tests are skipped, or fail in CI."""
     if os.environ.get("CI"):
         return importlib.import_module(name)
     return pytest.importorskip(name)
@@ -60,7 +60,7 @@ status_pb2 = needed("tensorflow_serving.apis.get_model_status_pb2")
 def load_script(name):
     spec = importlib.util.spec_from_file_location(f"serving_{name}", SERVING / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and tyro look a class's module up
+    sys.modules[spec.name] = module  # dataclasses and tyro look up a class's module there
     spec.loader.exec_module(module)
     return module
 
@@ -114,7 +114,7 @@ def translate(a2b):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, a2b):
-    """Two versions, the second a2b: {"grpc": host:port, "rest": host:port, "log": last line}."""
+    """Serves two versions, 2 is a2b: {"grpc": host:port, "rest": host:port, "log": last line}."""
     folder = tmp_path_factory.mktemp("models") / MODEL
     export_saved_model(generator(seed=1), folder, 1, MAX_PIXELS)
     export_saved_model(a2b, folder, 2, MAX_PIXELS)
@@ -164,7 +164,7 @@ def png(image):
 
 
 def rest(server, path, body=None):
-    """Status code and JSON of an answer."""
+    """Sends a request, and returns the status code and the JSON of the response."""
     data = None if body is None else json.dumps(body).encode()
     try:
         with urllib.request.urlopen(f"http://{server['rest']}{path}", data, 60) as response:
@@ -196,7 +196,7 @@ def ask(ports, protocol, source, target, **options):
 def test_the_client_writes_the_translation(
     server, translate, tmp_path, monkeypatch, protocol, signature
 ):
-    """Of version 2, not of version 1: the newest is served. A proxy is passed by on loopback."""
+    """It comes from version 2, the newest. On loopback, the client ignores proxy settings."""
     monkeypatch.delenv("no_proxy")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     write_image(tmp_path / "a.png", noise(13, 19))
@@ -214,7 +214,7 @@ def test_the_client_converts_what_the_server_does_not_take(server, translate, tm
 
 def test_the_client_sets_upright_and_puts_alpha_on_white(server, translate, tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # stored rotated by 90 degrees
     image = noise(13, 19)
     Image.fromarray(image).save(tmp_path / "exif.png", exif=exif)
     clear = np.concatenate([image, image[:, :, :1]], -1)
@@ -233,7 +233,7 @@ def test_what_goes_wrong_is_one_line(server, tmp_path, protocol):
     (tmp_path / "text.png").write_text("no image")
     closed = {"server": "127.0.0.1:9"}
     other = {"server": server["rest" if protocol == "grpc" else "grpc"]}
-    listener = socket.create_server(("127.0.0.1", 0))  # connects, and never answers
+    listener = socket.create_server(("127.0.0.1", 0))  # connects, but never responds
     silent = {"server": f"127.0.0.1:{listener.getsockname()[1]}", "timeout": 0.3}
     cases = [
         ("a.png", closed, r"127\.0\.0\.1:9 gave no translation .*refused.*check --server"),
@@ -397,7 +397,7 @@ def test_a_body_too_long_is_not_read(server):
 
 
 def test_mutated_requests_are_answered_or_refused(server, stub, translate):
-    """The short form of `tests/torture/served_requests.py`."""
+    """Runs a short version of `tests/torture/served_requests.py`."""
     sys.path.insert(0, str(ROOT / "tests" / "torture"))
     try:
         served_requests = importlib.import_module("served_requests")

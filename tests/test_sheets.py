@@ -22,13 +22,13 @@ def test_sheet_holds_every_image_in_its_place(scale):
     assert sheet.dtype == np.uint8
     assert sheet.shape[1:] == (GAP + 2 * (width + GAP), 3)
     top = sheet.shape[0] - 2 * (height + GAP)
-    assert 0 < top < 40  # the names
+    assert 0 < top < 40  # the row of names
     for x, levels in enumerate([(0, 50), (100, 150)]):
         for y, level in enumerate(levels):
             left, upper = GAP + x * (width + GAP), top + y * (height + GAP)
             assert (sheet[upper : upper + height, left : left + width] == level).all()
     assert (sheet[top:, :GAP] == 255).all() and (sheet[-GAP:] == 255).all()
-    for x in range(2):  # each column has a name above it
+    for x in range(2):  # there is a name above each column
         left = GAP + x * (width + GAP)
         assert sheet[:top, left : left + width].min() < 128
 
@@ -49,7 +49,7 @@ def test_gray_stands_beside_rgb():
 
 
 def shown(text, folder):
-    """The images that a page shows, and the files that it links to."""
+    """Returns the images that a page shows, and the files that it links to."""
     sources = [folder / unquote(item) for item in re.findall(r'src="([^"]+)"', text)]
     links = [folder / unquote(html.unescape(item)) for item in re.findall(r'href="([^"]+)"', text)]
     return [Image.open(path) for path in sources], links

@@ -1,4 +1,4 @@
-"""Sizes that a network cannot take are refused by every graph, also by one traced without sizes."""
+"""Tests that every graph refuses unsupported image sizes, even if it was traced without sizes."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ def noise(height, width):
 
 
 def graph(network, shape=(None, None, None, 3), jit_compile=False):
-    """The network as a graph for images of a shape."""
+    """Returns the network as a graph for images of a shape."""
     return tf.function(
         lambda image: network(image, training=False),
         input_signature=[tf.TensorSpec(shape)],

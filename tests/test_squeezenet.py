@@ -1,4 +1,4 @@
-"""SqueezeNet from a file of weights alone."""
+"""Tests SqueezeNet, loaded from a file of weights."""
 
 import h5py
 import numpy as np
@@ -9,7 +9,7 @@ from tf_cyclegan.evaluation.squeezenet import FIRES, SIDE, load_squeezenet
 
 
 def write(path, without=()):
-    """Random weights in the layout of Keras 1."""
+    """Writes random weights in the file layout of Keras 1."""
     rng = np.random.default_rng(0)
     layers = {"conv1": (3, 3, 3, 64)}
     channels = 64
@@ -30,7 +30,7 @@ def write(path, without=()):
 
 
 def relu_convolution(x, group, padding, stride=1):
-    """By hand, `[h, w, c]`."""
+    """Computes a convolution and ReLU of `[h, w, c]` in NumPy."""
     kernel, bias = group["w"][()], group["b"][()]
     size = kernel.shape[0]
     x = np.pad(x, [(padding, padding), (padding, padding), (0, 0)])

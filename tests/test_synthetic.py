@@ -12,7 +12,7 @@ def as_floats(image):
 
 
 def edges(image):
-    """Where an image changes sharply along a row, whatever its colours."""
+    """Returns where neighbouring pixels in a row differ strongly, in any colour."""
     return np.abs(np.diff(image.astype(float), axis=1)).max(-1) > 24
 
 
@@ -74,7 +74,7 @@ def test_seasons_differ_widely():
 
 
 def test_a_table_of_colours_nearly_translates():
-    """The season is a local recolouring: what one scene teaches about a colour holds in others."""
+    """A season changes only colours, so a colour table from some scenes also fits others."""
     summer, winter = (
         np.stack([landscape(index, season, 64, 64) for index in range(40)])
         for season in SEASONS.values()

@@ -1,4 +1,4 @@
-"""The real TFDS builder, with the download site's place taken by a server on this machine."""
+"""Tests the real TFDS builder, with a local server in place of the download site."""
 
 import hashlib
 import http.server
@@ -20,14 +20,14 @@ CONFIGS = [config.name for config in cycle_gan.CycleGAN.BUILDER_CONFIGS]
 
 
 def jpeg(level):
-    """An encoded image of 6 x 9 pixels of one gray level."""
+    """Returns an encoded image of 6 x 9 pixels with one gray level."""
     file = io.BytesIO()
     Image.new("RGB", (9, 6), (level, level, level)).save(file, "JPEG")
     return file.getvalue()
 
 
 def files_of(config):
-    """The contents of a config's zip, laid out like the authors': path -> bytes."""
+    """Returns the contents of a config's zip, with the authors' layout: path -> bytes."""
     levels = iter(range(20, 200, 20))
     return {
         f"{config}/{split}/{place}.jpg": jpeg(next(levels))
@@ -45,7 +45,7 @@ def zip_of(files):
 
 
 class Site:
-    """A download site: its zips are where the builder looks, and their checksums are known."""
+    """A local download site: the builder uses the URLs and checksums of its zip files."""
 
     def __init__(self, folder, monkeypatch):
         class Handler(http.server.SimpleHTTPRequestHandler):
@@ -151,7 +151,7 @@ def test_pairs_are_read_by_the_names_that_tfds_drops(tmp_path, site):
     for split, name in (("trainB", "10_B"), ("testA", "3_A")):
         expected = decode_image(files[f"maps/{split}/{name}.jpg"])
         np.testing.assert_array_equal(sets[split].read(0), expected)
-    site.close()  # fetched once
+    site.close()  # the data set was downloaded only once
     assert load_tfds("cycle_gan/maps", tmp_path / "data", paired=True)["trainA"].names
     with pytest.raises(DatasetError, match="horse2zebra has no paired images: use one of .*maps"):
         load_tfds("cycle_gan/horse2zebra", tmp_path / "data", paired=True)

@@ -1,4 +1,4 @@
-"""LiteRT files in every mode, and export/tflite.py through its main()."""
+"""Tests LiteRT files in every mode, and export/tflite.py through its main()."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def generator():
 
 @pytest.fixture(scope="module")
 def images():
-    """Smooth images `[1, 16, 16, 3]`."""
+    """Returns smooth images `[1, 16, 16, 3]`."""
     scenes = [landscape(i, "summer", 16, 16, 0) for i in range(4)]
     return [(image / 127.5 - 1).astype(np.float32)[np.newaxis] for image in scenes]
 
@@ -65,7 +65,7 @@ def test_every_mode_is_near_keras(exported, generator, images):
         assert apart["psnr"] >= MODES[mode]
         assert apart["psnr"] == pytest.approx(report["modes"][mode]["difference"]["psnr"], abs=0.1)
     assert report["modes"]["float32"]["difference"]["max"] < 1e-4
-    assert report["modes"]["float16"]["difference"]["max"] > 1e-5  # else it is float32
+    assert report["modes"]["float16"]["difference"]["max"] > 1e-5  # not float32
 
 
 def test_modes_differ_in_what_they_hold(exported):
@@ -74,7 +74,7 @@ def test_modes_differ_in_what_they_hold(exported):
     assert {"QUANTIZE", "DEQUANTIZE"} & holds["float32"] == set()
     assert "QUANTIZE" not in holds["dynamic"] | holds["float16"]
     assert all("QUANTIZE" in holds[mode] for mode in CALIBRATED)
-    # int8 reaches the norm, convolutions-only does not.
+    # int8 also quantizes the norm, int8_convolutions does not.
     convolutions = operators(files["a2b_16_int8_convolutions.tflite"])
     assert convolutions["QUANTIZE"] > operators(files["a2b_16_int8.tflite"])["QUANTIZE"]
     for mode in MODES:
@@ -123,7 +123,7 @@ def test_resizable_files_take_every_multiple(generator, images):
         for height, width in ((18, 16), (16, 30)):
             with pytest.raises(ValueError, match=rf"does not take \(1, {height}, {width}, 3\)"):
                 run(np.zeros((1, height, width, 3), np.float32))
-        assert run(x).shape == x.shape  # and it still takes the others
+        assert run(x).shape == x.shape  # valid sizes still work
 
 
 def test_a_file_need_not_be_square(generator):
@@ -174,7 +174,7 @@ def test_a_generator_of_nan_is_refused(generator, images):
 
 
 def test_the_converters_silent_garbage_would_be_refused(generator, images, tmp_path):
-    """A tf.Module around a Keras 3 model, two signatures: NaN or noise, and no error."""
+    """A tf.Module of a Keras 3 model with two signatures converts to NaN or noise silently."""
     module = tf.Module()
     module.model = generator
     spec = tf.TensorSpec([1, 16, 16, 3])
@@ -214,7 +214,7 @@ def test_an_unknown_mode_is_named(generator):
 
 @pytest.fixture
 def run(tmp_path, generator):
-    """A run folder on the embedded data set."""
+    """Returns a run folder that uses the built-in data set."""
     folder = tmp_path / "run"
     folder.mkdir()
     save_generator(generator, folder / "a2b.keras")

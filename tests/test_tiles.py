@@ -1,4 +1,4 @@
-"""Translations in tiles against the untiled ones, and scripts/translate.py --tile."""
+"""Tests translations in tiles against untiled ones, and scripts/translate.py --tile."""
 
 import importlib.util
 import itertools
@@ -36,19 +36,19 @@ NETWORKS = {
     "no_blocks": case(blocks=0, channels_in=1),
     "no_blocks_gray": case(blocks=0, channels=1, upsampling="resize"),
 }
-# One tile, less, barely more, many; primes, and sides that are no multiple of 4.
+# Less than a tile, one, slightly more, many; primes, and sides that are not multiples of 4.
 SIZES = [(5, 9), (128, 96), (131, 149)]
 MORE_SIZES = [(1, 300), (61, 127), (128, 257), (263, 134)]
 
 
 def noise(height, width, channels=3, seed=0):
-    """Dots on a slope, so that one tile is lighter than another."""
+    """Returns noise on a gradient, so that some tiles are lighter than others."""
     dots = np.random.default_rng(seed).integers(0, 128, (height, width, channels))
     return (dots + np.linspace(0, 127, width)[:, np.newaxis]).astype(np.uint8)
 
 
 def difference(one, other):
-    """The largest, in grey levels."""
+    """Returns the largest difference, in grey levels."""
     assert one.shape == other.shape and one.dtype == other.dtype == np.uint8
     return np.abs(one.astype(int) - other).max()
 
@@ -60,7 +60,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def functions(network, tmp_path_factory):
-    """The untiled translator and the tiled one, traced once."""
+    """Returns the untiled and the tiled translator, which are traced once for all tests."""
     return translator(network), tiled_translator(network, TILE, tmp_path_factory.mktemp("scratch"))
 
 
@@ -85,7 +85,7 @@ def test_any_size_can_be_tiled(functions, size):
 
 
 def test_tiles_alone_would_show_seams(functions):
-    """What the other tests would not find if it were small anyway."""
+    """Shows that the other tests are meaningful: separate tiles do differ from the whole."""
     image, (function, _) = noise(128, 256), functions
     alone = np.concatenate([function(image[:, :128]), function(image[:, 128:])], axis=1)
     assert difference(alone, function(image)) > 20
@@ -126,7 +126,7 @@ def test_a_disk_that_is_too_small_is_found_before_any_work(tmp_path, network, mo
 
 
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path, network):
-    """The limit of a file's size stands for the disk's end."""
+    """A limit on the file size simulates a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
     try:
@@ -146,7 +146,7 @@ def test_moments_of_parts_are_those_of_the_whole():
     whole = rng.normal(1000, 0.01, (1, 60, 50, 2)) * [1, 0] + [
         0,
         3,
-    ]  # E[x^2] - E[x]^2 would be lost
+    ]  # E[x^2] - E[x]^2 would lose all its digits
     whole = whole.astype(np.float32)
     parts = [whole[:, :7], whole[:, 7:, :49], whole[:, 7:, 49:]]
     mean, variance = tiles._merge(tiles._moments(part) for part in parts)
@@ -177,7 +177,7 @@ def test_a_map_on_disk_keeps_what_is_written(tmp_path):
         for rows, columns in itertools.product([(4, 9), (0, 4)], [(0, 2), (2, 7)]):
             kept.write((rows, columns), values[slice(*rows), slice(*columns)])
         np.testing.assert_array_equal(kept.read(((3, 8), (1, 6))), values[3:8, 1:6])
-        assert list(tmp_path.iterdir()) == []  # no name, so nothing outlives the process
+        assert list(tmp_path.iterdir()) == []  # it has no name, so the process cannot leave it
 
 
 # === The scripts ===
@@ -186,7 +186,7 @@ def test_a_map_on_disk_keeps_what_is_written(tmp_path):
 def load(path):
     spec = importlib.util.spec_from_file_location(f"{path.stem}_of_{path.parent.name}", path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses and tyro look a class's module up
+    sys.modules[spec.name] = module  # dataclasses and tyro look up a class's module there
     spec.loader.exec_module(module)
     return module
 
@@ -213,7 +213,7 @@ def test_the_command_gives_the_same_with_and_without_tiles(tmp_path, photo, monk
     names = sorted(p.name for p in (tmp_path / "tiled").iterdir())
     assert names == ["index.html", "index_files", "photo.png"]
 
-    # Tiles are for images above the usual limit, up to one of their own.
+    # Tiles allow images above the usual size limit, up to a larger limit.
     monkeypatch.setattr(images, "MAX_PIXELS", 130 * 171 - 1)
     for limit, code in ((130 * 171, 0), (130 * 171 - 1, 1)):
         monkeypatch.setattr(tiles, "MAX_TILED_PIXELS", limit)

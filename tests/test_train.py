@@ -1,4 +1,4 @@
-"""scripts/train.py as a user runs it: from images to a run folder, stopped, killed, continued."""
+"""Tests scripts/train.py from images to a run folder, also stopped, killed and continued."""
 
 import dataclasses
 import json
@@ -42,12 +42,12 @@ SETTINGS = dict(
     keep_checkpoints=2,
     strategy="one",
 )
-STEPS = 24  # four epochs of the larger domain's six images
+STEPS = 24  # four epochs; the larger domain has six images
 
 
 @pytest.fixture(autouse=True)
 def same_signal_handlers():
-    """A training run in a notebook must give Ctrl-C back to it."""
+    """Checks that training restores signal handlers, so that Ctrl-C works in notebooks."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
     assert kept == {number: signal.getsignal(number) for number in kept}
@@ -68,7 +68,7 @@ def settings(photos, run_dir, **changes):
 
 
 def start(config, **environment):
-    """The training in a process of its own, through its command line."""
+    """Starts the training in a separate process, through its command line."""
     given = {f.name: f.default for f in dataclasses.fields(Config)}
     flags = [
         f"--{name}={value}"
@@ -116,13 +116,13 @@ def test_stopped_killed_and_resumed_equals_one_go_bit_for_bit(photos, tmp_path):
 
     process = start(broken)
     wait_for_step(process, broken.run_dir, 14)
-    process.kill()  # SIGKILL: nothing of it can be caught
+    process.kill()  # SIGKILL, which a process cannot catch
     output, _ = process.communicate()
     assert f"step {stopped} of {STEPS}" in output
     killed = steps_saved(broken.run_dir)[-1]
     assert 12 < killed < 18, "to be killed in the middle of the third epoch"
 
-    # In this process: it has another thread pool, and has trained before.
+    # In this process, which has another thread pool and has trained before.
     assert main(broken) == 0
     assert steps_saved(broken.run_dir) == [22, 24]
     one_go, resumed = everything(tmp_path / "one_go"), everything(broken.run_dir)
@@ -178,7 +178,7 @@ def test_the_run_folder_holds_what_it_says(trained):
 
 
 def test_the_first_losses_are_what_they_were(trained):
-    """Golden numbers: a change of them is a change of the training, and must be meant."""
+    """Golden numbers: if they change, training has changed, which must be intended."""
     rows = read_losses(trained / "losses.csv")
     names = "g_adv_a2b cycle_a identity_b d_a".split()
     expected = [
@@ -335,7 +335,7 @@ def test_running_out_of_memory_is_one_line(photos, tmp_path, monkeypatch):
 
 
 def test_the_command_line_gives_one_line_and_an_exit_code(tmp_path):
-    """Once through the shell: no traceback, code 1, and --help with every setting's default."""
+    """The real command prints no traceback and exits with 1; --help shows every setting."""
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     bad = subprocess.run(
         [sys.executable, str(SCRIPT), f"--data_dir={tmp_path}/none", f"--run_dir={tmp_path}/run"],

@@ -1,4 +1,4 @@
-"""The library's translator, and scripts/translate.py through its main()."""
+"""Tests the library's translator, and scripts/translate.py through its main()."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def a2b():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, a2b):
-    """A run folder with both generators, and no data of its own."""
+    """Returns a run folder with both generators, but without data."""
     path = tmp_path_factory.mktemp("run")
     save_generator(a2b, path / "a2b.keras")
     save_generator(generator(seed=1), path / "b2a.keras")
@@ -101,7 +101,7 @@ def test_an_image_that_fits_is_what_the_generator_makes_of_it(a2b):
     image = noise(64, 48)
     direct = a2b(to_float(image)[np.newaxis], training=False).numpy()[0]
     fake = translator(a2b)(image).astype(int)
-    assert np.abs(fake - to_uint8(direct)).max() <= 1  # a graph may round otherwise
+    assert np.abs(fake - to_uint8(direct)).max() <= 1  # a graph may round differently
     assert fake.std() > 10
 
 
@@ -141,7 +141,7 @@ def test_every_usual_form_of_an_image_is_taken(a2b):
     as_rgb = to_channels(gray, 3)
     transparent = np.dstack([rgb, np.zeros_like(gray)])
     rotated = Image.fromarray(np.rot90(rgb))
-    rotated.getexif()[0x0112] = 6  # to be turned clockwise to stand upright
+    rotated.getexif()[0x0112] = 6  # must be turned clockwise to be upright
     forms = [
         (rgb, [Image.fromarray(rgb), tf.constant(rgb), np.dstack([rgb, gray * 0 + 255]), rotated]),
         (as_rgb, [gray, gray[..., 0], Image.fromarray(gray[..., 0])]),
@@ -383,7 +383,7 @@ def test_sub_folders_keep_their_places(script, run, tmp_path, capsys):
     photos = fill(tmp_path / "photos", ["1.png"])
     for day in ("mon", "tue"):
         fill(photos / day, ["1.png"])
-    for _ in range(2):  # the second time its own output lies among the originals
+    for _ in range(2):  # the second time, its own output is among the originals
         assert translate(script, run, photos / "out", photos, recursive=True) == 0
         assert names_in(photos / "out") == ["1.png", "index.html", "index_files", "mon", "tue"]
         assert names_in(photos / "out" / "tue") == ["1.png"]
@@ -455,7 +455,7 @@ def test_wrong_flags_are_found_before_any_work(script, run, tmp_path):
 
 
 def test_the_command_ends_with_one_line_and_a_code(tmp_path):
-    """The one test of the whole command: an error of the user's is no traceback."""
+    """Runs the real command: a user's error gives one line instead of a traceback."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, SCRIPT, "--run_dir=missing", "--input", "x.png", "--output=out"],

@@ -1,4 +1,4 @@
-"""Collections through Beam's DirectRunner, by scripts/translate_many.py."""
+"""Tests scripts/translate_many.py on collections, mostly with Beam's DirectRunner."""
 
 import io
 import json
@@ -38,7 +38,7 @@ SCRIPTS = ROOT / "scripts"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder with one generator."""
+    """Returns a run folder with one generator."""
     path = tmp_path_factory.mktemp("run")
     keras.utils.set_random_seed(0)
     network = ResNetGenerator(filters=4, blocks=1)
@@ -74,7 +74,7 @@ def records(folder):
     return {entry["name"]: entry["reason"] for entry in map(json.loads, lines)}
 
 
-# === What comes out ===
+# === Results ===
 
 
 def test_the_bytes_are_those_of_translate(run, tmp_path, capsys):
@@ -83,9 +83,9 @@ def test_the_bytes_are_those_of_translate(run, tmp_path, capsys):
     write_image(photos / "tiny.png", noise(1, 3))
     write_image(photos / "gray.jpg", noise(10, 14, 1))
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored on its side
+    exif[0x0112] = 6  # stored rotated by 90 degrees
     Image.fromarray(noise(10, 20)).save(photos / "turned.jpg", exif=exif)
-    if sys.platform == "linux":  # other systems have no names that are no text
+    if sys.platform == "linux":  # other systems only allow names that are text
         shutil.copy(photos / "c.png", os.fsencode(photos) + b"/\xe9.png")
     translate = translate_command
     for resize in (None, 16):
@@ -106,7 +106,7 @@ def test_the_bytes_are_those_of_translate(run, tmp_path, capsys):
 def test_subfolders_are_kept_and_nothing_is_made_twice(run, tmp_path, capsys):
     photos = fill(tmp_path / "photos", "1.png", "x/1.png", "x/y/1.png", "x/.thumbs/1.png")
     (photos / "notes.txt").touch()
-    out = photos / "out"  # among the originals: its images are none
+    out = photos / "out"  # inside the input, but its images are not input
     threads = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
     assert many(run, photos / "**" / "*.png", out, *threads) == 0
     first = files(out)
@@ -144,7 +144,7 @@ def test_subfolders_are_kept_and_nothing_is_made_twice(run, tmp_path, capsys):
 )
 def test_what_a_folder_or_glob_means(tmp_path, monkeypatch, pattern, names):
     photos = fill(tmp_path / "p [1]*", "1.png", "a/1.png", "a/b/1.png")
-    fill(tmp_path / "p 1", "other.png")  # what the folder's name would mean as a glob
+    fill(tmp_path / "p 1", "other.png")  # matches the folder's name as a glob
     shutil.copy(photos / "1.png", photos / "2.JPG")
     (photos / "a/b/c").mkdir()
     shutil.copy(photos / "1.png", photos / "a/b/c/3.gif")
@@ -162,7 +162,7 @@ def test_paths_of_any_name_mean_themselves(run, tmp_path, monkeypatch, capsys):
     home = tmp_path / "50%s [a]* {0} \u56fe"
     names = "1%d.png", "[2].png", "x [b]?/a*[!c].jpg", "x [b]?/\u00e9 \u0434 \u0a95.png"
     fill(home / "photos [1-3]", *names)
-    fill(home / "photos 1", "decoy.png")  # what the folder would mean as a glob
+    fill(home / "photos 1", "decoy.png")  # matches the folder's name as a glob
     (home / "photos [1-3]" / "bad [1].png").touch()
     shutil.copytree(run, home / "run [1]")
     out = home / "out [1]*"
@@ -180,7 +180,7 @@ def test_paths_of_any_name_mean_themselves(run, tmp_path, monkeypatch, capsys):
         assert sorted(files(out)) == sorted(names)
 
 
-# === What goes wrong ===
+# === Errors ===
 
 
 def test_images_that_fail_are_listed_and_tried_again(run, tmp_path, monkeypatch, capsys):
@@ -191,7 +191,7 @@ def test_images_that_fail_are_listed_and_tried_again(run, tmp_path, monkeypatch,
     monkeypatch.setattr(images, "MAX_BYTES", 100_000)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "x").touch()  # where a folder should be made
+    (out / "x").touch()  # a folder of this name is needed
     load = translate_many.load_translator
 
     def load_hungry(*arguments):
@@ -261,7 +261,7 @@ def test_without_beam_the_message_names_the_extra(run, tmp_path, monkeypatch):
         many(run, tmp_path, tmp_path / "out")
 
 
-# === Killed, and elsewhere ===
+# === Killed runs, other processes and file systems ===
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
@@ -300,7 +300,7 @@ def test_other_processes_do_the_work(run, tmp_path, monkeypatch, capsys):
     photos = fill(tmp_path / "photos", "0.png", "1.jpg", "x/2.png")
     one, all_ = tmp_path / "one", tmp_path / "all"
     assert many(run, photos / "**", one) == 0
-    monkeypatch.setattr(translate_many, "encode_image", None)  # in this process nothing can write
+    monkeypatch.setattr(translate_many, "encode_image", None)  # only other processes can write
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     capsys.readouterr()
     flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
@@ -311,14 +311,14 @@ def test_other_processes_do_the_work(run, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """A real Dask cluster of two worker processes on this machine."""
+    """Starts a real Dask cluster with two worker processes on this machine."""
     distributed = pytest.importorskip("distributed", reason="Beam's Dask runner needs Dask")
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
     ) as cluster:
         yield cluster
-        distributed.default_client().close()  # Beam leaves it open.
+        distributed.default_client().close()  # Beam leaves it open
 
 
 def on_dask(address):
@@ -384,7 +384,7 @@ def test_images_that_a_runner_loses_are_missed(run, tmp_path, monkeypatch):
 
 
 class Bucket(FileSystem):
-    """An object store: names that hold bytes, no folders, no file until it is closed."""
+    """Simulates an object store: no folders, and files appear only when they are closed."""
 
     objects: dict[str, bytes] = {}
 

@@ -1,4 +1,4 @@
-"""The browser client, in a real Chromium: what the page computes is what Keras computes."""
+"""Tests the browser client in a real Chromium: the page computes the same as Keras."""
 
 import contextlib
 import functools
@@ -38,7 +38,7 @@ WEBGPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enabl
 
 
 def absent(what):
-    """Where CI runs everything must be there; elsewhere the test is left out."""
+    """Fails the test in CI, where everything must be installed, and skips it elsewhere."""
     (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is not installed")
 
 
@@ -61,7 +61,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def models(networks, tmp_path_factory):
-    """A folder as export/tflite.py writes it."""
+    """Returns a folder like those that export/tflite.py writes."""
     folder = tmp_path_factory.mktemp("models")
     for name, size in (("rgb", 32), ("rgb", None), ("gray", 32)):
         network = networks[name]
@@ -129,12 +129,12 @@ def browser(launch):
 
 @pytest.fixture(scope="module")
 def context(browser):
-    """One for nearly all pages, so that the runtime is fetched and compiled once."""
+    """Most pages share this context, so that the runtime is loaded and compiled once."""
     return browser.new_context()
 
 
 class Visit:
-    """A page of its own, and what a visitor does there."""
+    """A new page, and the actions of its visitor."""
 
     def __init__(self, page, address):
         self.page, self.address = page, address
@@ -150,7 +150,7 @@ class Visit:
         self.page.select_option("#model", label=model)
 
     def give(self, *files, to="photo"):
-        """Files as (name, bytes), an image as uint8 [h, w, c], or paths."""
+        """Selects files: pairs (name, bytes), images as uint8 [h, w, c], or paths."""
         files = [("photo.png", png(f)) if isinstance(f, np.ndarray) else f for f in files]
         self.page.set_input_files(
             f"#{to}",
@@ -161,7 +161,7 @@ class Visit:
         )
 
     def result(self):
-        """Waits for the next translation: float32 [1, h, w, c]."""
+        """Waits for the next translation and returns it, float32 [1, h, w, c]."""
         fresh = f"[data-state=done] #download:not([href='{self.address_of_last}'])"
         self.address_of_last = self.page.wait_for_selector(fresh).get_attribute("href")
         found = self.page.evaluate("({...lastResult, output: [...lastResult.output]})")
@@ -169,7 +169,7 @@ class Visit:
         return np.array(found["output"], np.float32).reshape(shape)
 
     def seen(self):
-        """The photo as the model got it: uint8 [h, w, 3]."""
+        """Returns the photo as the model received it, uint8 [h, w, 3]."""
         width, height, bytes_ = self.page.evaluate(
             """() => {
               const { width, height } = document.getElementById("before");
@@ -192,7 +192,7 @@ def png(image):
 
 @pytest.fixture
 def visit(context, address):
-    """Opens pages; in the end, none may have asked another host or raised an error."""
+    """Opens pages; finally checks that none raised an error or sent a request to other hosts."""
     visits = []
 
     def open_page(where=context, address=address, **options):
@@ -238,7 +238,7 @@ def test_it_computes_what_keras_computes(visit, networks, photo):
     visitor.give(photo)
     output = visitor.result()
     expected = run_keras(networks["rgb"], photo)
-    assert expected.std() > 0.1  # no nearly gray image, which anything would fit
+    assert expected.std() > 0.1  # a nearly gray image would match too easily
     assert_near(output, expected)
     np.testing.assert_array_equal(visitor.seen(), photo)
 
@@ -250,9 +250,9 @@ def test_it_computes_what_keras_computes(visit, networks, photo):
     assert abs(levels).max() <= 1
     assert page.text_content("#details") == "a2b · 32 × 32 · float32 · 0.1 MB"
     assert page.text_content("#caption").startswith("The photo scaled to 32 × 32 pixels: this")
-    assert page.text_content("#engine").startswith("CPU (wasm), ")  # with threads
+    assert page.text_content("#engine").startswith("CPU (wasm), ")  # multithreaded
     assert all(page.text_content(f"#{x}").endswith("s") for x in ("loading", "running"))
-    # Off the page's thread, whose requests the fixture sees nevertheless.
+    # It runs in a worker, whose requests the fixture also sees.
     assert len(page.workers) >= 1
     assert any(url.endswith(".wasm") for url in visitor.requests)
 
@@ -305,7 +305,7 @@ def test_photos_are_cropped_put_on_white_and_turned(visit, photo):
     wide = np.zeros((64, 192, 3), np.uint8)
     wide[:, 64:128] = (200, 100, 50)
     visitor.give(wide)
-    visitor.result()  # of one color, which every norm turns into rounding errors: not compared
+    visitor.result()  # not compared: norms turn a single color into rounding errors
     np.testing.assert_array_equal(visitor.seen(), np.full((32, 32, 3), (200, 100, 50)))
     assert "The middle of the photo, cropped" in visitor.page.text_content("#caption")
 
@@ -315,7 +315,7 @@ def test_photos_are_cropped_put_on_white_and_turned(visit, photo):
 
     file = io.BytesIO()
     exif = Image.Exif()
-    exif[0x0112] = 3  # half a turn
+    exif[0x0112] = 3  # rotated by 180 degrees
     Image.fromarray(photo).save(file, "PNG", exif=exif)
     visitor.give(("turned.png", file.getvalue()))
     visitor.result()
@@ -336,7 +336,7 @@ def test_without_webgpu_the_cpu_translates_and_says_so(visit, networks, photo):
 
 
 def test_webgpu(visit, launch, networks, photo):
-    """On SwiftShader: a GPU in software, here for its numbers."""
+    """Compares the numbers on SwiftShader, which simulates a GPU in software."""
     browser = launch(*WEBGPU)
     visitor = visit(browser)
     visitor.choose(RGB)
@@ -350,7 +350,7 @@ def test_webgpu(visit, launch, networks, photo):
     assert note == ""
     assert visitor.page.text_content("#engine") == "GPU (WebGPU)"
 
-    visitor.choose(ANY)  # of dynamic shape, which the GPU refuses
+    visitor.choose(ANY)  # has a dynamic shape, which the GPU refuses
     assert_near(visitor.result(), run_keras(networks["rgb"], photo))
     assert "WebGPU cannot run this model" in visitor.page.text_content("#note")
     browser.close()
@@ -370,7 +370,7 @@ def test_any_static_server_will_do_for_one_thread(visit, site, networks, photo):
         assert visitor.page.text_content("#engine") == "CPU (wasm)"
 
 
-# === What can be wrong ===
+# === Errors ===
 
 
 def test_wrong_files_are_refused_and_the_page_goes_on(visit, networks, models, photo, tmp_path):
@@ -417,7 +417,7 @@ def test_wrong_files_are_refused_and_the_page_goes_on(visit, networks, models, p
     assert_near(visitor.result(), run_keras(networks["rgb"], photo))
     visitor.give(
         ("odd.tflite", custom.convert()), to="own"
-    )  # fits, but no runtime has its operator
+    )  # has a valid shape, but an unknown operator
     assert "odd could not translate this photo" in visitor.complaint()
     visitor.give(("mine.tflite", good), to="own")
     assert_near(visitor.result(), run_keras(networks["rgb"], photo))
@@ -425,7 +425,7 @@ def test_wrong_files_are_refused_and_the_page_goes_on(visit, networks, models, p
 
 
 def test_a_file_of_ones_own_dropped_with_its_json(visit, networks, models, photo):
-    """A file that says nothing about itself, as other converters write them."""
+    """Files of other converters have no description, so the JSON file provides it."""
     bare = (models / "a2b_rgb_resizable.bare").read_bytes()
     contract = json.loads((models / "a2b_rgb_resizable.json").read_text())
     described = json.dumps(contract | {"name": "described"}).encode()
@@ -471,7 +471,7 @@ def test_progress_is_seen_and_stopping_works(visit, models, photo):
     visitor = visit()
     page = visitor.page
     held = []
-    page.route("**/*.tflite", lambda route: held.append(route))  # never answered
+    page.route("**/*.tflite", lambda route: held.append(route))  # never gets a response
     visitor.choose(RGB)
     visitor.give(photo)
     page.wait_for_selector("[data-state=busy]")
@@ -528,7 +528,7 @@ def test_a_phone_scrolls_only_down_by_day_and_night(visit, browser, models, phot
     assert width() == 360
     visitor.give(photo)
     visitor.result()
-    bare = (models / "a2b_rgb_resizable.bare").read_bytes()  # whose name is the file's
+    bare = (models / "a2b_rgb_resizable.bare").read_bytes()  # it is shown by its file name
     visitor.give((f"{'long' * 30}.tflite", bare), to="own")
     visitor.result()
     assert visitor.page.is_visible("#limit")
@@ -572,14 +572,14 @@ def test_the_policy_lets_nothing_out(visit):
         }"""
     )
     assert set(blocked) == {"connect-src", "img-src"}
-    visitor.requests.clear()  # which name the blocked ones, too
+    visitor.requests.clear()  # they include the blocked requests
 
 
-# === images.js: the same numbers as images.py ===
+# === images.js computes the same as images.py ===
 
 
 def evaluate(visitor, expression, *arguments):
-    """An expression of images.js with the arguments a, b and so on."""
+    """Evaluates an expression that uses images.js and the arguments a, b and so on."""
     names = ", ".join("abcd"[: len(arguments)])
     return visitor.page.evaluate(
         f"async ([{names}]) => {{ const images = await import('/images.js'); "
@@ -600,7 +600,7 @@ def test_to_float_and_to_pixels(visit):
         expected = to_float(to_channels(image, channels))
         np.testing.assert_array_equal(np.array(floats, np.float32), expected.ravel())
 
-    halves = (np.arange(-2, 258) + 0.5) / 127.5 - 1  # between two levels, and beyond both ends
+    halves = (np.arange(-2, 258) + 0.5) / 127.5 - 1  # between levels, and beyond both ends
     values = np.concatenate([halves, np.random.default_rng(1).uniform(-1.1, 1.1, 1000)])
     values = values.astype(np.float32)
     for channels in (1, 3):
@@ -622,7 +622,7 @@ def test_fit_and_crop(visit):
         (4000, 3000, 512, 4): (512, 384),
         (640, 479, 1024, 4): (640, 480),
         (479, 640, 512, 4): (384, 512),
-        (5, 3, 512, 4): (8, 8),  # the smallest that a ResNet takes
+        (5, 3, 512, 4): (8, 8),  # the smallest size for a ResNet
         (3000, 10, 512, 4): (512, 8),
         (1000, 700, 512, 256): (512, 256),
         (1000, 700, 512, 1024): (1024, 1024),
@@ -664,7 +664,7 @@ def test_what_cannot_be_built_is_named(site, models, tmp_path):
 
 
 def test_without_npm_the_command_says_so(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # nothing is installed there
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # an empty cache
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match="npm is not installed"):
         install_litert()
@@ -696,7 +696,7 @@ def test_wrong_flags_are_named_before_any_work(flags, sentence, tmp_path, monkey
 
 
 def test_the_page_of_a_run(site, tmp_path, monkeypatch):
-    """One command from a run folder to a site that is served."""
+    """A single command exports a run folder's generator, builds the site and serves it."""
     run = tmp_path / "mine"
     run.mkdir()
     generator(3, 3).save(run / "b2a.keras")

@@ -1,4 +1,4 @@
-"""The wheel, installed without the checkout: the command and the package work from any folder."""
+"""Tests that the installed wheel works from any folder, without the repository."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ def run(*command, **settings):
     return done.stdout
 
 
-# Packages of the extras, which the test environment has, but a plain `pip install` has not.
+# Packages of the extras: the tests have them, but a plain `pip install` does not.
 EXTRAS = """
     ai_edge_litert ai_edge_quantizer apache_beam cleanfid distributed jax onnx onnxruntime openvino
     pillow_heif playwright tensorflow_serving tf2onnx torch
@@ -41,7 +41,7 @@ sys.meta_path.insert(0, Hide())
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with the wheel's content, and the environment variables that put it first."""
+    """Returns a folder with the wheel's content, and environment variables that use it first."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -50,7 +50,7 @@ def installed(tmp_path_factory):
     run(*pip, "wheel", "--no-deps", f"--wheel-dir={folder / 'dist'}", str(folder))
     (wheel,) = (folder / "dist").glob("*.whl")
     run(*pip, "install", "--no-deps", f"--target={folder / 'installed'}", str(wheel))
-    (folder / "installed" / "sitecustomize.py").write_text(HIDE)  # Python runs it at its start
+    (folder / "installed" / "sitecustomize.py").write_text(HIDE)  # Python runs it when it starts
     return folder / "installed", os.environ | {"PYTHONPATH": str(folder / "installed")}
 
 

@@ -1,4 +1,4 @@
-"""Winograd's convolutions: the same numbers as TensorFlow's, and where layers use them."""
+"""Tests that Winograd's convolutions equal TensorFlow's, and where layers use them."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def plain(inputs, kernel):
 
 
 def numbers(convolve, inputs, kernel, weight):
-    """The result, its gradients, and the gradients of a function of these."""
+    """Returns the result, and the first and second gradients of functions of it."""
     with tf.GradientTape() as outer:
         outer.watch([inputs, kernel])
         with tf.GradientTape() as inner:
@@ -126,9 +126,9 @@ def test_files_of_weights_know_the_layer_by_the_name_of_keras_layer():
 
 @pytest.mark.parametrize("strategy, changes", [("one", {}), ("mirrored", {"recompute": True})])
 def test_a_step_is_the_same_without_all_that_is_faster_on_a_cpu(monkeypatch, strategy, changes):
-    """One of plain gradient descent: Adam makes much of a rounding, and so do more steps.
+    """Compares one step of SGD, because Adam and further steps amplify rounding errors.
 
-    Larger images would too: a rounding turns some ReLUs and signs of the L1 losses over.
+    The images are small, because rounding flips some ReLUs and signs in L1 losses in larger ones.
     """
     monkeypatch.setattr("tf_cyclegan.cpu.fused_norm.kernels_are_faster", lambda x: cpu.enabled())
     config = Config(
@@ -153,6 +153,6 @@ def test_a_step_is_the_same_without_all_that_is_faster_on_a_cpu(monkeypatch, str
     for name, values in expected.items():
         assert losses[name] == pytest.approx(values, rel=1e-5), name
     for found, value in zip(moved, expected_moved, strict=True):
-        # biases before instance norm move by rounding alone
+        # Biases before instance norm only change by rounding errors.
         if np.abs(value).max() > 1e-6:
             np.testing.assert_allclose(found, value, rtol=0, atol=2e-4 * np.abs(value).max())

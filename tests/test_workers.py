@@ -1,4 +1,4 @@
-"""scripts/workers.py: several real processes on this machine, one of them killed."""
+"""Tests scripts/workers.py with several real processes, one of which is killed."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def start(run_dir, *flags):
         [sys.executable, "-u", SCRIPT, "--workers=2", "--", *TINY, f"--run_dir={run_dir}", *flags],
         stdout=open(f"{run_dir}.log", "w"),
         stderr=subprocess.STDOUT,
-        # Behind a proxy that answers nobody: gRPC reads this variable.
+        # An unreachable proxy: gRPC reads this variable.
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "http_proxy": "http://127.0.0.1:9"},
     )
 
@@ -40,7 +40,7 @@ def wait_for_step(process, run_dir, step):
 
 
 def trained(run_dir, worker):
-    """All tensors of a worker's last checkpoint but TensorFlow's own."""
+    """Returns all tensors of a worker's last checkpoint, except TensorFlow's internal ones."""
     folder = run_dir / "checkpoints" / f"worker_{worker}"
     reader = tf.train.load_checkpoint(str(folder / f"ckpt-{saved_steps(folder)[-1]}"))
     names = [n for n in reader.get_variable_to_shape_map() if not n.startswith("_CHECKPOINT")]
@@ -65,7 +65,7 @@ def test_stopped_and_with_a_killed_worker_the_job_ends_as_undisturbed(undisturbe
     stopped = max(set.intersection(*(set(saved_steps(folder)) for folder in folders)))
     assert 20 <= stopped < STEPS
 
-    (run_dir / "b2a.keras").unlink()  # as if killed between checkpoint and generators
+    (run_dir / "b2a.keras").unlink()  # as if killed after the checkpoint was saved
     job = start(run_dir)
     wait_for_step(job, run_dir, stopped + 20)
     second = int(re.search(r"^workers: \d+ (\d+)$", log.read_text(), re.MULTILINE)[1])

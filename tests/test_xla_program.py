@@ -1,4 +1,4 @@
-"""The step as a program for JAX alone: benchmarks/xla_program.py and xla_run.py."""
+"""Tests benchmarks/xla_program.py and xla_run.py, which train with JAX alone."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import xla_program  # noqa: E402
 from xla_program import Options, state_variables  # noqa: E402
 
-STEPS = 5  # the third in all fills the pools
+STEPS = 5  # the run's third step fills the pools
 TINY = dataclasses.replace(
     Config(**PRESETS["demo"]),
     dataset="synthetic/summer2winter",
@@ -42,14 +42,14 @@ TINY = dataclasses.replace(
     batch_size=2,
 )
 
-# Of TensorFlow's own step, with and without XLA, momenta differ by 3e-5 after five steps, biases
-# by 1e-3: instance norm takes most of those away again, so that their gradients are rounding alone,
-# of which Adam makes a whole step in some direction. Adam's slots of them are held to what all are.
+# With and without XLA, momenta in TensorFlow differ by 3e-5 after five steps, and biases by 1e-3:
+# instance norm cancels most biases, so their gradients are only rounding errors, which Adam scales
+# to full steps in random directions. Their slots in Adam have the same tolerance as all others.
 TOLERANCES = {"kernel": 1e-6, "momentum": 1e-4, "bias": 2 * STEPS * TINY.learning_rate}
 
 
 def run_there(folder, *flags):
-    """Runs a copy of the runner beside the folder, as on a machine without this package."""
+    """Runs a copy of xla_run.py next to the folder, as on a machine without this package."""
     shutil.copy(ROOT / "benchmarks" / "xla_run.py", folder.parent)
     return subprocess.run(
         [sys.executable, "-I", "xla_run.py", folder.name, *flags],
@@ -60,10 +60,10 @@ def run_there(folder, *flags):
 
 
 def make_run(path, config):
-    """A run folder with a checkpoint after one step, and TensorFlow's steps after it.
+    """Creates a run folder with a checkpoint after one step, and trains on in TensorFlow.
 
     Returns:
-        The state and the losses after each step, from the first.
+        A list of the states and a list of the losses, after each step from the first on.
     """
     data = TrainingData(load_dataset(config), config)
     strategy = make_strategy("one")
@@ -87,7 +87,7 @@ def npz(path):
 
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory):
-    """A run folder at step 1, a program of it that was run in two pieces, and TensorFlow's own."""
+    """Runs a program in two parts, from a run folder at step 1, and the same in TensorFlow."""
     folder = tmp_path_factory.mktemp("xla")
     states, losses = make_run(folder / "run", TINY)
     options = Options(str(folder / "run"), str(folder / "program"), STEPS)
@@ -101,14 +101,14 @@ def worked(tmp_path_factory):
 
 
 def check_state(found, states, losses, steps):
-    """The program's state and losses against TensorFlow's after so many of its steps."""
+    """Compares the program's state and losses with TensorFlow's after `steps` steps."""
     found = dict(found)
     logged = np.array(losses[1 : 1 + steps], np.float32).reshape(steps, len(losses[0]))
     np.testing.assert_allclose(found.pop("losses"), logged, rtol=1e-5, atol=1e-5)
     assert found.keys() == states[steps].keys()
     for name, value in states[steps].items():
         assert found[name].dtype == value.dtype
-        if name.startswith("mean_"):  # of an epoch, which ends between processes
+        if name.startswith("mean_"):  # of an epoch, which a new process resets
             continue
         kind = name.rpartition("_")[2]
         np.testing.assert_allclose(
@@ -129,8 +129,8 @@ def test_the_program_is_plain_stablehlo(worked):
     text = (folder / "program" / "step.mlir").read_text()
     assert "custom_call" not in text and "mhlo.copy" not in text
     program = json.loads((folder / "program" / "program.json").read_text())
-    assert program["outputs"] == program["inputs"]  # all is changed by a step, and fed back
-    for i, name in enumerate(program["inputs"]):  # nothing was built in as a constant
+    assert program["outputs"] == program["inputs"]  # a step changes everything it reads
+    for i, name in enumerate(program["inputs"]):  # no input became a constant
         assert text[text.index("@main(") :].count(f"%arg{i + 2}") > 1, name
 
 
@@ -167,12 +167,12 @@ def test_the_state_comes_back_and_training_goes_on(worked, tmp_path):
         assert run.attach(model) == 1 + STEPS
     found = npz(folder / "program" / "state.npz")
     for name, variable in state_variables(model).items():
-        if not name.startswith("mean_"):  # of an epoch, which no checkpoint holds
+        if not name.startswith("mean_"):  # of an epoch, not in checkpoints
             np.testing.assert_array_equal(np.array(variable), found[name], err_msg=name)
     rows = read_losses(tmp_path / "run" / "losses.csv")
     assert [row["step"] for row in rows] == list(range(2, 2 + STEPS))
     np.testing.assert_allclose([row["d_a"] for row in rows], found["losses"][:, 6], rtol=1e-5)
-    # One more step of TensorFlow's is the step that it would have done without the detour.
+    # TensorFlow can then train on from this state.
     step = tf.function(lambda *real: strategy.run(model.train_step, args=(real,)), autograph=False)
     for real in data.batches(1 + STEPS, 2 + STEPS):
         step(*real)

@@ -1,4 +1,4 @@
-"""Writes what the real tfa.layers.InstanceNormalization computes; test_addons.py runs it.
+"""Writes the results of tfa.layers.InstanceNormalization. Run by test_addons.py.
 
 .venv-addons/bin/python tests/addons/make_reference.py FOLDER
 """
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Name: arguments of the layer, shape of its input, mean and deviation of its input.
+# Name: arguments of the layer, then the shape, mean and standard deviation of its input.
 CASES = {
     "default": ({}, (2, 7, 5, 3), 0, 1),
     "epsilon": ({"epsilon": 1e-5}, (3, 7, 5, 3), 0, 0.01),
@@ -42,12 +42,12 @@ CASES = {
     ),
     "constant": ({}, (2, 7, 5, 3), 3, 0),
     "far_from_zero": ({}, (2, 16, 15, 3), 1000, 0.1),
-    "large_map": ({}, (1, 200, 200, 2), 3, 1),  # a float16 sum of it overflows
+    "large_map": ({}, (1, 200, 200, 2), 3, 1),  # its sum overflows in float16
 }
 
 
 def build_model(normalization):
-    """The same lines build it under Keras 2 and 3. Its two norms could be taken for one another."""
+    """Builds the model in Keras 2 or 3, with two norm layers whose weights have equal shapes."""
     inputs = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same")(inputs)
     x = normalization(epsilon=1e-3)(x)
@@ -59,7 +59,7 @@ def build_model(normalization):
 
 
 def evaluate(layer, inputs, cotangent, weights):
-    """The output, and the gradients of sum(output * cotangent) by input and by each weight."""
+    """Returns the output and the gradients of sum(output * cotangent) for input and weights."""
     inputs = tf.constant(inputs)
     layer.build(inputs.shape)
     layer.set_weights(weights)
@@ -69,7 +69,7 @@ def evaluate(layer, inputs, cotangent, weights):
         outputs = layer(inputs)
     cotangent = tf.cast(cotangent, outputs.dtype)
     gradients = tape.gradient(outputs, [inputs, *variables], output_gradients=cotangent)
-    names = [v.name.removesuffix(":0") for v in variables]  # Keras 2 says "gamma:0"
+    names = [v.name.removesuffix(":0") for v in variables]  # Keras 2 names it "gamma:0"
     results = dict(zip(["outputs", "inputs", *names], [outputs, *gradients], strict=True))
     return {name: tf.cast(value, inputs.dtype).numpy() for name, value in results.items()}
 
@@ -98,22 +98,22 @@ def write_model(folder, normalization):
     inputs = rng.uniform(-1, 1, (2, 13, 10, 3)).astype("float32")
     np.savez(folder / "model.npz", inputs=inputs, outputs=model(inputs).numpy())
     np.savez(folder / "weights.npz", *model.get_weights())
-    model.save_weights(folder / "weights.h5")  # Keras 2's own format
-    model.save_weights(folder / "new.weights.h5")  # the one Keras 3 kept
-    model.save_weights(folder / "checkpoint")  # TensorFlow's, of several files
+    model.save_weights(folder / "weights.h5")  # the Keras 2 format
+    model.save_weights(folder / "new.weights.h5")  # the format that Keras 3 kept
+    model.save_weights(folder / "checkpoint")  # the TensorFlow format, with several files
     model.save(folder / "whole.h5")
     model.save(folder / "whole.keras")
 
 
 def main(folder):
-    import tensorflow_addons as tfa  # here, for test_addons.py imports the cases without it
+    import tensorflow_addons as tfa  # not at the top: test_addons.py imports CASES without it
 
     normalization = tfa.layers.InstanceNormalization
-    write_model(folder, normalization)  # first, as layers are named by their count
+    write_model(folder, normalization)  # first, because layer names contain a running number
     for case in CASES:
         for dtype in "float32", "float64":
             write_case(folder, normalization, case, dtype)
-    # InstanceNormalization takes **kwargs and hands them to its base class.
+    # InstanceNormalization takes **kwargs and passes them to its base class.
     parameters = inspect.signature(tfa.layers.GroupNormalization).parameters.values()
     signature = [[p.name, p.default] for p in parameters if p.kind != p.VAR_KEYWORD]
     (folder / "signature.json").write_text(json.dumps(signature))

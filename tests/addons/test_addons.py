@@ -1,7 +1,7 @@
-"""Our InstanceNormalization against the real one of TensorFlow Addons.
+"""Compares InstanceNormalization with the layer of the same name in TensorFlow Addons.
 
-TensorFlow Addons cannot be imported beside Keras 3. So make_reference.py runs once, in an
-environment of its own (requirements.txt; `make addons`), and leaves files to compare with.
+TensorFlow Addons cannot be imported together with Keras 3. Therefore make_reference.py runs once in
+a separate environment (requirements.txt; `make addons`) and writes files to compare with.
 """
 
 import inspect
@@ -23,11 +23,11 @@ HERE = Path(__file__).parent
 PYTHON = os.environ.get(
     "TF_CYCLEGAN_ADDONS_PYTHON", str(HERE.parents[1] / ".venv-addons" / "bin" / "python")
 )
-# Largest difference allowed, relative to the largest value (or to 1, if that is more).
+# Largest allowed difference, relative to the largest value (or to 1, if that is larger).
 TOLERANCE = {"float64": 1e-13, "float32": 2e-6}
-# Where rounding is magnified: TensorFlow Addons multiplies x by gamma / sqrt(variance + epsilon)
-# before it subtracts the mean; at 1000 a float32 step is a thousandth of the deviation; the
-# gradients of a large map are sums of 40000 terms that cancel.
+# Cases that amplify rounding errors: TensorFlow Addons multiplies x by gamma /
+# sqrt(variance + epsilon) before it subtracts the mean; near 1000, float32 values are a thousandth
+# of the deviation apart; the gradients of a large map are sums of 40000 terms that cancel out.
 LOOSER = {
     ("constant", "float64"): 1e-11,
     ("constant", "float32"): 1e-3,
@@ -35,21 +35,21 @@ LOOSER = {
     ("far_from_zero", "float32"): 2e-2,
     ("large_map", "float32"): 2e-5,
 }
-# Half floats are held against the float32 of TensorFlow Addons, whose own half floats go astray:
-# on the large map its float16 gradient of gamma is 40 % off.
+# Half-precision results are compared with TensorFlow Addons in float32, because its own are
+# inaccurate: on the large map, its float16 gradient of gamma is wrong by 40 %.
 HALF = {"float16": 1e-2, "mixed_float16": 1e-2, "mixed_bfloat16": 3e-2}
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """The folder that make_reference.py wrote."""
+    """Runs make_reference.py and returns the folder with its files."""
     if shutil.which(PYTHON) is None:
         message = f"No TensorFlow Addons: {PYTHON} is no interpreter; run `make addons`."
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
     folder = tmp_path_factory.mktemp("addons")
-    # -I: nothing of this environment is to be seen from the other one.
+    # -I isolates the other environment from this one.
     command = [PYTHON, "-I", str(HERE / "make_reference.py"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -58,7 +58,7 @@ def reference(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def on_cpu():
-    """As the reference: a GPU rounds convolutions to TF32."""
+    """Runs on the CPU, as the reference does, because a GPU rounds convolutions to TF32."""
     with tf.device("CPU:0"):
         yield
 
@@ -78,7 +78,7 @@ def assert_same_outputs(model, reference):
 
 
 def assert_same_results(folder, config, tolerance):
-    """Outputs, gradients, and the names and order of the weights."""
+    """Compares the outputs, the gradients, and the names and order of the weights."""
     layer = InstanceNormalization.from_config(config)
     weights = list(arrays(folder / "weights.npz").values())
     results = evaluate(layer, **arrays(folder / "given.npz"), weights=weights)
@@ -97,7 +97,7 @@ def test_outputs_and_gradients(reference, case, dtype):
     assert_same_results(reference / f"{case}_{dtype}", config, tolerance)
 
 
-# No half float holds 1000 and differences of 0.1.
+# Half precision cannot represent differences of 0.1 near 1000.
 @pytest.mark.parametrize("case", [case for case in CASES if case != "far_from_zero"])
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_floats(reference, case, dtype):
@@ -106,7 +106,7 @@ def test_half_floats(reference, case, dtype):
 
 
 def test_constructor_arguments(reference):
-    """Same names, order and defaults but two: epsilon, and groups, which they overwrite by -1."""
+    """Names, order and defaults are equal, except epsilon, and groups, which they replace by -1."""
     parameters = inspect.signature(InstanceNormalization).parameters.values()
     ours = [[p.name, p.default] for p in parameters if p.kind != p.VAR_KEYWORD]
     expected = dict(json.loads((reference / "signature.json").read_text()))
@@ -115,7 +115,7 @@ def test_constructor_arguments(reference):
 
 @pytest.mark.parametrize("case", CASES)
 def test_config(reference, case):
-    """Their config makes the layer that the arguments they were given make."""
+    """Checks that their config creates the same layer as the arguments it was made from."""
     config = load_config(reference, case)
     arguments = {"epsilon": 1e-3, "name": config["name"], **CASES[case][0]}
     ours = InstanceNormalization.from_config(config).get_config()
@@ -132,15 +132,15 @@ def test_set_weights(reference):
 
 @pytest.mark.parametrize("file", ["weights.h5", "new.weights.h5", "whole.h5", "whole.keras"])
 def test_load_weights(reference, file):
-    """A model of the same layers reads each of Keras 2's formats but the checkpoint."""
+    """Checks that a model with the same layers loads every Keras 2 format except the checkpoint."""
     model = build_model(InstanceNormalization)
     model.load_weights(reference / file)
     assert_same_outputs(model, reference)
 
 
 def test_load_weights_by_name(reference):
-    """Layers are named as theirs were, so the first norm alone finds its weights."""
-    keras.utils.clear_session()  # names are counted from here: instance_normalization, ..._1
+    """Checks that a part of the model finds its weights by name, as the layer names are equal."""
+    keras.utils.clear_session()  # restarts the numbers in layer names
     model = build_model(InstanceNormalization)
     part = keras.Model(model.inputs, model.layers[2].output)
     part.load_weights(reference / "weights.h5", by_name=True)
@@ -150,7 +150,7 @@ def test_load_weights_by_name(reference):
 
 
 def test_load_model(reference):
-    """A whole model of Keras 2, config and all, with our layer in place of theirs."""
+    """Loads a complete Keras 2 model, including its config, with our layer instead of theirs."""
     model = keras.models.load_model(
         reference / "whole.h5",
         custom_objects={"Addons>InstanceNormalization": InstanceNormalization},
@@ -160,10 +160,10 @@ def test_load_model(reference):
 
 
 def test_checkpoint(reference):
-    """Keras 3 reads no TensorFlow checkpoint of Keras 2, but TensorFlow reads the tensors.
+    """Keras 3 cannot load a TensorFlow checkpoint of Keras 2, but TensorFlow can read its tensors.
 
-    They are counted over the layers that have weights; of a subclassed model the key begins with
-    the attribute's name instead (tf.train.list_variables shows the keys).
+    Their keys number the layers that have weights. For a subclassed model, a key begins with the
+    name of the attribute instead (tf.train.list_variables shows the keys).
     """
     model = build_model(InstanceNormalization)
     checkpoint = tf.train.load_checkpoint(str(reference / "checkpoint"))

@@ -1,11 +1,11 @@
-"""Kill the exporters at random moments, and check that what is there is whole.
+"""Kill the exporters at random moments, and check that every file is complete or absent.
 
     python tests/torture/exporters.py --kills=5 --seed=0
 
-Each exporter is killed that often: every third time anywhere in its run, else after it has begun to
-write. Every file then loads and runs, or is not there. What a killed exporter leaves beside it is
-listed, and the next run removes it. The exit code is 1 where that is not so. Takes about half a
-minute for each kill, most of it imports and conversion.
+Each exporter is killed --kills times: every third time at any moment, otherwise after it has begun
+to write. After each kill, every file must load and run, or be absent. Unfinished files of a killed
+exporter are listed, and the next run must remove them. The exit code is 1 if any check fails. Takes
+about half a minute for each kill, most of it for imports and conversion.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from pathlib import Path
 import tyro
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 600  # seconds for a run, after which something hangs
+LIMIT = 600  # seconds after which a run counts as hung
 SIZE = 32
 
 
@@ -43,13 +43,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Exporter:
-    """One of export/.
+    """One of the scripts in export/.
 
     Attributes:
-        name: its script's.
-        flags: its flags but --run_dir; `{output}` is its folder, `{base}` that of the inputs.
-        wanted: names of all that a whole output consists of.
-        check: raises an Exception unless one of these, which is there, loads and runs.
+        name: the name of its script.
+        flags: all flags except --run_dir; `{output}` is its folder, `{base}` that of the inputs.
+        wanted: names of all files and folders of a complete output.
+        check: raises an Exception unless one of these, given as a path, loads and runs.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Exporter:
 
 
 def check_saved_model(path: Path) -> None:
-    """Loads a version's folder, and translates."""
+    """Loads a version's folder, and translates an image."""
     import numpy as np
     import tensorflow as tf
 
@@ -69,7 +69,7 @@ def check_saved_model(path: Path) -> None:
 
 
 def check_tflite(path: Path) -> None:
-    """Loads and runs a .tflite file; reads a .json or .png beside it."""
+    """Loads and runs a .tflite file, or reads a .json or .png file."""
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter
     from PIL import Image
@@ -118,7 +118,7 @@ EXPORTERS = (
 
 
 def main(options: Options) -> int:
-    """Returns the exit code: 1 where anything half-written was there, or a later run failed."""
+    """Returns the exit code: 1 if any file was incomplete, or a later run failed."""
     rng = random.Random(options.seed)
     faults = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -157,7 +157,7 @@ def torture(exporter: Exporter, base: Path, kills: int, rng: random.Random) -> i
         when = f"killed after {delay:.2f} s" if killed else "ended before its kill"
         faults += judge(exporter, output, when, whole=not killed)
     if exporter.name == "saved_model":
-        shutil.rmtree(output / "1", ignore_errors=True)  # no version is ever replaced
+        shutil.rmtree(output / "1", ignore_errors=True)  # an export never replaces a version
     process = start(exporter, base, output)
     if process.wait(LIMIT):
         print(f"{exporter.name}: the next run ended with {process.returncode}")
@@ -167,7 +167,7 @@ def torture(exporter: Exporter, base: Path, kills: int, rng: random.Random) -> i
 
 
 def judge(exporter: Exporter, output: Path, when: str, whole: bool) -> int:
-    """Checks what is there, prints it, and returns the number of faults."""
+    """Checks the output, prints its state, and returns the number of faults."""
     faults, states = 0, {}
     for name in exporter.wanted:
         if not (output / name).exists():
@@ -186,7 +186,7 @@ def judge(exporter: Exporter, output: Path, when: str, whole: bool) -> int:
 
 
 def watch(process: subprocess.Popen, output: Path) -> tuple[float, float, float]:
-    """Waits for the end; returns when it began, first wrote, and last wrote."""
+    """Waits for the process to end; returns when it began, first wrote, and last wrote."""
     begun = wrote = ended = time.monotonic()
     known: dict[str, int] = {}
     while process.poll() is None and time.monotonic() < begun + LIMIT:
@@ -200,7 +200,7 @@ def watch(process: subprocess.Popen, output: Path) -> tuple[float, float, float]
 
 
 def snapshot(folder: Path) -> dict[str, int]:
-    """Files below a folder, with their sizes; they may vanish meanwhile."""
+    """Returns all files in a folder with their sizes; files may disappear meanwhile."""
     sizes = {}
     for root, _, names in os.walk(folder):
         for name in names:
@@ -210,8 +210,8 @@ def snapshot(folder: Path) -> dict[str, int]:
 
 
 def make_inputs(base: Path) -> None:
-    """A generator with large weights, and some images."""
-    import keras  # after --help, which needs none of it
+    """Writes a generator with large weights, and some images."""
+    import keras  # imported here to keep --help fast
     import numpy as np
 
     from tf_cyclegan.data.image_files import write_image

@@ -1,13 +1,13 @@
-"""Fill the disk under a training run and a translation: nothing whole may be lost.
+"""Fill the disk during a training run and a translation: no complete file may be lost.
 
     python tests/torture/full_disk.py
 
-Needs Linux and root, to mount small file systems in memory. A training run gets a disk with room
-for a few kilobytes, and then for more and more, so that every kind of file that it writes is the
-one that does not fit. Each time it must end by itself with one line and exit code 1, leave only
-whole checkpoints, and once there is room continue to the same end as a run that was never short of
-it. Translations must be whole or absent. Prints what was tried and what was lost; the exit code is
-1 if anything was, and 77 where file systems cannot be mounted.
+Needs Linux and root, to mount small file systems in memory. A training run gets a disk of a few
+kilobytes, and then of more and more, so that each kind of file that it writes is once the one that
+does not fit. Each time, the run must end by itself with one line and exit code 1, and leave only
+complete checkpoints. Once there is space, it must continue to the same result as an undisturbed
+run. Translations must be complete or absent. Prints what was tried and what was lost; the exit code
+is 1 if anything was lost, and 77 if file systems cannot be mounted.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STEPS = "--max_steps=6"
 
 
 def mount(folder: Path, kilobytes: int, *options: str) -> bool:
-    """Mounts a file system of this size, or with "remount" changes its size."""
+    """Mounts a file system of this size, or changes its size with "remount"."""
     folder.mkdir(parents=True, exist_ok=True)
     size = ",".join((f"size={kilobytes}k", *options))
     command = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
@@ -35,14 +35,14 @@ def mount(folder: Path, kilobytes: int, *options: str) -> bool:
 
 
 def one_line(code: int, text: str) -> list[str]:
-    """What is wrong with how a command has ended that found no room."""
+    """Returns what is wrong with the exit code and output of a command that had no space."""
     last = (text.splitlines() or [""])[-1]
     good = code == 1 and last.startswith("error: ") and "Traceback" not in text
     return [] if good else [f"exit code {code}, {last!r}"]
 
 
 def train(disk: Path, images: Path, undisturbed: Path) -> list[str]:
-    """What goes wrong in a training run on a small disk that then grows."""
+    """Returns what goes wrong in a training run on a small disk that then grows."""
     run_dir, log = disk / "run", Path(f"{disk}.log")
     wrong = one_line(start(run_dir, images, STEPS, log=log).wait(), log.read_text())
     folder = run_dir / "checkpoints" / "worker_0"
@@ -54,7 +54,7 @@ def train(disk: Path, images: Path, undisturbed: Path) -> list[str]:
 
 
 def translate(disk: Path, generator: Path, photos: Path) -> list[str]:
-    """What goes wrong in a translation on a small disk."""
+    """Returns what goes wrong in a translation on a small disk."""
     command = [sys.executable, ROOT / "scripts" / "translate.py", f"--run_dir={generator}"]
     command += [f"--input={photos}", f"--output={disk / 'out'}"]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}

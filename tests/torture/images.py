@@ -1,4 +1,4 @@
-"""Damaged and hostile image files, made by code, and what decoding them does.
+"""Decode damaged and malicious image files, which this script generates.
 
     python tests/torture/images.py --count=3000 --seed=0
 
@@ -27,20 +27,20 @@ import numpy as np
 from PIL import Image, ImageCms
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 2  # of processor time that one file may take
-MEGABYTES = 800  # that the peak may grow by: the limit of 50 million pixels allows about so much
-PATIENCE = 60  # seconds after which a child that says nothing counts as hung
+SECONDS = 2  # of processor time allowed for one file
+MEGABYTES = 800  # of memory allowed for one file; 50 million pixels, the limit, need about that
+PATIENCE = 60  # seconds after which a child without output counts as hung
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
-    """A Pillow image in one of Pillow's formats."""
+    """Encodes a Pillow image in one of Pillow's formats."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def seeds() -> dict[str, bytes]:
-    """Sound little images: name -> bytes."""
+    """Returns small valid images: name -> bytes."""
     x, y = np.meshgrid(np.arange(48), np.arange(32))
     pixels = np.stack([x * 5, y * 7, (x * y) % 256, x * 2 + y], -1).astype(np.uint8)
     rgb, rgba = Image.fromarray(pixels[..., :3].copy()), Image.fromarray(pixels)
@@ -94,7 +94,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def runs_bmp(width: int, height: int, runs: bytes) -> bytes:
-    """A run-length coded BMP of 256 colors."""
+    """Returns a run-length encoded BMP with 256 colors."""
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
     palette = bytes(value for i in range(256) for value in (i, 255 - i, i // 2, 0))
     start = 14 + len(header) + len(palette)
@@ -106,9 +106,9 @@ EXTREMES += [0x1000, 0x10000, 0x100000, 7000, 50000]
 
 
 def mutants(count: int, seed: int = 0, start: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Damaged variants of the seeds: pairs of a name and bytes.
+    """Yields damaged variants of the seeds: pairs of a name and bytes.
 
-    Number i depends on `seed` and i alone, so that any one can be made again.
+    Number i depends only on `seed` and i, so that each can be reproduced.
     """
     originals = list(seeds().items())
     for i in range(start, count):
@@ -123,32 +123,32 @@ def mutants(count: int, seed: int = 0, start: int = 0) -> Iterator[tuple[str, by
 
 
 def _mutate(data: bytearray, originals, draw) -> None:
-    """One change in place, half of them in the header."""
+    """Makes one change in place, in half of all cases in the header."""
     size = max(len(data), 1)
     place = draw.randrange(min(size, 160) if draw.random() < 0.5 else size)
     length = draw.choice([1, 2, 4, 8, 16, 64, 256])
     piece = bytes(data[place : place + length])
     kind = draw.randrange(8)
-    if kind <= 1 and place < len(data):  # a bit
+    if kind <= 1 and place < len(data):  # flip a bit
         data[place] ^= 1 << draw.randrange(8)
-    elif kind <= 3:  # a number
+    elif kind <= 3:  # replace a number
         width, order = draw.choice([1, 2, 4, 4]), draw.choice(["big", "little"])
         value = draw.choice(EXTREMES) % (1 << 8 * width)
         data[place : place + width] = value.to_bytes(width, order)
-    elif kind == 4:  # cut short
+    elif kind == 4:  # truncate
         del data[place if draw.random() < 0.3 else size - draw.randrange(1, 40) :]
-    elif kind == 5:  # a part again, perhaps many times
+    elif kind == 5:  # repeat a part, perhaps many times
         data[place:place] = piece * draw.choice([1, 1, 2, 100, 20_000])
-    elif kind == 6:  # a part missing
+    elif kind == 6:  # remove a part
         del data[place : place + length]
-    else:  # a part of another file
+    else:  # insert a part of another file
         other = draw.choice(originals)[1]
         begin = draw.randrange(len(other))
         data[place : place + length] = other[begin : begin + draw.choice([4, 64, 1000])]
 
 
 def _checksums(data: bytearray) -> bytearray:
-    """The same PNG with right checksums, else every change ends at those."""
+    """Corrects the checksums of a PNG, since otherwise the decoder would stop at them."""
     position = 8
     while position + 12 <= len(data):
         stop = position + 8 + int.from_bytes(data[position : position + 4], "big")
@@ -160,8 +160,8 @@ def _checksums(data: bytearray) -> bytearray:
 
 
 def child(count: int, seed: int, start: int, max_seconds: float) -> None:
-    """Decodes the mutants from number `start` on, a line before and after each."""
-    # As the package would be without its __init__, which takes seconds to load TensorFlow.
+    """Decodes the mutants from number `start` on, and prints a line before and after each."""
+    # Empty packages, because the real __init__ takes seconds to load TensorFlow.
     for name in ("tf_cyclegan", "tf_cyclegan.data"):
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__path__ = [str(ROOT / name.replace(".", "/"))]
@@ -198,13 +198,13 @@ def torture(
     """Decodes `count` mutants in child processes.
 
     Args:
-        count, seed: which; see `mutants`.
-        seconds: of processor time, from which on a file counts as slow.
-        verbose: whether to print a line about each.
+        count, seed: which mutants; see `mutants`.
+        seconds: processor time above which a file counts as slow.
+        verbose: whether to print a line for each file.
 
     Returns:
-        How many files were decoded, refused, slow, large, raised, crashed or hung, and a line about
-        each that was neither of the first two.
+        How many files were decoded, refused, slow, large, raised, crashed or hung, and a line for
+        each that was not just decoded or refused.
     """
     counts: Counter = Counter()
     failures = []
@@ -250,7 +250,7 @@ def torture(
 
 
 def main() -> int:
-    """The command line; the exit code is 1 where a file did more than be refused."""
+    """Returns the exit code: 1 if any file was neither just decoded nor refused."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)

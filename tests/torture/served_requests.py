@@ -1,11 +1,11 @@
-"""Mutated requests to a served generator, which has to answer or refuse every one of them.
+"""Send damaged requests to a served generator, which must answer or refuse each of them.
 
     python tests/torture/served_requests.py --count=500
 
-Exports a small generator, serves it by export/serving/loader_server.py on 127.0.0.1, and sends
-images that were damaged at random over REST and gRPC. Prints how many were answered, refused or
-left without an answer, and ends with exit code 1 if there were any of the last, or if the server
-then does not translate a sound image as the generator does.
+Exports a small generator, serves it with export/serving/loader_server.py on 127.0.0.1, and sends
+randomly damaged images over REST and gRPC. Prints how many requests were answered, refused or got
+no answer. The exit code is 1 if any got no answer, or if the server then does not translate a valid
+image like the generator.
 """
 
 import base64
@@ -57,8 +57,8 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Serves, sends and counts; returns the exit code."""
-    from tf_cyclegan.data.image_files import decode_image  # after --help
+    """Serves, sends and counts, and returns the exit code."""
+    from tf_cyclegan.data.image_files import decode_image  # keeps --help fast
     from tf_cyclegan.export.saved_model import export_saved_model
     from tf_cyclegan.generators import ResNetGenerator
     from tf_cyclegan.inference.translator import translator
@@ -104,12 +104,12 @@ def send(grpc_port, rest_port, model, count, seed, timeout) -> Counter:
     """Sends `count` requests, and counts "answered", "refused" and "no answer"."""
     sound = [*seeds(), b"no image at all", b""]
     with grpc.insecure_channel(grpc_port, [("grpc.enable_http_proxy", 0)]) as channel:
-        call = channel.unary_unary(METHOD)  # of bytes: what is sent need not be a message
+        call = channel.unary_unary(METHOD)  # sends any bytes, not only valid messages
 
         def one(number):
             rng = random.Random(f"{seed} {number}")
             image = mutated(rng, rng.choice(sound), rng.choice(sound))
-            whole = rng.random() < 0.9  # else what is around the image is damaged too
+            whole = rng.random() < 0.9  # otherwise the rest of the request is damaged too
             if rng.random() < 0.5:
                 body = rest_body(image)
                 return ask_rest(rest_port, model, body if whole else mutated(rng, body), timeout)[0]
@@ -121,7 +121,7 @@ def send(grpc_port, rest_port, model, count, seed, timeout) -> Counter:
 
 
 def seeds() -> list[bytes]:
-    """Small images of every format that the server takes, and of some that it does not."""
+    """Returns small images in all formats that the server accepts, and in some others."""
     kinds = [("RGB", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("L", "PNG"), ("I;16", "PNG")]
     kinds += [("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "WEBP"), ("RGBA", "WEBP")]
     kinds += [("P", "GIF"), ("RGB", "BMP"), ("RGB", "TIFF")]
@@ -141,7 +141,7 @@ def encoded(mode, kind, **options) -> bytes:
 
 
 def mutated(rng: random.Random, data: bytes, other: bytes = b"") -> bytes:
-    """`data` with none to three damages: flips, cuts, extreme numbers, repetitions, splices."""
+    """Damages `data` up to three times: flips, cuts, extreme numbers, repetitions, splices."""
     for _ in range(rng.randint(0, 3)):
         at, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
         match rng.randrange(5):
@@ -179,7 +179,7 @@ def grpc_body(model: str, image: bytes) -> bytes:
 
 
 def ask_rest(port: str, model: str, body: bytes, timeout: float) -> tuple[str, bytes]:
-    """What came of a request, and the first translated image."""
+    """Returns the outcome of a request, and the first translated image."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://{port}/v1/models/{model}:predict", body, timeout) as response:

@@ -1,12 +1,12 @@
-"""Kill a training run again and again: nothing of it may be lost, mixed up or changed.
+"""Kill a training run many times: nothing may be lost, mixed up or changed.
 
     python tests/torture/training.py --kills=30 --seed=0
 
 A run with a checkpoint after every step is killed by SIGKILL at random moments, also while it
-starts and while it saves, and started again with the same command until it is done. Weights,
+starts and while it saves, and restarted with the same command until it is finished. Weights,
 optimizers, image pools, steps and losses.csv must then equal those of an undisturbed run, bit for
-bit. At the end two processes start in one run folder at once: one trains, the other is refused.
-Prints what was tried and what was lost; the exit code is 1 if anything was.
+bit. Finally, two processes start in one run folder at once: one must train, and the other must be
+refused. Prints what was tried and what was lost; the exit code is 1 if anything was lost.
 """
 
 import argparse
@@ -35,7 +35,7 @@ FLAGS = (
 
 
 def make_images(folder: Path) -> Path:
-    """A small data set."""
+    """Writes a small data set."""
     for split, season, count in (("trainA", "summer", 5), ("trainB", "winter", 7)):
         (folder / split).mkdir(parents=True)
         for i in range(count):
@@ -44,7 +44,7 @@ def make_images(folder: Path) -> Path:
 
 
 def start(run_dir: Path, images: Path, *flags: str, log: Path | None = None) -> subprocess.Popen:
-    """The training run in a process of its own; its output goes to `log`, or beside the folder."""
+    """Starts training in a new process; its output goes to `log`, or next to the run folder."""
     flags = (*FLAGS, f"--run_dir={run_dir}", f"--data_dir={images}", *flags)
     with open(log or f"{run_dir}.log", "a") as file:
         return subprocess.Popen(
@@ -60,7 +60,7 @@ def newest(run_dir: Path) -> int:
 
 
 def state(run_dir: Path) -> dict[str, np.ndarray]:
-    """Every value of the newest checkpoint, and the rows of losses.csv."""
+    """Returns all values of the newest checkpoint, and the rows of losses.csv."""
     prefix = run_dir / "checkpoints" / "worker_0" / f"ckpt-{newest(run_dir)}"
     reader = tf.train.load_checkpoint(str(prefix))
     names = [n for n in reader.get_variable_to_shape_map() if not n.startswith("_CHECKPOINT")]
@@ -69,7 +69,7 @@ def state(run_dir: Path) -> dict[str, np.ndarray]:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """The names of what two runs do not share bit for bit."""
+    """Returns the names of values that differ between two runs, compared bit for bit."""
     first, second = state(one), state(other)
     return sorted(first.keys() ^ second.keys()) + [
         name
@@ -79,14 +79,14 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def kill_until_done(run_dir: Path, images: Path, kills: int, draws: random.Random) -> list[int]:
-    """Trains to the end, with so many kills on the way; returns the steps of the kills."""
+    """Trains to the end with this number of kills; returns the steps of the kills."""
     struck = []
     while len(struck) < kills:
         process = start(run_dir, images)
-        if draws.random() < 0.1:  # while it starts
+        if draws.random() < 0.1:  # during startup
             time.sleep(draws.uniform(0, 8))
         else:
-            # Spread over the run: the next kill is some steps on, and anywhere within one.
+            # Kills are spread over the run, and happen at any moment within a step.
             left = STEPS - newest(run_dir)
             target = newest(run_dir) + draws.randint(
                 0, max(2 * left // (kills - len(struck)) - 1, 0)
@@ -105,7 +105,7 @@ def kill_until_done(run_dir: Path, images: Path, kills: int, draws: random.Rando
 
 
 def race(run_dir: Path, images: Path) -> bool:
-    """Whether of two processes that start at once in one folder one trains and one is refused."""
+    """Starts two processes in one folder; returns whether one trained and one was refused."""
     processes = [start(run_dir, images) for _ in range(2)]
     codes = sorted(process.wait() for process in processes)
     log = Path(f"{run_dir}.log").read_text()

@@ -1,10 +1,10 @@
-"""Kill translate_many.py at random moments, start it again, and compare what is there.
+"""Kill translate_many.py at random moments, start it again, and compare its output.
 
     python tests/torture/translate_many.py --kills=20 --seed=0
 
-After each kill, every translation in the output has the bytes of an undisturbed run, and those that
-were there are untouched. When all are there, the output is emptied and filled again. The exit code
-is 1 where a file was lost or damaged. Takes 10 to 40 seconds a kill, most of it imports.
+After each kill, all translations in the output must have the bytes of an undisturbed run, and those
+from before must be unchanged. When the output is complete, it is emptied and filled again. The exit
+code is 1 if a file was lost or damaged. Takes 10 to 40 seconds per kill, most of it for imports.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from pathlib import Path
 import tyro
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 600  # seconds for a run, after which something hangs
+LIMIT = 600  # seconds after which a run counts as hung
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Returns the exit code: 1 where anything was lost or damaged."""
+    """Returns the exit code: 1 if anything was lost or damaged."""
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
@@ -52,7 +52,7 @@ def main(options: Options) -> int:
             before = stamps(output)
             process = start(base, "output")
             wait_for_work(process, output)
-            if kills % 3:  # among the translations, which come in a burst
+            if kills % 3:  # while it writes, which takes only a short time
                 enough = rng.randrange(len(before), len(expected))
                 while process.poll() is None and len(stamps(output)) < enough:
                     time.sleep(0.001)
@@ -90,8 +90,8 @@ def main(options: Options) -> int:
 
 
 def make_inputs(base: Path, images: int) -> None:
-    """A generator with large weights, tiny images, and two files that are none."""
-    import keras  # after --help, which needs none of it
+    """Writes a generator with large weights, tiny images, and two files that are not images."""
+    import keras  # imported here to keep --help fast
     import numpy as np
 
     from tf_cyclegan.data.image_files import write_image
@@ -113,7 +113,7 @@ def make_inputs(base: Path, images: int) -> None:
 
 
 def start(base: Path, output: str) -> subprocess.Popen:
-    """Starts the command that is the same every time."""
+    """Starts the command, which is the same every time."""
     command = [sys.executable, ROOT / "scripts" / "translate_many.py", f"--run_dir={base}/run"]
     command += [f"--input={base}/images", f"--output={base / output}"]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -138,7 +138,7 @@ def wait_for_work(process: subprocess.Popen, output: Path) -> None:
 
 
 def seconds_of_work(process: subprocess.Popen, output: Path) -> float:
-    """Waits for the end, and returns how long it took from the first file to the last."""
+    """Waits for the end, and returns the seconds from the first file to the last."""
     wait_for_work(process, output)
     begun = last = time.monotonic()
     count = 0
@@ -150,12 +150,12 @@ def seconds_of_work(process: subprocess.Popen, output: Path) -> float:
 
 
 def files(output: Path) -> dict[str, bytes]:
-    """What is in the output, but for the folder of unfinished files."""
+    """Returns the files in the output, without the folder of unfinished files."""
     return {path.name: path.read_bytes() for path in output.glob("*") if path.is_file()}
 
 
 def stamps(output: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of each translation."""
+    """Returns the inode and the modification time of each translation."""
     paths = [path for path in output.glob("*.*g") if path.is_file()]
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
