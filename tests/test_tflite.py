@@ -259,7 +259,7 @@ def test_script_takes_other_images_sizes_and_one_generator(script, run, tmp_path
 @pytest.mark.parametrize(
     "change, cause",
     [
-        ({"run_dir": "{run}/a2b.keras"}, "Give images with --images"),
+        ({"run_dir": "{run}/a2b.keras"}, "is a file without images: name some with --images"),
         ({"size": "30"}, "size is 30: use a multiple of 4"),
         ({"size": "32x30"}, "size is 32x30: use a multiple of 4"),
         ({"modes": "float32,int4"}, "mode 'int4' is not known"),

@@ -28,7 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_cyclegan.data.image_files import MAX_PIXELS, ImageError, to_channels, to_float, to_uint8
-from tf_cyclegan.generators import ResNetGenerator
+from tf_cyclegan.generators import ResNetGenerator, in_float32
 from tf_cyclegan.inference.translator import padded
 from tf_cyclegan.layers import CropTopLeft, InstanceNormalization, ReflectionPadding2D
 
@@ -49,7 +49,7 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
     even if it is killed.
 
     Args:
-        generator: a built `ResNetGenerator`.
+        generator: a built `ResNetGenerator`; one in half precision is computed in float32.
         tile: side in pixels of an image that would fit into memory, a multiple of 16 of at least
             SMALLEST_TILE. The residual blocks are computed with tiles of half that side, encoder
             and decoder, which need more memory for each pixel, with a quarter.
@@ -68,7 +68,7 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
             "leave out --tile, or use a ResNet generator."
         )
     check_tile(tile)
-    network = _TiledResNet(generator, tile)
+    network = _TiledResNet(in_float32(generator), tile)
 
     def translate(image):
         try:
