@@ -156,8 +156,11 @@ def torture(exporter: Exporter, base: Path, kills: int, rng: random.Random) -> i
         output.mkdir(exist_ok=True)
         when = f"killed after {delay:.2f} s" if killed else "ended before its kill"
         faults += judge(exporter, output, when, whole=not killed)
-    if exporter.name == "saved_model":
-        shutil.rmtree(output / "1", ignore_errors=True)  # an export never replaces a version
+    for name in exporter.wanted:  # an export does not replace files that are complete
+        if (output / name).is_dir():
+            shutil.rmtree(output / name)
+        else:
+            (output / name).unlink(missing_ok=True)
     process = start(exporter, base, output)
     if process.wait(LIMIT):
         print(f"{exporter.name}: the next run ended with {process.returncode}")
