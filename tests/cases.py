@@ -22,6 +22,13 @@ UNTUNED = tf.data.Options()
 UNTUNED.autotune.enabled = False
 
 
+# What a training step reports by default.
+LOSSES = {
+    *("g_adv_a2b", "g_adv_b2a", "cycle_a", "cycle_b", "identity_a", "identity_b", "d_a", "d_b"),
+    "learning_rate",
+}
+
+
 class Case(NamedTuple):
     kind: type  # of layer or model
     arguments: dict

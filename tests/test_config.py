@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tf_cyclegan.cli import translate_many
 from tf_cyclegan.cli.train import parse
 from tf_cyclegan.training import config as module
 from tf_cyclegan.training.config import PRESETS, SYNTHETIC, Config
@@ -166,6 +167,17 @@ def test_a_preset_changes_the_defaults_of_the_other_flags():
     name, config = parse(["--data_dir=x", "--preset=pix2pix", "--lambda_l1=10"])
     assert name == "pix2pix"
     assert config == Config(**PIX2PIX | {"data_dir": "x", "lambda_l1": 10.0})
+
+
+def test_home_is_expanded_in_the_flags_of_every_command(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse(["--run_dir=~/x"])[1].run_dir == "/home/me/x"
+    flags = ["--run_dir=~/x", "--input=~/photos", "--output=~/out", "--runner=DirectRunner"]
+    options, beam_flags = translate_many.parse(flags)
+    assert (options.run_dir, options.input, options.output) == (
+        "/home/me/x", "/home/me/photos", "/home/me/out",
+    )  # fmt: skip
+    assert beam_flags == ["--runner=DirectRunner"]
 
 
 def test_help_shows_groups_and_the_defaults_of_the_preset(capsys):

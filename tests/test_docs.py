@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tyro
+from cases import LOSSES
 
 import tf_cyclegan as cg
 from tf_cyclegan.cli import command, train
@@ -27,10 +27,6 @@ BLOCK = re.compile(
 # Very small images and networks, so that a training run takes only seconds.
 TINY = """--load_size=20 --crop_size=16 --filters=2 --blocks=0 --d_filters=2 --d_layers=1
     --max_steps=2 --save_every=0""".split()
-LOSSES = {
-    *("g_adv_a2b", "g_adv_b2a", "cycle_a", "cycle_b", "identity_a", "identity_b", "d_a", "d_b"),
-    "learning_rate",
-}
 SHRINK = {
     "size=286, crop=256": "size=20, crop=16",
     "ResNetGenerator()": "ResNetGenerator(filters=2, blocks=0)",
@@ -123,10 +119,8 @@ def test_every_command_has_flags_that_exist(page):
 
 def parse(name, flags):
     module = importlib.import_module(f"tf_cyclegan.cli.{COMMANDS[name][0]}")
-    if name == "train":
-        train.parse(flags)
-    elif name == "translate-many":  # Beam parses the remaining flags
-        tyro.cli(module.Options, args=flags, use_underscores=True, return_unknown_args=True)
+    if name in ("train", "translate-many"):
+        module.parse(flags)
     else:
         options = command.parse(module.Options, None, arguments=flags)
         if name == "workers":

@@ -9,17 +9,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import UNTUNED
+from cases import LOSSES, UNTUNED
 
 import tf_cyclegan as cg
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.inference.translator import find_generator
 
 ROOT = Path(__file__).resolve().parents[1]
-LOSSES = {
-    *("g_adv_a2b", "g_adv_b2a", "cycle_a", "cycle_b", "identity_a", "identity_b", "d_a", "d_b"),
-    "learning_rate",
-}
 
 
 @pytest.fixture(scope="module")

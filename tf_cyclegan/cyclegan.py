@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from tf_cyclegan.image_pool import ImagePool
 from tf_cyclegan.input_checks import (
+    ONE_DOMAIN,
     ImageShape,
     check_images,
     check_optimizers,
@@ -437,10 +438,7 @@ class CycleGAN(keras.Model):
     ) -> dict[str, tf.Tensor]:
         """Translates in both directions, see the class."""
         if not isinstance(inputs, tuple | list) or len(inputs) != 2:
-            raise ValueError(
-                "CycleGAN takes batches (real_a, real_b): to translate images of one domain, call "
-                "model.a2b or model.b2a, or use tf_cyclegan.load_translator."
-            )
+            raise ValueError(ONE_DOMAIN)
         real_a, real_b = inputs
         return {
             "fake_b": run_network(self.a2b, real_a, training),

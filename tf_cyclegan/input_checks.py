@@ -15,6 +15,10 @@ NEED_ONE_OPTIMIZER = (  # callbacks that use `model.optimizer`
     keras.callbacks.ReduceLROnPlateau,
     keras.callbacks.SwapEMAWeights,
 )
+ONE_DOMAIN = (
+    "CycleGAN takes batches (real_a, real_b): to translate images of one domain, call model.a2b or "
+    "model.b2a, or use tf_cyclegan.load_translator."
+)
 OUT_OF_RANGE = (
     "The images of {} are not all in [-1, 1]: scale them, for example with x / 127.5 - 1 if they "
     "are in [0, 255], and clip values that resizing pushed out of range."
@@ -30,10 +34,7 @@ def check_images(data: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
     """
     real_a, real_b, weight = keras.utils.unpack_x_y_sample_weight(data)
     if real_b is None:
-        raise ValueError(
-            "CycleGAN takes batches (real_a, real_b): to translate images of one domain, call "
-            "model.a2b or model.b2a, or use tf_cyclegan.load_translator."
-        )
+        raise ValueError(ONE_DOMAIN)
     if weight is not None:
         raise ValueError("CycleGAN has no use for sample weights: leave them out.")
     checked = []

@@ -37,10 +37,8 @@ def main() -> None:
     for name, (_, purpose) in COMMANDS.items():
         print(f"  {name:<20}{purpose}")
     if words and words[0] not in ("-h", "--help"):
-        typed = " ".join(word for word in words[:2] if not word.startswith("-"))[:60]
-        near = difflib.get_close_matches(typed, COMMANDS, 1) or difflib.get_close_matches(
-            words[0], COMMANDS, 1
-        )
+        typed = " ".join(word for word in words[:2] if not word.startswith("-"))[:60] or words[0]
+        near = difflib.get_close_matches(typed, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else "use one of those above."
         sys.exit(f"error: unknown command {typed}: {hint}")
     sys.exit(0)

@@ -38,7 +38,7 @@ def parse(
         config=(tyro.conf.OmitArgPrefixes,),
         **settings,
     )
-    return _at_home(parsed)
+    return at_home(parsed)
 
 
 def run(main: Callable[[Options], int], options: Options, needs: str = "") -> NoReturn:
@@ -107,11 +107,12 @@ class Output(io.TextIOWrapper):
         os.close(null)
 
 
-def _at_home(value):
-    if dataclasses.is_dataclass(value):
-        return dataclasses.replace(value, **{k: _at_home(v) for k, v in vars(value).items()})
+def at_home(value: Any) -> Any:
+    """Expands `~` at the start of a string, or of all strings in a tuple or dataclass."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{k: at_home(v) for k, v in vars(value).items()})
     if isinstance(value, tuple):
-        return tuple(map(_at_home, value))
+        return tuple(map(at_home, value))
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 

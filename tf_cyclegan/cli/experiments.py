@@ -23,9 +23,11 @@ from typing import Literal
 import tyro
 
 from tf_cyclegan.cli import command
+from tf_cyclegan.training.config import PRESETS
 
 # Name -> the question, and the flags of `tf-cyclegan train` for each variant.
-PAIRED = "--lambda_l1=100 --lambda_cycle_a=0 --lambda_cycle_b=0 --lambda_identity=0 --pool_size=0"
+# The objective of the preset; the embedded data set has pairs without --paired.
+PIX2PIX = " ".join(f"--{k}={v}" for k, v in PRESETS["pix2pix"].items() if k != "paired")
 EXPERIMENTS = {
     "losses": (
         "Which terms does the objective need? (section 5.1.4, tables 4 and 5, figure 7)",
@@ -56,7 +58,7 @@ EXPERIMENTS = {
     ),
     "paired": (
         "How far is it from training on true pairs? (pix2pix, the upper bound of tables 2 to 5)",
-        {"CycleGAN": "", "pix2pix": PAIRED},
+        {"CycleGAN": "", "pix2pix": PIX2PIX},
     ),
 }
 

@@ -24,10 +24,10 @@ from tf_cyclegan.training.config import PRESETS, Config
 class Options:
     """The flags: a preset, and the settings of a `Config` in groups, as --help shows them."""
 
-    preset: Literal["paper", "demo", "pix2pix"] | None = None
+    preset: Literal["auto", "paper", "demo", "pix2pix"] = "auto"
     """Defaults for all other flags. paper: the settings of the paper. demo: small images and
-    networks for the embedded dataset; used for it unless you choose another preset. pix2pix: for
-    pairs, with --lambda_l1=100 and without cycles, identity terms and image pools."""
+    networks for the embedded dataset. pix2pix: for pairs, with --lambda_l1=100 and without cycles,
+    identity terms and image pools. auto: demo for the embedded dataset, otherwise paper."""
     data: settings.DataSettings = settings.DataSettings()
     networks: settings.NetworkSettings = settings.NetworkSettings()
     objective: settings.ObjectiveSettings = settings.ObjectiveSettings()
@@ -51,8 +51,10 @@ def parse(arguments: list[str]) -> tuple[str, Config]:
     """Reads the flags; returns the name of the preset and the settings."""
     asked = [flag for flag in arguments if flag not in ("-h", "--help")]
     options = command.parse(Options, __doc__, arguments=asked)
-    embedded = to_config(options).synthetic and asked == arguments  # --help shows the paper's
-    preset = options.preset or ("demo" if embedded else "paper")
+    preset: str = options.preset
+    if preset == "auto":
+        embedded = to_config(options).synthetic and asked == arguments  # --help shows the paper's
+        preset = "demo" if embedded else "paper"
     defaults = vars(Config(**PRESETS[preset]))
     groups = {
         name: replace(group, **{setting: defaults[setting] for setting in vars(group)})

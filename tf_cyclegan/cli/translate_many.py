@@ -71,10 +71,20 @@ def stop(number, frame) -> None:
     os._exit(128 + number)
 
 
+def parse(arguments: list[str]) -> tuple[Options, list[str]]:
+    """Reads the flags; returns the options, and the flags for Beam."""
+    options, beam_flags = tyro.cli(
+        Options,
+        description=__doc__,
+        use_underscores=True,
+        args=arguments,
+        return_unknown_args=True,
+    )
+    return command.at_home(options), beam_flags
+
+
 def cli() -> None:
     """Runs the command with the flags of the command line, and ends the process."""
     signal.signal(signal.SIGINT, stop)
-    options, beam_flags = tyro.cli(
-        Options, description=__doc__, use_underscores=True, return_unknown_args=True
-    )
+    options, beam_flags = parse(sys.argv[1:])
     command.run(lambda options: main(options, beam_flags), options)
