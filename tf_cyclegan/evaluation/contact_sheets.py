@@ -58,7 +58,7 @@ img {{ width: 100%; height: auto; image-rendering: pixelated }}
 figcaption {{ grid-column: 1 / 3; color: #555; overflow-wrap: anywhere }}
 </style>
 <h1>{title}</h1>
-<p>Left the real image, right its translation.</p>
+<p>The real image is on the left, its translation on the right.</p>
 {figures}
 </html>
 """

@@ -253,7 +253,7 @@ function caption({ resizable, multiple }, bitmap, part, { width, height }) {
   if (resizable) return `The photo at ${size}, both multiples of ${multiple}.`;
   const whole = bitmap.width - part.width < 1 && bitmap.height - part.height < 1;
   const what = whole ? "The photo" : "The middle of the photo, cropped and";
-  return `${what} scaled to ${size}: this model computes no other size.`;
+  return `${what} scaled to ${size}: this model works only at that size.`;
 }
 
 function duration(milliseconds) {
