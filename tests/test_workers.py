@@ -33,15 +33,20 @@ def start(run_dir, *flags):
     )
 
 
+def checkpoint_folders(run_dir):
+    return [run_dir / "checkpoints" / f"worker_{i}" for i in range(2)]
+
+
 def wait_for_step(process, run_dir, step):
-    while max(saved_steps(run_dir / "checkpoints" / "worker_1"), default=0) < step:
+    """Waits until both workers have saved a step, since they resume at one that both have."""
+    while min(max(saved_steps(f), default=0) for f in checkpoint_folders(run_dir)) < step:
         assert process.poll() is None, Path(f"{run_dir}.log").read_text()
         time.sleep(0.05)
 
 
 def trained(run_dir, worker):
     """Returns all tensors of a worker's last checkpoint, except TensorFlow's internal ones."""
-    folder = run_dir / "checkpoints" / f"worker_{worker}"
+    folder = checkpoint_folders(run_dir)[worker]
     reader = tf.train.load_checkpoint(str(folder / f"ckpt-{saved_steps(folder)[-1]}"))
     names = [n for n in reader.get_variable_to_shape_map() if not n.startswith("_CHECKPOINT")]
     return {name: reader.get_tensor(name) for name in names}
@@ -61,8 +66,7 @@ def test_stopped_and_with_a_killed_worker_the_job_ends_as_undisturbed(undisturbe
     wait_for_step(job, run_dir, 20)
     job.send_signal(signal.SIGTERM)
     assert job.wait(120) == 128 + signal.SIGTERM
-    folders = [run_dir / "checkpoints" / f"worker_{i}" for i in range(2)]
-    stopped = max(set.intersection(*(set(saved_steps(folder)) for folder in folders)))
+    stopped = max(set.intersection(*(set(saved_steps(f)) for f in checkpoint_folders(run_dir))))
     assert 20 <= stopped < STEPS
 
     (run_dir / "b2a.keras").unlink()  # as if killed after the checkpoint was saved
