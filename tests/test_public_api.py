@@ -224,6 +224,21 @@ def test_data_that_is_not_pairs_of_batches_is_refused(x, message):
         model.fit(x, verbose=0)
 
 
+@pytest.mark.parametrize(
+    ("channels", "strides", "message"),
+    [(3, 2, r"\(1, 8, 8, 3\) for .* instead of \(1, 16, 16, 3\)"), (1, 1, r"\(1, 16, 16, 1\)")],
+)
+def test_a_generator_that_returns_other_shapes_is_named(channels, strides, message):
+    model = tiny()
+    model.b2a = keras.Sequential(
+        [keras.Input((None, None, 3)), keras.layers.Conv2D(channels, 3, strides, "same")]
+    )
+    model.compile()
+    images = np.zeros((1, 16, 16, 3), np.float32)
+    with pytest.raises(ValueError, match=f"^b2a returned {message}"):
+        model.train_on_batch(images, images)
+
+
 def test_mistakes_say_what_to_do(tmp_path):
     model = tiny()
     with pytest.raises(ValueError, match=r"not compiled: call compile\(\) first"):

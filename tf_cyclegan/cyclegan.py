@@ -21,6 +21,7 @@ from tf_cyclegan.image_pool import ImagePool
 from tf_cyclegan.input_checks import (
     ONE_DOMAIN,
     ImageShape,
+    check_generator,
     check_images,
     check_optimizers,
     clear_errors,
@@ -511,6 +512,12 @@ class CycleGAN(keras.Model):
         if self.lambda_identity_a:
             of_b2a["same_a"] = real_a
         images = call_jointly(self.a2b, of_a2b, training) | call_jointly(self.b2a, of_b2a, training)
+        for name, real, fake, other in (
+            ("a2b", real_a, images.get("fake_b"), real_b),
+            ("b2a", real_b, images.get("fake_a"), real_a),
+        ):
+            if fake is not None:
+                check_generator(name, real, fake, other.shape[-1])
         if self.lambda_cycle_a:
             images["cycle_a"] = run_network(self.b2a, images["fake_b"], training)
         if self.lambda_cycle_b:

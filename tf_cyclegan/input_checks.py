@@ -51,6 +51,22 @@ def check_images(data: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
     return checked
 
 
+def check_generator(name: str, real: tf.Tensor, fake: tf.Tensor, channels: int) -> None:
+    """Raises a ValueError if a generator changed the size, or returned other channels.
+
+    Args:
+        name: the generator's name, for the message.
+        real, fake: its input and its output.
+        channels: how many channels the images of the other domain have.
+    """
+    expected = tf.TensorShape([*real.shape[:3], channels])
+    if not expected.is_compatible_with(fake.shape):
+        raise ValueError(
+            f"{name} returned {fake.shape} for images of {real.shape}, instead of {expected}: a "
+            "generator keeps height and width, and returns the channels of the other domain."
+        )
+
+
 def check_optimizers(*optimizers: keras.optimizers.Optimizer) -> None:
     """Raises a ValueError if two optimizers are one, or if one averages weights to no effect."""
     inner = [getattr(optimizer, "inner_optimizer", optimizer) for optimizer in optimizers]

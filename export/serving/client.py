@@ -13,15 +13,15 @@ import base64
 import http.client
 import io
 import json
-import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import tyro
 from PIL import Image
+
+from tf_cyclegan.cli import command
 
 MAX_BYTES = 256 * 2**20  # of a message; gRPC's default of 4 MiB only suffices for small images
 
@@ -149,8 +149,4 @@ def failure(options: Options, reason: str) -> ValueError:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main, command.parse(Options, __doc__))

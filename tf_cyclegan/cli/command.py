@@ -116,6 +116,11 @@ def at_home(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number and a noun, such as "1 image" or "2 images"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _fail(message, code):
     print(f"error: {message}", file=sys.stderr)
     return code

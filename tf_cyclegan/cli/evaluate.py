@@ -108,7 +108,7 @@ def main(options: Options) -> int:
     for direction, domains in (("a2b", "AB"), ("b2a", "BA")):
         inputs, targets = (sets[f"{split}{domain}"] for domain in domains)
         truth = sets.get(f"truth{domains[0]}") if split == "test" else None
-        print(f"{direction}: {len(inputs)} images ...", flush=True)
+        print(f"{direction}: {command.counted(len(inputs), 'image')} ...", flush=True)
         backward = translators["b2a" if direction == "a2b" else "a2b"]
         results[direction], columns = evaluate_direction(
             translators[direction], backward, inputs, targets, truth, features, palettes[direction]

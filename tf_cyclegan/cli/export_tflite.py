@@ -97,7 +97,8 @@ def export(options: Options) -> str:
 
     height, width = size
     keras = report["keras_milliseconds"]
-    print(f"{len(examples)} images of {width}x{height}, Keras {keras:.1f} ms an image")
+    shown = command.counted(len(examples), "image")
+    print(f"{shown} of {width}x{height}, Keras {keras:.1f} ms an image")
     print(f"{'file':<36}{'MB':>7}{'PSNR':>8}{'max diff':>10}{'time/Keras':>12}{'pieces':>8}")
     for mode in report["modes"].values():
         apart = mode["difference"]

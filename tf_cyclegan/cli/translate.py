@@ -101,9 +101,10 @@ def main(options: Options) -> int:
                 tqdm.write(f"left out {name}: {error}", file=sys.stderr)
                 failed += 1
         write_text(output / "index.html", page.text())
-        print(f"{direction}: {len(page.figures)} images in {output}, see {output}/index.html")
+        done = command.counted(len(page.figures), "image")
+        print(f"{direction}: {done} in {output}, see {output}/index.html")
     if failed:
-        print(f"{failed} images could not be translated", file=sys.stderr)
+        print(f"{command.counted(failed, 'image')} could not be translated", file=sys.stderr)
     return 1 if failed else 0
 
 
