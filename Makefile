@@ -15,7 +15,7 @@ PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10; do $$p -c '' 2>/dev/nul
 # TensorFlow logs its failed optimisations and absent GPUs as errors; real ones reach Python anyway.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo export web check test docs torture floors lint venv tested addons clean
+.PHONY: demo export web check test docs torture floors lint venv tested addons jax clean
 
 demo: venv
 	.venv/bin/python scripts/train.py --preset=demo --run_dir=runs/demo
@@ -44,7 +44,7 @@ QUICK = config output losses schedules sheets folders metrics distances image_fi
 check: tested lint
 	.venv/bin/python -m pytest -q --numprocesses=2 $(QUICK:%=tests/test_%.py)
 
-test: tested addons lint docs
+test: tested addons jax lint docs
 	.venv/bin/python -m pytest -q --durations=10 --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 torture: tested
@@ -100,5 +100,14 @@ endif
 	.venv-addons/bin/pip install --quiet --requirement tests/addons/requirements.txt
 	touch $@
 
+# The machine without TensorFlow, of benchmarks/xla_run.py. TensorFlow imports JAX if it finds it,
+# which takes a second of every process.
+jax: .venv-jax/installed
+
+.venv-jax/installed: benchmarks/xla_requirements.txt
+	$(PYTHON) -m venv .venv-jax
+	.venv-jax/bin/pip install --quiet --requirement benchmarks/xla_requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-addons .venv-floors
+	rm -rf .venv .venv-addons .venv-jax .venv-floors

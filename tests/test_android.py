@@ -141,7 +141,7 @@ def test_wrong_calls_do_not_compile(kotlinc, tmp_path):
             "no value passed for parameter 'onSave'",
         ),
         (screen, "R.string.gallery", "R.string.galery", "unresolved reference 'galery'"),
-        (screen, "if (uri != null) onPicture", "onPicture", "actual type is 'Uri?'"),
+        (screen, "if (uri != null) onImage", "onImage", "actual type is 'Uri?'"),
         (screen, click, '{ Text("") }', "@Composable invocations can only happen from"),
     ]
     shutil.copytree(SOURCES, tmp_path / "kotlin")

@@ -239,7 +239,7 @@ def palette(colors=None):
     return smooth("RGB").quantize(colors or 200)
 
 
-PICTURES = {
+IMAGES = {
     "JPEG": encode(smooth("RGB"), "JPEG"),
     "JPEG, progressive": encode(smooth("RGB"), "JPEG", progressive=True, subsampling=0),
     "JPEG, gray": encode(smooth("L"), "JPEG"),
@@ -261,11 +261,11 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_decoded_as_pillow_decodes(decoded, name):
-    image = decode_image(PICTURES[name])
-    np.testing.assert_array_equal(decoded(PICTURES[name]), image)
-    gray = decode_image(PICTURES[name], channels=1)
+    image = decode_image(IMAGES[name])
+    np.testing.assert_array_equal(decoded(IMAGES[name]), image)
+    gray = decode_image(IMAGES[name], channels=1)
     np.testing.assert_array_equal(to_gray(image), gray)
 
 
@@ -284,7 +284,7 @@ def test_sixteen_bits_are_cut_to_eight(decoded):
 
 def huge(name, place, size, after=b""):
     """Returns an image whose header claims a far larger size."""
-    data = PICTURES[name]
+    data = IMAGES[name]
     start = data.index(after) + len(after) + place if after else place
     return data[:start] + size + data[start + len(size) :]
 
@@ -318,7 +318,7 @@ def animated(mode):
 
 def repeated(name, start, end, times):
     """Returns an image in which the last part from `start` up to `end` is repeated."""
-    data = PICTURES[name]
+    data = IMAGES[name]
     start, end = data.rindex(start), data.rindex(end)
     return data[:end] + data[start:end] * times + data[end:]
 
@@ -327,7 +327,7 @@ def with_chunks(kind, content, times):
     """Returns a PNG with additional chunks before its last one."""
     chunk = struct.pack(">I", len(content)) + kind + content
     chunk += struct.pack(">I", zlib.crc32(kind + content))
-    return PICTURES["PNG"][:-12] + times * chunk + PICTURES["PNG"][-12:]
+    return IMAGES["PNG"][:-12] + times * chunk + IMAGES["PNG"][-12:]
 
 
 ZEROS = zlib.compress(bytes(10_000))
@@ -370,9 +370,9 @@ def test_what_encoders_write_is_below_the_limits(decoded):
         assert decoded(data).shape == (13, 19, 3)
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_a_quarter_of_an_image_is_refused(decoded, name):
-    data = PICTURES[name]
+    data = IMAGES[name]
     with refused("Invalid|[Dd]amaged|Failed|differ"):
         decoded(data[: len(data) // 4])
 
@@ -380,7 +380,7 @@ def test_a_quarter_of_an_image_is_refused(decoded, name):
 def test_damaged_bytes_are_decoded_or_refused(decoded):
     random = np.random.default_rng(0)
     failures = 0
-    for data in PICTURES.values():
+    for data in IMAGES.values():
         for _ in range(10):
             damaged = np.frombuffer(data, np.uint8).copy()
             damaged[random.integers(0, len(data), 5)] = random.integers(0, 256, 5)
@@ -396,7 +396,7 @@ def test_damaged_bytes_are_decoded_or_refused(decoded):
 
 def test_images_of_any_kind_and_size_in_one_batch(a2b, translate_bytes):
     translate = translator(a2b)
-    images = [*PICTURES.values(), *[png(noise(*size)) for size in SIZES]]
+    images = [*IMAGES.values(), *[png(noise(*size)) for size in SIZES]]
     fakes = translate_bytes(images)
     assert len(fakes) == len(images)
     for data, fake in zip(images, fakes, strict=True):
@@ -412,7 +412,7 @@ def test_an_empty_batch_of_images(translate_bytes):
 
 
 def test_one_bad_image_refuses_its_batch_and_no_other(translate_bytes):
-    good = PICTURES["PNG"]
+    good = IMAGES["PNG"]
     for bad, message in [*REFUSED.values(), (HUGE["PNG"], "more than 5000 pixels")]:
         with refused(message):
             translate_bytes([good, bad])
@@ -431,9 +431,9 @@ def test_gray_and_other_networks(tmp_path, network):
     network = network()
     version = export_saved_model(network, tmp_path / "gray", max_pixels=13 * 19)
     names = ["JPEG", "JPEG, gray", "PNG, alpha"]
-    fakes = bytes_of(version)([PICTURES[name] for name in names])
+    fakes = bytes_of(version)([IMAGES[name] for name in names])
     for name, fake in zip(names, fakes, strict=True):
-        expected = translator(network)(decode_image(PICTURES[name]))
+        expected = translator(network)(decode_image(IMAGES[name]))
         assert Image.open(io.BytesIO(fake)).mode == ("L" if network.channels == 1 else "RGB")
         difference = decode_image(fake, channels=network.channels).astype(int) - expected
         assert np.abs(difference).max() <= 1

@@ -22,7 +22,7 @@ def run(*command, **settings):
 
 # Packages of the extras: the tests have them, but a plain `pip install` does not.
 EXTRAS = """
-    ai_edge_litert ai_edge_quantizer apache_beam cleanfid distributed jax onnx onnxruntime openvino
+    ai_edge_litert ai_edge_quantizer apache_beam cleanfid distributed onnx onnxruntime openvino
     pillow_heif playwright tensorflow_serving tf2onnx torch
 """.split()
 

@@ -12,20 +12,33 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_cyclegan.data.image_files import write_image
+from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.training.callbacks import read_losses
 from tf_cyclegan.training.checkpoint_files import saved_steps
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "workers.py"
-STEPS = 300
+STEPS = 80  # two epochs and a half
 TINY = (
     "--load_size=20 --crop_size=16 --filters=4 --blocks=0 --d_filters=4 --d_layers=1 --cache=none "
-    f"--pool_size=3 --sample_every=0 --watch_every=0 --save_every=20 --max_steps={STEPS}"
+    f"--pool_size=3 --sample_every=0 --watch_every=0 --save_every=10 --max_steps={STEPS}"
 ).split()
 
 
-def start(run_dir, *flags):
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    for folder, season in (("trainA", "summer"), ("trainB", "winter")):
+        (root / folder).mkdir()
+        for i in range(64):
+            write_image(root / folder / f"{i}.png", landscape(i, season, 20, 20))
+    return root
+
+
+def start(run_dir, data_dir):
+    flags = (*TINY, f"--run_dir={run_dir}", f"--data_dir={data_dir}")
     return subprocess.Popen(
-        [sys.executable, "-u", SCRIPT, "--workers=2", "--", *TINY, f"--run_dir={run_dir}", *flags],
+        [sys.executable, "-u", SCRIPT, "--workers=2", "--", *flags],
         stdout=open(f"{run_dir}.log", "w"),
         stderr=subprocess.STDOUT,
         # An unreachable proxy: gRPC reads this variable.
@@ -53,25 +66,25 @@ def trained(run_dir, worker):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, photos):
     run_dir = tmp_path_factory.mktemp("workers") / "undisturbed"
-    assert start(run_dir).wait(300) == 0, Path(f"{run_dir}.log").read_text()
+    assert start(run_dir, photos).wait(300) == 0, Path(f"{run_dir}.log").read_text()
     return run_dir
 
 
-def test_stopped_and_with_a_killed_worker_the_job_ends_as_undisturbed(undisturbed, tmp_path):
+def test_stopped_and_with_a_killed_worker_the_job_ends_as_undisturbed(undisturbed, photos, tmp_path):
     run_dir = tmp_path / "disturbed"
     log = Path(f"{run_dir}.log")
-    job = start(run_dir)
-    wait_for_step(job, run_dir, 20)
+    job = start(run_dir, photos)
+    wait_for_step(job, run_dir, 10)
     job.send_signal(signal.SIGTERM)
     assert job.wait(120) == 128 + signal.SIGTERM
     stopped = max(set.intersection(*(set(saved_steps(f)) for f in checkpoint_folders(run_dir))))
-    assert 20 <= stopped < STEPS
+    assert 10 <= stopped < STEPS
 
     (run_dir / "b2a.keras").unlink()  # as if killed after the checkpoint was saved
-    job = start(run_dir)
-    wait_for_step(job, run_dir, stopped + 20)
+    job = start(run_dir, photos)
+    wait_for_step(job, run_dir, stopped + 10)
     second = int(re.search(r"^workers: \d+ (\d+)$", log.read_text(), re.MULTILINE)[1])
     os.kill(second, signal.SIGKILL)
     assert job.wait(300) == 0, log.read_text()
@@ -101,7 +114,7 @@ def test_workers_see_other_images_and_the_first_saves_what_they_share(undisturbe
 
 
 def test_a_mistake_is_said_and_not_tried_again(tmp_path):
-    job = start(tmp_path / "run", "--data_dir=nowhere")
+    job = start(tmp_path / "run", "nowhere")
     assert job.wait(120) == 1
     text = Path(f"{tmp_path / 'run'}.log").read_text()
     assert "error: nowhere is not a folder" in text and "start 2" not in text

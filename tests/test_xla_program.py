@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from tf_cyclegan.training.config import PRESETS, Config
 from tf_cyclegan.training.factory import make_cyclegan, make_strategy
 from tf_cyclegan.training.run_folder import RunFolder
 
-pytest.importorskip("jax", reason="JAX is not installed")
 ROOT = Path(__file__).resolve().parents[1]
+PYTHON = os.environ.get("TF_CYCLEGAN_JAX_PYTHON", str(ROOT / ".venv-jax" / "bin" / "python"))
 sys.path.append(str(ROOT / "benchmarks"))
 
 import xla_program  # noqa: E402
@@ -52,7 +53,7 @@ def run_there(folder, *flags):
     """Runs a copy of xla_run.py next to the folder, as on a machine without this package."""
     shutil.copy(ROOT / "benchmarks" / "xla_run.py", folder.parent)
     return subprocess.run(
-        [sys.executable, "-I", "xla_run.py", folder.name, *flags],
+        [PYTHON, "-I", "xla_run.py", folder.name, *flags],
         cwd=folder.parent,
         capture_output=True,
         text=True,
@@ -88,6 +89,8 @@ def npz(path):
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory):
     """Runs a program in two parts, from a run folder at step 1, and the same in TensorFlow."""
+    if not Path(PYTHON).exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {PYTHON}: run `make jax`")
     folder = tmp_path_factory.mktemp("xla")
     states, losses = make_run(folder / "run", TINY)
     options = Options(str(folder / "run"), str(folder / "program"), STEPS)

@@ -20,8 +20,8 @@ fun main(args: Array<String>) = when (args[0]) {
     }
     "upright" -> {
         val (width, height, orientation) = next()
-        val picture = upright(Picture(width, height, next()), orientation)
-        answer(listOf(picture.width, picture.height) + picture.pixels.toList())
+        val image = upright(RgbImage(width, height, next()), orientation)
+        answer(listOf(image.width, image.height) + image.pixels.toList())
     }
     "crops" -> answer(
         next().toList().chunked(4).flatMap { (width, height, targetWidth, targetHeight) ->

@@ -20,7 +20,7 @@ private const val MAX_PIXELS = 24_000_000L
  * Large images are shrunk while they are decoded. What cannot be decoded, or is still larger than
  * [MAX_PIXELS] then, is an IOException.
  */
-fun loadPicture(resolver: ContentResolver, uri: Uri, width: Int, height: Int): Picture {
+fun loadImage(resolver: ContentResolver, uri: Uri, width: Int, height: Int): RgbImage {
     val orientation = readOrientation(resolver, uri)
     // Cropped and scaled as it lies in its file, and turned then, when it is small.
     val lying = isTransposed(orientation)
@@ -52,10 +52,10 @@ fun loadPicture(resolver: ContentResolver, uri: Uri, width: Int, height: Int): P
     }
     val pixels = IntArray(lyingWidth * lyingHeight)
     scaled.getPixels(pixels, 0, lyingWidth, 0, 0, lyingWidth, lyingHeight)
-    return upright(Picture(lyingWidth, lyingHeight, pixels), orientation)
+    return upright(RgbImage(lyingWidth, lyingHeight, pixels), orientation)
 }
 
-fun Picture.toBitmap(): Bitmap =
+fun RgbImage.toBitmap(): Bitmap =
     Bitmap.createBitmap(pixels, width, height, Bitmap.Config.ARGB_8888)
 
 /** The EXIF orientation; damaged metadata do not make an image worse than lying. */

@@ -25,7 +25,7 @@ class MainActivity : ComponentActivity() {
                 TranslatorScreen(
                     state = state,
                     onModel = viewModel::choose,
-                    onPicture = viewModel::open,
+                    onImage = viewModel::open,
                     onSave = viewModel::save,
                     onError = viewModel::fail,
                 )

@@ -7,7 +7,7 @@ import java.io.File
 
 /** A file in the one folder of which the FileProvider in the manifest may hand out files. */
 fun sharedFile(context: Context, name: String): File =
-    File(context.cacheDir, "pictures").apply { mkdirs() }.resolve(name)
+    File(context.cacheDir, "images").apply { mkdirs() }.resolve(name)
 
 /** What other apps may call such a file. */
 fun sharedUri(context: Context, file: File): Uri =

@@ -49,7 +49,7 @@ import androidx.compose.ui.unit.dp
 fun TranslatorScreen(
     state: State,
     onModel: (String) -> Unit,
-    onPicture: (Uri) -> Unit,
+    onImage: (Uri) -> Unit,
     onSave: (Uri) -> Unit,
     onError: (String) -> Unit,
 ) {
@@ -62,7 +62,7 @@ fun TranslatorScreen(
             verticalArrangement = Arrangement.spacedBy(16.dp),
         ) {
             ModelMenu(state, onModel)
-            Sources(enabled = state.model != null && !state.busy, onPicture, onError)
+            Sources(enabled = state.model != null && !state.busy, onImage, onError)
             if (state.busy) LinearProgressIndicator(Modifier.fillMaxWidth())
             if (state.error != null) Text(state.error, color = MaterialTheme.colorScheme.error)
             if (state.translation != null) {
@@ -105,14 +105,14 @@ private fun ModelMenu(state: State, onModel: (String) -> Unit) {
 
 /** Where images come from. */
 @Composable
-private fun Sources(enabled: Boolean, onPicture: (Uri) -> Unit, onError: (String) -> Unit) {
+private fun Sources(enabled: Boolean, onImage: (Uri) -> Unit, onError: (String) -> Unit) {
     val context = LocalContext.current
     val photo = remember { sharedUri(context, sharedFile(context, "photo.jpg")) }
     val gallery = rememberLauncherForActivityResult(PickVisualMedia()) { uri ->
-        if (uri != null) onPicture(uri)
+        if (uri != null) onImage(uri)
     }
     val camera = rememberLauncherForActivityResult(TakePicture()) { taken ->
-        if (taken) onPicture(photo)
+        if (taken) onImage(photo)
     }
     val noCamera = stringResource(R.string.no_camera)
     Row(horizontalArrangement = Arrangement.spacedBy(8.dp)) {

@@ -43,7 +43,7 @@ class TranslatorViewModel(private val app: Application) : AndroidViewModel(app) 
     // Decoding and LiteRT, one after the other and off the main thread.
     private val thread = Executors.newSingleThreadExecutor().asCoroutineDispatcher()
     private var translator: Translator? = null
-    private var picture: Uri? = null
+    private var image: Uri? = null
 
     init {
         val models = listModels(app.assets)
@@ -57,7 +57,7 @@ class TranslatorViewModel(private val app: Application) : AndroidViewModel(app) 
     }
 
     fun open(uri: Uri) {
-        picture = uri
+        image = uri
         translate()
     }
 
@@ -78,16 +78,16 @@ class TranslatorViewModel(private val app: Application) : AndroidViewModel(app) 
 
     private fun translate() {
         val model = state.value.model ?: return
-        val uri = picture
+        val uri = image
         work {
             val translator = load(model)
             if (uri == null) return@work
             val info = translator.info
-            val before = loadPicture(app.contentResolver, uri, info.width, info.height)
+            val before = loadImage(app.contentResolver, uri, info.width, info.height)
             val input = toFloats(before.pixels, info.inputChannels)
             val (output, duration) = measureTimedValue { translator.translate(input) }
             val after =
-                Picture(info.width, info.height, toPixels(output, info.outputChannels)).toBitmap()
+                RgbImage(info.width, info.height, toPixels(output, info.outputChannels)).toBitmap()
             val translation = Translation(
                 before = before.toBitmap(),
                 after = after,

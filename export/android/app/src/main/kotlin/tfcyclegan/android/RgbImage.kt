@@ -5,7 +5,7 @@ import kotlin.math.min
 import kotlin.math.round
 
 /** Row by row, one opaque ARGB pixel in each Int, as Android's bitmaps give and take them. */
-class Picture(val width: Int, val height: Int, val pixels: IntArray)
+class RgbImage(val width: Int, val height: Int, val pixels: IntArray)
 
 data class Crop(val left: Int, val top: Int, val width: Int, val height: Int)
 
@@ -29,22 +29,22 @@ fun sampleSize(crop: Crop, targetWidth: Int, targetHeight: Int): Int {
 /** Whether an image of this EXIF orientation lies on its side in its file. */
 fun isTransposed(orientation: Int): Boolean = orientation in 5..8
 
-/** [picture] turned and mirrored as its EXIF orientation says; 1 and unknown values: as it is. */
-fun upright(picture: Picture, orientation: Int): Picture {
-    if (orientation !in 2..8) return picture
+/** [image] turned and mirrored as its EXIF orientation says; 1 and unknown values: as it is. */
+fun upright(image: RgbImage, orientation: Int): RgbImage {
+    if (orientation !in 2..8) return image
     val transposed = isTransposed(orientation)
     val fromRight = orientation in setOf(2, 3, 7, 8)
     val fromBottom = orientation in setOf(3, 4, 6, 7)
-    val width = if (transposed) picture.height else picture.width
-    val height = if (transposed) picture.width else picture.height
+    val width = if (transposed) image.height else image.width
+    val height = if (transposed) image.width else image.height
     val pixels = IntArray(width * height) {
         val x = if (transposed) it / width else it % width
         val y = if (transposed) it % width else it / width
-        val column = if (fromRight) picture.width - 1 - x else x
-        val row = if (fromBottom) picture.height - 1 - y else y
-        picture.pixels[row * picture.width + column]
+        val column = if (fromRight) image.width - 1 - x else x
+        val row = if (fromBottom) image.height - 1 - y else y
+        image.pixels[row * image.width + column]
     }
-    return Picture(width, height, pixels)
+    return RgbImage(width, height, pixels)
 }
 
 /** Pixels to NHWC in [-1, 1]: RGB for 3 [channels], for 1 gray by ITU-R 601, rounded as Pillow. */
