@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import pytest
+from keras.src.utils import module_utils
 
 from tf_cyclegan.cli import export_onnx, export_tflite
 from tf_cyclegan.data.image_files import write_image
@@ -96,6 +97,7 @@ def test_a_missing_package_is_named(module, package, output, tmp_path, monkeypat
         if name.startswith("tf_cyclegan.export.") or name == package:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(module_utils.tf2onnx, "module", None)  # Keras keeps it once it is imported
     monkeypatch.setattr(
         sys, "argv", ["x", f"--run_dir={tmp_path}", f"--output={tmp_path / output}"]
     )

@@ -72,7 +72,9 @@ def undisturbed(tmp_path_factory, photos):
     return run_dir
 
 
-def test_stopped_and_with_a_killed_worker_the_job_ends_as_undisturbed(undisturbed, photos, tmp_path):
+def test_stopped_and_with_a_killed_worker_the_job_ends_as_undisturbed(
+    undisturbed, photos, tmp_path
+):
     run_dir = tmp_path / "disturbed"
     log = Path(f"{run_dir}.log")
     job = start(run_dir, photos)
