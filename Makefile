@@ -100,13 +100,13 @@ endif
 	.venv-addons/bin/pip install --quiet --requirement tests/addons/requirements.txt
 	touch $@
 
-# The machine without TensorFlow, of benchmarks/xla_run.py. TensorFlow imports JAX if it finds it,
+# The machine without TensorFlow, of benchmarks/xla/run.py. TensorFlow imports JAX if it finds it,
 # which takes a second of every process.
 jax: .venv-jax/installed
 
-.venv-jax/installed: benchmarks/xla_requirements.txt
+.venv-jax/installed: benchmarks/xla/requirements.txt
 	$(PYTHON) -m venv .venv-jax
-	.venv-jax/bin/pip install --quiet --requirement benchmarks/xla_requirements.txt
+	.venv-jax/bin/pip install --quiet --requirement benchmarks/xla/requirements.txt
 	touch $@
 
 clean:

@@ -21,9 +21,9 @@ BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import measure  # noqa: E402
+import multiply_adds  # noqa: E402
 import spawned  # noqa: E402
 import train_step  # noqa: E402
-import work  # noqa: E402
 
 TINY = "--blocks=1 --rounds=1 --threads=1"
 STEP = f"--size=24 --filters=2 {TINY}"
@@ -171,10 +171,10 @@ def test_the_papers_networks_take_what_is_published():
     generator, discriminator = ResNetGenerator(64, blocks=9), PatchDiscriminator(64)
     for network, giga in ((generator, 49.6), (discriminator, 3.1)):
         network.build((None, None, None, 3))
-        counted = sum(work.convolutions(network, (1, 256, 256, 3)))
+        counted = sum(multiply_adds.convolutions(network, (1, 256, 256, 3)))
         assert counted / 1e9 == pytest.approx(giga, abs=0.05)
     # Expected: 7x7 from 3 to 64 channels at every pixel; 3x3 from 64 to 128 at a quarter of them.
-    first, second = work.convolutions(generator, (2, 256, 256, 3))[:2]
+    first, second = multiply_adds.convolutions(generator, (2, 256, 256, 3))[:2]
     assert first == 2 * 256**2 * 7 * 7 * 3 * 64
     assert second == 2 * 128**2 * 3 * 3 * 64 * 128
 
@@ -187,17 +187,13 @@ def test_a_steps_multiply_adds_are_those_of_its_graph():
     step = tf.function(lambda *batch: strategy.run(model.train_step, args=(batch,)))
     spec = tf.TensorSpec((1, *size))
     graph = step.get_concrete_function(spec, spec).graph
-    # TensorFlow also builds gradients that no result needs. It does not compute those.
-    todo, needed = [*(t.op for t in graph.outputs), *graph.control_outputs], set()
-    while todo:
-        op = todo.pop()
-        if op not in needed:
-            needed.add(op)
-            todo += [*(t.op for t in op.inputs), *op.control_inputs]
-    counts = work.step_multiply_adds(
-        work.convolutions(model.a2b, (1, *size)), work.convolutions(model.d_a, (1, *size))
+    counts = multiply_adds.step_multiply_adds(
+        multiply_adds.convolutions(model.a2b, (1, *size)),
+        multiply_adds.convolutions(model.d_a, (1, *size)),
     )
-    assert counts["total"] == sum(work.operation_multiply_adds(op) for op in needed)
+    assert counts["total"] == sum(
+        map(multiply_adds.operation_multiply_adds, multiply_adds.needed_operations(graph))
+    )
     assert counts["total"] == counts["forward"] + counts["backward"]
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cases import UNTUNED
+from tensorflow.python.framework import kernels
 
+from tf_cyclegan import cpu
 from tf_cyclegan.cyclegan import CycleGAN, call_jointly
 from tf_cyclegan.replicas import share_overflow
 from tf_cyclegan.training.batches import TrainingData, load_dataset
@@ -197,6 +199,21 @@ def test_graph_equals_eager():
             {k: float(v) for k, v in b.items()}, rel=1e-4
         )
     assert all(np.isfinite(w).all() for w in results[1][1])
+
+
+@pytest.mark.skipif(not tf.test.is_built_with_cuda(), reason="TensorFlow is built without CUDA")
+def test_every_operation_of_a_step_has_a_gpu_kernel():
+    strategy, model = tiny(precision="mixed_float16", blocks=1)
+    step = tf.function(lambda *real: strategy.run(model.train_step, (real,)), autograph=False)
+    image = tf.TensorSpec((1, *SHAPE))
+    with cpu.disabled():
+        graph = step.get_concrete_function(image, image).graph
+    names = {op.type for op in graph.get_operations()}
+    names |= {node.op for f in graph.as_graph_def().library.function for node in f.node_def}
+    assert {"Conv2DBackpropFilter", "ResourceApplyAdam", "AssignVariableOp"} & names
+    for name in names:
+        registered = kernels.get_registered_kernels_for_op(name).kernel
+        assert {kernel.device_type for kernel in registered} & {"GPU", "DEFAULT"}, name
 
 
 def test_the_whole_step_compiles_under_xla():

@@ -241,11 +241,25 @@ def augment(image, crop, flip, seed):
     Returns:
         float32 `[crop, crop, c]`, or `[h, w, c]`, in [-1, 1].
     """
-    draw = tf.random.stateless_uniform([3], seed)
+    top, left, flipped = draw_crop_and_flip(tf.shape(image)[:2], crop, seed)
     if crop:
-        space = tf.shape(image)[:2] - crop + 1
-        top, left = tf.unstack(tf.cast(draw[:2] * tf.cast(space, tf.float32), tf.int32))
         image = image[top : top + crop, left : left + crop]
     if flip:
-        image = tf.where(draw[2] < 0.5, image[:, ::-1], image)
+        image = tf.where(flipped, image[:, ::-1], image)
     return tf.cast(image, tf.float32) / 127.5 - 1.0
+
+
+def draw_crop_and_flip(size, crop, seed):
+    """Draws the position of a crop, and whether to flip the image.
+
+    Args:
+        size: int32 `[2]`, height and width of the image.
+        crop, seed: as for `augment`.
+
+    Returns:
+        The first row and column of the crop, int32, and whether to flip, a boolean.
+    """
+    draw = tf.random.stateless_uniform([3], seed)
+    space = tf.cast(size - (crop or size) + 1, tf.float32)
+    top, left = tf.unstack(tf.cast(draw[:2] * space, tf.int32))
+    return top, left, draw[2] < 0.5

@@ -175,15 +175,28 @@ class TrainingData:
         height, width = self.shape_a[:2] if None not in self.shape_a else (256, 256)
         return [[resize(s.read(i), (height, width)) for i in range(count)] for s in shown]
 
-    def _image(self, images, shape, place, stream):
-        """Returns the augmented image of a domain at a position in the training run."""
+    def draw(self, images: ResizedImages, place: tf.Tensor, stream: int):
+        """Chooses the image of a domain at a position in the training run.
+
+        Args:
+            images: `a` or `b`.
+            place: an int64 scalar tensor, the position.
+            stream: 0 for a, and 1 for b unless training needs pairs.
+
+        Returns:
+            The index of the image, and the random seed of its crop and flip.
+        """
         seed, count = 2 * self.config.seed + stream, len(images)
         index = tf.random.experimental.index_shuffle(
             place % count, seed=tf.stack([seed, place // count]), max_index=count - 1
         )
+        # A different key from the order's, or an image would get the same crop each time.
+        return index, tf.stack([tf.constant(seed + (1 << 32), tf.int64), place])
+
+    def _image(self, images, shape, place, stream):
+        """Returns the augmented image of a domain at a position in the training run."""
+        index, key = self.draw(images, place, stream)
         image = tf.numpy_function(images.__getitem__, [index], tf.uint8, stateful=False)
         image = tf.ensure_shape(image, (None, None, shape[-1]))
-        # A different key from the order's, or an image would get the same crop each time.
-        key = tf.stack([tf.constant(seed + (1 << 32), tf.int64), place])
         image = augment(image, images.crop, self.config.flip, key)
         return tf.ensure_shape(image, shape)

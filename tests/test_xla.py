@@ -1,0 +1,188 @@
+"""Tests benchmarks/xla/: a program, the runner without TensorFlow, and the run folder from it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tf_cyclegan.cyclegan import run_network
+from tf_cyclegan.data.image_files import read_image, to_float, to_uint8, write_image
+from tf_cyclegan.data.synthetic import landscape
+from tf_cyclegan.inference.translator import find_generator
+from tf_cyclegan.training.batches import TrainingData, load_dataset
+from tf_cyclegan.training.callbacks import read_losses
+from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.run_folder import read_config
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = os.environ.get("TF_CYCLEGAN_JAX_PYTHON", str(ROOT / ".venv-jax" / "bin" / "python"))
+sys.path.append(str(ROOT))
+
+from benchmarks.xla import bring_back, write_program  # noqa: E402
+
+SMALL = dict(load_size=28, crop_size=24, filters=4, blocks=0, pool_size=4, images=300)
+
+
+def there(program, *flags):
+    """Runs the program's run.py as on a machine without this package."""
+    return subprocess.run(
+        [PYTHON, "-I", program / "run.py", *flags], capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    for folder, season, count in (("trainA", "summer", 5), ("trainB", "winter", 6)):
+        (root / folder).mkdir()
+        for i in range(count):
+            write_image(root / folder / f"{i}.png", landscape(i, season, 40, 44))
+    return root
+
+
+@pytest.fixture(scope="module")
+def program(photos, tmp_path_factory):
+    if not Path(PYTHON).exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {PYTHON}: run `make jax`")
+    written = tmp_path_factory.mktemp("xla") / "written"
+    options = write_program.Options(
+        str(photos), str(written), batches=(2,), precisions=("mixed_bfloat16",), **SMALL
+    )
+    assert write_program.main(options) == 0
+    return shutil.move(written, written.with_name("program"))  # nothing in it knows its old path
+
+
+@pytest.fixture(scope="module")
+def checked(program):
+    output = program.with_name("checked")
+    done = there(program, "check", f"--output={output}", "--minutes=5", "--seconds=0.1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return output, json.loads((output / "check.json").read_text()), done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(program, checked):
+    """Trains in two calls, the second of which continues the first."""
+    output = program.with_name("trained")
+    flags = ("train", f"--output={output}", "--minutes=0.15", f"--check={checked[0]}")
+    first = there(program, *flags, "--pause_after=0.05")
+    assert first.returncode == 0, first.stderr
+    paused = json.loads((output / "result.json").read_text())
+    second = there(program, *flags)
+    assert second.returncode == 0, second.stderr
+    return output, paused, json.loads((output / "result.json").read_text())
+
+
+def test_jax_does_the_steps_of_tensorflow(checked):
+    tiny = checked[1]["tiny"]
+    assert set(tiny) == {"full precision", "as the device computes"}
+    for found in tiny.values():
+        # TensorFlow's own steps with and without XLA differ by as much.
+        assert found["good"] and found["counters_equal"]
+        assert 0 < found["losses"] < 1e-5 and 0 < found["kernels"] < 1e-5
+        assert 0 < found["fakes"] < 1e-4
+
+
+def test_another_result_is_not_good_and_the_time_is_a_limit(program, tmp_path):
+    code = """
+        import sys
+        sys.path.append(sys.argv.pop(1))
+        import numpy, run
+        run.Step = lambda facts, highest: lambda pixels, state: (numpy.zeros(9), state)
+        sys.exit(run.main())
+    """
+    flags = (program, "check", f"--output={tmp_path / 'out'}", "--minutes=0.01")
+    done = subprocess.run([PYTHON, "-I", "-c", textwrap.dedent(code), *flags])
+    assert done.returncode == 1
+    result = json.loads((tmp_path / "out" / "check.json").read_text())
+    assert not result["tiny"]["full precision"]["good"]
+    assert {entry["error"] for entry in result["times"]} == {"no time left"}
+
+
+def test_every_step_is_timed(checked):
+    _, result, printed = checked
+    assert [entry["name"] for entry in result["times"]] == ["mixed_bfloat16_2"]
+    for entry in result["times"]:
+        assert entry["seconds"] > 0 and entry["bytes"] > 1e5
+        assert f"{1000 * entry['seconds']:.2f} ms a step" in printed
+    assert "PyTorch is not installed: our step is timed alone" in printed
+
+
+def test_images_are_those_of_the_pipeline_to_the_last_bit(program, photos):
+    facts = json.loads((program / "program.json").read_text())
+    config = Config(**facts["config"] | {"batch_size": 2})
+    data = TrainingData(load_dataset(config), config)
+    code = (
+        "import json, sys; sys.path.append(sys.argv[1])\nimport numpy as np, run\n"
+        "images = run.Images(json.loads((run.HERE / 'program.json').read_text()))\n"
+        "np.save(sys.argv[2], [images.batches(step, 2) for step in range(20)])"
+    )
+    target = program.with_name("seen.npy")
+    subprocess.run([PYTHON, "-I", "-c", code, program, target], check=True)
+    for seen, pair in zip(np.load(target), data.batches(0, 20), strict=True):
+        for images, real in zip(seen, pair, strict=True):
+            np.testing.assert_array_equal(to_float(images), real)
+
+
+def test_training_falls_and_follows_the_clock(trained):
+    output, paused, result = trained
+    assert not paused["complete"] and result["complete"]
+    assert 0 < paused["steps"] < result["steps"] and 8 < result["seconds"] < 60
+    with np.load(output / "losses.npz") as file:
+        losses = dict(zip(result["losses"], file["losses"].T, strict=True))
+    np.testing.assert_array_equal(losses["step"], 10 * np.arange(1, 1 + len(losses["step"])))
+    for name in ("cycle_a", "cycle_b"):
+        assert losses[name][-3:].mean() < 0.7 * losses[name][:3].mean()
+    rates = losses["learning_rate"]
+    assert rates[0] == np.float32(2e-4) and rates[-1] < 4e-5 and (np.diff(rates) <= 0).all()
+    assert set(result["files"]) == {"sheet.png", "losses.npz", "a2b_0.npz", "b2a_0.npz"}
+
+
+def test_the_results_become_a_run_folder(program, trained, tmp_path):
+    output, _, result = trained
+    run = tmp_path / "run"
+    options = bring_back.Options(str(program), str(output), str(run))
+    assert bring_back.main(options) == 0
+    assert read_config(run).filters == 4
+    rows = read_losses(run / "losses.csv")
+    assert rows[-1]["step"] == result["steps"] and "cycle_a" in rows[0]
+    # The contact sheet there shows what the generator computes here, but for float16.
+    sheet = read_image(run / "samples" / f"step_{result['steps']:07d}.png").astype(int)
+    real = np.stack(np.split(sheet[:24], sheet.shape[1] // 24, axis=1)).astype(np.uint8)
+    fake = run_network(find_generator(run, "a2b"), to_float(real), training=False)
+    shown = np.stack(np.split(sheet[24:48], len(real), axis=1))
+    assert abs(to_uint8(fake.numpy()).astype(int) - shown).max() <= 2 and shown.std() > 5
+    with pytest.raises(ValueError, match="is not empty: use another --run_dir"):
+        bring_back.main(options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precisions": ("float16",)}, "float16 is not one of float32, tf32"),
+        ({"max_megabytes": 0.001}, "the images take .* larger --max_megabytes"),
+        ({"data_dir": "nowhere"}, "nowhere is not a folder"),
+    ],
+)
+def test_mistakes_write_nothing(photos, tmp_path, changes, message):
+    folder = tmp_path / "program"
+    given = {"data_dir": str(photos), "folder": str(folder)} | SMALL | changes
+    with pytest.raises(ValueError, match=message):
+        write_program.main(write_program.Options(**given))
+    assert not folder.exists()
+
+
+def test_mistakes_there_give_one_line(program, tmp_path):
+    for flags, message in (
+        (("train",), "error: give --check, the folder that check wrote, or --name of a step."),
+        (("train", "--name=tf32_9"), "error: the program has no step tf32_9"),
+    ):
+        done = there(program, *flags, f"--output={tmp_path}", "--minutes=1")
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(message)
