@@ -2,11 +2,12 @@
 # make export: the demo's generator as SavedModel, LiteRT and ONNX files, and all of them compared.
 # make web: the demo on a page, computed by the browser.
 # make check: lint, types and the quick unit tests, in about two minutes.
-# make test: lint, types and the whole test suite.
+# make test: lint, types, docs and all tests but the slow ones.
+# make test-all: the slow tests, too: killed processes, browsers, the Android app, benchmarks. As CI.
 # make docs: the documentation site, in site/.
 # make floors: the tests of a plain installation, with the oldest versions that setup.cfg allows.
 # make torture: kills, hostile files and full disks, over and over; about half an hour.
-# demo needs nothing but Python and make. The others also use npm, Java and chromium: tests without
+# demo needs nothing but Python and make. test-all also uses npm, Java and chromium: tests without
 # them are skipped, with the reason.
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10; do $$p -c '' 2>/dev/nul
 # TensorFlow logs its failed optimisations and absent GPUs as errors; real ones reach Python anyway.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo export web check test docs torture floors lint venv tested addons jax clean
+.PHONY: demo export web check test test-all docs torture floors lint venv tested addons jax clean
 
 demo: venv
 	.venv/bin/python scripts/train.py --preset=demo --run_dir=runs/demo
@@ -44,8 +45,13 @@ QUICK = config output losses schedules sheets folders metrics distances image_fi
 check: tested lint
 	.venv/bin/python -m pytest -q --numprocesses=2 $(QUICK:%=tests/test_%.py)
 
-test: tested addons jax lint docs
-	.venv/bin/python -m pytest -q --durations=10 --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+PYTEST = .venv/bin/python -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
+test: tested lint docs
+	$(PYTEST) -m "not slow"
+
+test-all: tested addons jax lint docs
+	$(PYTEST) --durations=10
 
 torture: tested
 	.venv/bin/python tests/torture/images.py --count=3000

@@ -21,6 +21,8 @@ from tf_cyclegan.data.image_files import decode_image, to_channels, to_float, to
 from tf_cyclegan.export.tflite import describe
 from tf_cyclegan.generators import ResNetGenerator
 
+pytestmark = pytest.mark.slow
+
 ANDROID = Path(__file__).resolve().parents[1] / "export" / "android"
 CHECK = ANDROID / "check"
 MAIN = ANDROID / "app" / "src" / "main"

@@ -25,6 +25,8 @@ import multiply_adds  # noqa: E402
 import spawned  # noqa: E402
 import train_step  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TINY = "--blocks=1 --rounds=1 --threads=1"
 STEP = f"--size=24 --filters=2 {TINY}"
 COMMANDS = {

@@ -73,6 +73,7 @@ def home(tmp_path, monkeypatch):
 # === Python ===
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_python_runs(page, home):
     variables: dict = {}
@@ -127,6 +128,7 @@ def parse(name, flags):
             train.parse(list(options.train))
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run(home, monkeypatch, capsys):
     """Runs them in order, in one folder, except those that need a downloaded dataset."""
     ran = []

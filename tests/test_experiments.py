@@ -9,6 +9,8 @@ from tf_cyclegan.cli import command, evaluate, experiments, train
 from tf_cyclegan.data.image_files import read_image
 from tf_cyclegan.evaluation.experiment_report import cell, late_spread, page
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

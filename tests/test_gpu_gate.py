@@ -12,6 +12,8 @@ from tf_cyclegan.export.model_file import seal
 from tf_cyclegan.export.tflite import LiteModel, convert
 from tf_cyclegan.generators import ResNetGenerator
 
+pytestmark = pytest.mark.slow
+
 needs_swiftshader = pytest.mark.skipif(
     not CHROMIUM.exists() and "CI" not in os.environ,
     reason="SwiftShader comes with Debian's chromium, which is not installed",

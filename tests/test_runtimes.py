@@ -19,6 +19,8 @@ from tf_cyclegan.export.gpu_gate import CHROMIUM
 from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.training.run_folder import save_generator
 
+pytestmark = pytest.mark.slow
+
 EXPORT = Path(__file__).resolve().parents[1] / "export"
 EXACT = ["Keras", "SavedModel, TensorFlow", "SavedModel, gRPC, floats", "SavedModel, REST, floats"]
 NEAR = [

@@ -264,6 +264,7 @@ def test_without_beam_the_message_names_the_extra(run, tmp_path, monkeypatch):
 # === Killed runs, other processes and file systems ===
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_killed_it_does_the_rest(run, tmp_path, capsys):
     photos, out = tmp_path / "photos", tmp_path / "out"
@@ -296,6 +297,7 @@ def test_killed_it_does_the_rest(run, tmp_path, capsys):
     assert {path.read_bytes() for path in out.iterdir()} == {expected}
 
 
+@pytest.mark.slow
 def test_other_processes_do_the_work(run, tmp_path, monkeypatch, capsys):
     photos = fill(tmp_path / "photos", "0.png", "1.jpg", "x/2.png")
     one, all_ = tmp_path / "one", tmp_path / "all"
@@ -326,6 +328,7 @@ def on_dask(address):
     return f"--runner={name}", f"--dask_client_address={address}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_dask_cluster_does_the_work_and_a_worker_may_be_killed(run, tmp_path, cluster, capsys):
     photos = tmp_path / "photos"

@@ -24,6 +24,8 @@ from tf_cyclegan.export.site import build_site, install_litert, make_server
 from tf_cyclegan.export.tflite import convert, describe
 from tf_cyclegan.generators import ResNetGenerator
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = [
     "--no-sandbox",
     "--disable-quic",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 TINY = (
     "--load_size=20 --crop_size=16 --filters=2 --blocks=0 --d_filters=2 --d_layers=1 --cache=none"

@@ -17,6 +17,8 @@ from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.training.callbacks import read_losses
 from tf_cyclegan.training.checkpoint_files import saved_steps
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "workers.py"
 STEPS = 80  # two epochs and a half
 TINY = (

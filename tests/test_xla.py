@@ -26,6 +26,8 @@ sys.path.append(str(ROOT))
 
 from benchmarks.xla import bring_back, write_program  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SMALL = dict(load_size=28, crop_size=24, filters=4, blocks=0, pool_size=4, images=300)
 
 
@@ -89,20 +91,41 @@ def test_jax_does_the_steps_of_tensorflow(checked):
         assert 0 < found["fakes"] < 1e-4
 
 
-def test_another_result_is_not_good_and_the_time_is_a_limit(program, tmp_path):
+def there_with(step, program, *flags):
+    """Runs the program with another `Step`, the expression of a function of `pixels, state`."""
     code = """
         import sys
         sys.path.append(sys.argv.pop(1))
         import numpy, run
-        run.Step = lambda facts, highest: lambda pixels, state: (numpy.zeros(9), state)
+        numbers = iter([1.0] * 15)
+        run.Step = lambda facts, highest: lambda pixels, state: (STEP, state)
         sys.exit(run.main())
     """
-    flags = (program, "check", f"--output={tmp_path / 'out'}", "--minutes=0.01")
-    done = subprocess.run([PYTHON, "-I", "-c", textwrap.dedent(code), *flags])
-    assert done.returncode == 1
-    result = json.loads((tmp_path / "out" / "check.json").read_text())
+    code = textwrap.dedent(code).replace("STEP", step)
+    return subprocess.run(
+        [PYTHON, "-I", "-c", code, program, *flags], capture_output=True, text=True
+    )
+
+
+def test_another_result_is_not_good_and_the_time_is_a_limit(program, tmp_path):
+    done = there_with("numpy.zeros(9)", program, "check", f"--output={tmp_path}", "--minutes=0.01")
+    assert done.returncode == 1, done.stderr
+    result = json.loads((tmp_path / "check.json").read_text())
     assert not result["tiny"]["full precision"]["good"]
     assert {entry["error"] for entry in result["times"]} == {"no time left"}
+
+
+def test_before_nan_is_what_counts(program, tmp_path):
+    copy = shutil.copytree(program, tmp_path / "program")
+    (copy / "checkpoint.npz").unlink(missing_ok=True)
+    output = tmp_path / "out"
+    flags = ("train", "--name=mixed_bfloat16_2", f"--output={output}", "--minutes=1")
+    done = there_with("numpy.full(9, next(numbers, numpy.nan))", copy, *flags, "--save_minutes=0")
+    assert done.returncode == 1
+    assert "g_adv_a2b at step 20 is not finite: the results are of step 10" in done.stderr
+    result = json.loads((output / "result.json").read_text())
+    assert result["steps"] == 10 and not result["complete"]
+    assert all((output / file).exists() for file in result["files"])
 
 
 def test_every_step_is_timed(checked):
@@ -165,7 +188,6 @@ def test_the_results_become_a_run_folder(program, trained, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"precisions": ("float16",)}, "float16 is not one of float32, tf32"),
         ({"max_megabytes": 0.001}, "the images take .* larger --max_megabytes"),
         ({"data_dir": "nowhere"}, "nowhere is not a folder"),
     ],
@@ -181,7 +203,7 @@ def test_mistakes_write_nothing(photos, tmp_path, changes, message):
 def test_mistakes_there_give_one_line(program, tmp_path):
     for flags, message in (
         (("train",), "error: give --check, the folder that check wrote, or --name of a step."),
-        (("train", "--name=tf32_9"), "error: the program has no step tf32_9"),
+        (("train", "--name=float32_9"), "error: the program has no step float32_9"),
     ):
         done = there(program, *flags, f"--output={tmp_path}", "--minutes=1")
         assert done.returncode == 1

@@ -33,6 +33,7 @@ PIECE_BYTES = 15 << 20  # of a result file
 # Datasheets, in TFLOP/s without sparsity: float32 by CUDA cores, TensorFloat-32, bfloat16.
 PEAKS = {"H100": (66.9, 494.7, 989.4), "H200": (66.9, 494.7, 989.4)}
 PRECISIONS = ("float32", "tf32", "mixed_bfloat16")
+DTYPES = {"f32": np.float32, "i64": np.int64}  # of the state, by their names in StableHLO
 NETWORKS = ("a2b/", "b2a/", "d_a/", "d_b/")
 # The largest differences from TensorFlow in five steps. Losses are relative, kernels have moved by
 # 1e-3, and fakes are in [-1, 1]. The program leaves the rounding of convolutions to the device.
@@ -179,9 +180,6 @@ def _result_types(module):
     return ir.FunctionType(ir.TypeAttr(main.attributes["function_type"]).value).results
 
 
-DTYPES = {"f32": np.float32, "i64": np.int64, "i32": np.int32, "ui8": np.uint8}
-
-
 def initial_state(variables, seed):
     """Returns the initial value of each variable, as program.json describes it."""
     rng = np.random.default_rng(seed)
@@ -232,7 +230,10 @@ class Images:
 def check(options, program):
     """Compares a tiny training run with TensorFlow's, and times all steps."""
     begin = time.monotonic()
-    left = lambda: begin + 60 * options.minutes - time.monotonic()  # noqa: E731
+
+    def left():
+        return begin + 60 * options.minutes - time.monotonic()
+
     result = {"device": device_kind(), "tiny": compare(program["check"]), "times": []}
     for kind, found in result["tiny"].items():
         print(f"{device_kind()}, tiny run, {kind}: {found}", flush=True)
@@ -433,8 +434,10 @@ def train(options, program):
     state = jax.device_put(state)
     rate = program["config"]["learning_rate"]
     whole = 60 * options.minutes
-    last, begin = elapsed, time.monotonic() - elapsed
     stop = min(whole, elapsed + 60 * options.pause_after) if options.pause_after else whole
+    begin = time.monotonic() - elapsed
+    kept = {"elapsed": elapsed, "steps": steps, "losses": losses, "name": name}
+    kept_state, lost = jax.device_get(state), None
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(images.batches, steps, facts["batch"])
         while elapsed < stop:
@@ -448,26 +451,29 @@ def train(options, program):
                 row, state = step(pixels, state)
             row = np.asarray(row)  # waits for the device
             if not np.isfinite(row).all():
-                lost = facts["losses"][int(np.argmin(np.isfinite(row)))]
-                raise ValueError(f"{lost} is not finite at step {steps}.")
-            losses.append(np.array([steps, *row], np.float32))
+                lost = f"{facts['losses'][int(np.argmin(np.isfinite(row)))]} at step {steps}"
+                break
+            losses = [*losses, np.array([steps, *row], np.float32)]
             elapsed = time.monotonic() - begin
-            if elapsed - last > 60 * options.save_minutes or elapsed >= stop:
-                run = {"elapsed": elapsed, "steps": steps, "losses": losses, "name": name}
-                save(checkpoint, jax.device_get(state) | {f"run/{k}": v for k, v in run.items()})
-                last = elapsed
+            if elapsed - kept["elapsed"] > 60 * options.save_minutes or elapsed >= stop:
+                kept = {"elapsed": elapsed, "steps": steps, "losses": losses, "name": name}
+                kept_state = jax.device_get(state)
+                save(checkpoint, kept_state | {f"run/{k}": v for k, v in kept.items()})
                 shown = "  ".join(f"{n} {v:.3g}" for n, v in zip(facts["losses"], row, strict=True))
                 print(f"step {steps}, {elapsed:.0f} s of {whole:.0f}: {shown}", flush=True)
     result = {
         "device": device_kind(),
         "name": name,
-        "steps": steps,
+        "steps": kept["steps"],
         "batch": facts["batch"],
-        "seconds": elapsed,
-        "complete": elapsed >= whole,
+        "seconds": kept["elapsed"],
+        "complete": kept["elapsed"] >= whole,
+        "not_finite": lost,
         "losses": ["step", *facts["losses"]],
     }
-    write_results(options.output, program, result, jax.device_get(state), np.array(losses))
+    write_results(options.output, program, result, kept_state, np.array(kept["losses"]))
+    if lost:
+        raise ValueError(f"{lost} is not finite: the results are of step {kept['steps']}.")
     return 0
 
 

@@ -17,8 +17,7 @@ import gzip
 import json
 import shutil
 from pathlib import Path
-
-import tyro
+from typing import Literal
 
 from tf_cyclegan.cli import command
 
@@ -57,9 +56,9 @@ class Options:
     """Fakes that an image pool keeps."""
     batches: tuple[int, ...] = (1, 4, 8)
     """Batch sizes to write a training step for."""
-    precisions: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Precisions to write a training step for: float32, tf32 (float32 whose convolutions may use an
-    NVIDIA GPU's TensorFloat-32) or mixed_bfloat16. By default, all three."""
+    precisions: tuple[Literal["float32", "mixed_bfloat16"], ...] = ("float32", "mixed_bfloat16")
+    """Precisions to write a training step for. The runner computes float32 in full precision, or
+    with convolutions as the device rounds them, called tf32."""
     images: int = 200_000
     """Crops of each domain that the table holds; training repeats them if it needs more."""
     seed: int = 0
@@ -78,9 +77,6 @@ def main(options: Options) -> int:
     folder = Path(options.folder)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: use another --folder.")
-    precisions = options.precisions or ("float32", "tf32", "mixed_bfloat16")
-    if unknown := set(precisions) - {"float32", "tf32", "mixed_bfloat16"}:
-        raise ValueError(f"{min(unknown)} is not one of float32, tf32 and mixed_bfloat16.")
     config = Config(
         data_dir=options.data_dir,
         load_size=options.load_size,
@@ -114,11 +110,10 @@ def main(options: Options) -> int:
         "images": images,
         "check": write_check(folder),
         "steps": {
-            f"{precision}_{batch}": write_step(
-                folder / f"step_{precision}_{batch}.mlir.gz", config, precision, batch
-            )
+            name: facts
             for batch in options.batches
-            for precision in precisions
+            for precision in options.precisions
+            for name, facts in write_steps(folder, config, precision, batch).items()
         },
         "generator": write_generator(
             folder / "generator.mlir.gz", config, len(data.examples(sets)[0])
@@ -179,7 +174,7 @@ def write_check(folder):
     from tf_cyclegan.training.config import Config
 
     config = Config(**TINY)
-    step = write_step(folder / "check.mlir.gz", config, "float32", config.batch_size)
+    step = write_step(folder / "check.mlir.gz", config)
     data = TrainingData(load_dataset(config), config)
     model, strategy = make_model(config)
     train_step = tf.function(
@@ -197,7 +192,15 @@ def write_check(folder):
     return step
 
 
-def write_step(path, config, precision, batch):
+def write_steps(folder, config, precision, batch):
+    """Writes a training step, and returns how the runner can compute it, by name."""
+    config = dataclasses.replace(config, precision=precision, batch_size=batch)
+    facts = write_step(folder / f"step_{precision}_{batch}.mlir.gz", config)
+    kinds = ("float32", "tf32") if precision == "float32" else (precision,)
+    return {f"{kind}_{batch}": facts | {"precision": kind} for kind in kinds}
+
+
+def write_step(path, config):
     """Writes a training step on uint8 images as StableHLO.
 
     Returns:
@@ -212,8 +215,6 @@ def write_step(path, config, precision, batch):
     from tf_cyclegan import cpu
     from tf_cyclegan.data.image_files import to_float
 
-    keras_precision = "float32" if precision == "tf32" else precision
-    config = dataclasses.replace(config, precision=keras_precision, batch_size=batch)
     model, strategy = make_model(config)
     names = model.log_names()
     # A table, since XLA may replace the division of the input pipeline by a multiplication.
@@ -225,22 +226,18 @@ def write_step(path, config, precision, batch):
         return [report[name] for name in names]
 
     function = tf.function(step, jit_compile=True, autograph=False)
-    pair = [tf.zeros((batch, config.crop_size, config.crop_size, 3), tf.uint8)] * 2
-    allowed = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
-    try:
-        with cpu.disabled():  # the program is for GPUs
-            concrete = function.get_concrete_function(*pair)
-            write_program_text(path, function, *pair)
-    finally:
-        tf.config.experimental.enable_tensor_float_32_execution(allowed)
+    pair = [tf.zeros((config.batch_size, config.crop_size, config.crop_size, 3), tf.uint8)] * 2
+    # The default: TensorFlow leaves the rounding of float32 convolutions to the device.
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    with cpu.disabled():  # the program is for GPUs
+        concrete = function.get_concrete_function(*pair)
+        write_program_text(path, function, *pair)
     variables = state_variables(model)
     by_handle = {id(variable.handle): name for name, variable in variables.items()}
     inputs = [by_handle[id(handle)] for handle in concrete.captured_inputs]
     return {
         "file": path.name,
-        "precision": precision,
-        "batch": batch,
+        "batch": config.batch_size,
         "losses": names,
         "inputs": inputs,
         "variables": {name: describe(variables[name]) for name in inputs},
