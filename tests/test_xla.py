@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tf_cyclegan.cyclegan import run_network
 from tf_cyclegan.data.image_files import read_image, to_float, to_uint8, write_image
@@ -198,6 +199,15 @@ def test_mistakes_write_nothing(photos, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         write_program.main(write_program.Options(**given))
     assert not folder.exists()
+
+
+def test_an_image_that_the_runner_would_read_in_another_way_is_refused(photos, tmp_path):
+    data_dir = shutil.copytree(photos, tmp_path / "photos")
+    Image.new("RGBA", (40, 40), (255, 0, 0, 90)).save(data_dir / "trainB" / "7.png")
+    options = write_program.Options(str(data_dir), str(tmp_path / "program"), **SMALL)
+    with pytest.raises(ValueError, match=r"trainB/7.png has a color profile, .* plain RGB image"):
+        write_program.main(options)
+    assert not (tmp_path / "program").exists()
 
 
 def test_mistakes_there_give_one_line(program, tmp_path):

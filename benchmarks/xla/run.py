@@ -192,6 +192,15 @@ def initial_state(variables, seed):
     return state
 
 
+def read_image(path, side):
+    """Returns an image, resized to a square, as uint8 `[side, side, 3]`."""
+    with Image.open(path) as image:
+        image = image.convert("RGB")
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
 class Images:
     """The images of both domains, as the input pipeline of tf_cyclegan shows them.
 
@@ -206,12 +215,7 @@ class Images:
             self.resized = [list(pool.map(self._read, program["images"][d])) for d in "ab"]
 
     def _read(self, name):
-        side = self.config["load_size"]
-        with Image.open(HERE / name) as image:
-            image = image.convert("RGB")
-        if image.size != (side, side):
-            image = image.resize((side, side), Image.Resampling.BICUBIC)
-        return np.asarray(image)
+        return read_image(HERE / name, self.config["load_size"])
 
     def batches(self, step, batch):
         """Returns uint8 batches `[batch, h, w, 3]` of both domains for a step."""

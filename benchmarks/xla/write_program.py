@@ -69,7 +69,10 @@ class Options:
 
 def main(options: Options) -> int:
     """Writes the program; `program.json` is written last, when everything else is complete."""
-    from tf_cyclegan.files import write_text  # imported here to keep --help fast
+    import numpy as np  # imported here to keep --help fast
+
+    from benchmarks.xla.run import read_image
+    from tf_cyclegan.files import write_text
     from tf_cyclegan.training.batches import TrainingData, load_dataset
     from tf_cyclegan.training.config import Config
 
@@ -97,6 +100,13 @@ def main(options: Options) -> int:
             f"the images take {size / 1e6:.0f} MB: use fewer or smaller ones, or a larger "
             "--max_megabytes."
         )
+    for domain, resized in (("a", data.a), ("b", data.b)):
+        for index, path in enumerate(paths[domain]):
+            if not np.array_equal(resized[index], read_image(path, config.load_size)):
+                raise ValueError(
+                    f"{path} has a color profile, an orientation or transparency, which run.py "
+                    "would ignore: save it as a plain RGB image."
+                )
 
     # === Write ===
     folder.mkdir(parents=True, exist_ok=True)
