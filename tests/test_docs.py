@@ -99,10 +99,11 @@ def test_python_runs(page, home):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_has_flags_that_exist(page):
+def test_every_command_has_flags_that_exist(page, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
     extras = configparser.ConfigParser()
     extras.read(ROOT / "setup.cfg")
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
     for code, reason in blocks(page, "sh"):
         for words in commands(code):
             if words[0] == "tf-cyclegan":
@@ -112,6 +113,9 @@ def test_every_command_has_flags_that_exist(page):
             elif words[:2] == ["pip", "install"]:
                 for name in ",".join(re.findall(r"\[(.+)\]", words[2])).split(","):
                     assert not name or name in extras["options.extras_require"] or reason, words
+            elif words[:2] == ["python", "-m"]:
+                options = importlib.import_module(words[2]).Options
+                command.parse(options, None, arguments=words[3:])
             elif words[0] == "python" and words[1].endswith(".py"):
                 assert (ROOT / words[1]).is_file() or reason, words
             else:
