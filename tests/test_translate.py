@@ -335,7 +335,7 @@ def test_a_bad_image_is_named_and_the_others_translated(script, run, tmp_path, c
     assert names_in(tmp_path / "out") == ["a.png", "c.png", "index.html", "index_files"]
     printed = capsys.readouterr()
     assert re.search(r"left out b\.jpg: .*not a JPEG", printed.err)
-    assert "1 images could not be translated" in printed.err
+    assert "1 image could not be translated" in printed.err
     assert "a2b: 2 images" in printed.out
     expected = load_translator(run, "a2b")(read_image(photos / "c.png"))
     np.testing.assert_array_equal(read_image(tmp_path / "out" / "c.png"), expected)
