@@ -488,7 +488,7 @@ def best_step(folder):
     times = json.loads((folder / "check.json").read_text())["times"]
     ours = [entry for entry in times if entry["kind"] == "jax" and "seconds" in entry]
     if not ours:
-        raise ValueError(f"{folder}/check.json holds no time of a step: give --name.")
+        raise ValueError(f"{folder}/check.json contains no timed step: pass --name.")
     return max(ours, key=lambda e: int(e["name"].rpartition("_")[2]) / e["seconds"])["name"]
 
 

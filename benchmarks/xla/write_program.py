@@ -114,7 +114,8 @@ def main(options: Options) -> int:
         shutil.copy(source, folder)
     images = {domain: copy_images(files, folder, domain) for domain, files in paths.items()}
     write_draws(folder / "draws.npz", data, options.images)
-    write_examples(folder / "examples.npz", data.examples(sets))
+    examples_a, examples_b = map(np.stack, data.examples(sets))
+    np.savez_compressed(folder / "examples.npz", a=examples_a, b=examples_b)
     program = {
         "config": dataclasses.asdict(config),
         "images": images,
@@ -125,15 +126,17 @@ def main(options: Options) -> int:
             for precision in options.precisions
             for name, facts in write_steps(folder, config, precision, batch).items()
         },
-        "generator": write_generator(
-            folder / "generator.mlir.gz", config, len(data.examples(sets)[0])
-        ),
+        "generator": write_generator(folder / "generator.mlir.gz", config, len(examples_a)),
     }
     write_text(folder / "program.json", json.dumps(program, indent=1) + "\n")
     megabytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-    print(f"{folder}: {megabytes:.1f} MB, {len(program['steps'])} training steps")
     if megabytes > options.max_megabytes:
-        raise ValueError(f"{folder} has more than --max_megabytes={options.max_megabytes:g}.")
+        shutil.rmtree(folder)
+        raise ValueError(
+            f"the program would take {megabytes:.1f} MB: use fewer --batches, or a larger "
+            "--max_megabytes."
+        )
+    print(f"{folder}: {megabytes:.1f} MB, {len(program['steps'])} training steps")
     return 0
 
 
@@ -165,13 +168,6 @@ def write_draws(path, data, count):
 
     table = tf.data.Dataset.range(count).map(draw).batch(1024)
     np.savez_compressed(path, draws=np.concatenate(list(table.as_numpy_iterator())))
-
-
-def write_examples(path, examples):
-    """Writes the images of the contact sheet."""
-    import numpy as np
-
-    np.savez_compressed(path, a=np.stack(examples[0]), b=np.stack(examples[1]))
 
 
 def write_check(folder):
@@ -263,19 +259,21 @@ def write_program_text(path, function, *arguments):
 
 
 def write_generator(path, config, count):
-    """Writes a generator on float32 images; returns the names of its weights, without "a2b/"."""
+    """Writes a generator on float32 images; returns the names of its weights."""
     import tensorflow as tf
 
-    model, _ = make_model(config)
+    from tf_cyclegan.training.factory import make_generator
+
+    generator = make_generator(config, 3, 3)
     shape = (count, config.crop_size, config.crop_size, 3)
-    function = tf.function(model.a2b, jit_compile=True, autograph=False)
+    function = tf.function(generator, jit_compile=True, autograph=False)
     images = tf.zeros(shape)
     inputs = function.get_concrete_function(images).captured_inputs
     write_program_text(path, function, images)
-    by_handle = {id(v.handle): name for name, v in state_variables(model).items()}
+    by_handle = {id(v.handle): name for name, v in variable_names(generator).items()}
     return {
         "file": path.name,
-        "inputs": [by_handle[id(handle)].removeprefix("a2b/") for handle in inputs],
+        "inputs": [by_handle[id(handle)] for handle in inputs],
         "shape": shape,
     }
 
