@@ -71,7 +71,11 @@ CASES = {
     "patch_1": Case(PatchDiscriminator, {"filters": 2, "layers": 1}, (12, 16, 3)),
     "patch_3": Case(PatchDiscriminator, {"filters": 2, "layers": 3, "norm": "batch"}, (32, 40, 3)),
     "patch_5": Case(PatchDiscriminator, {"filters": 1, "layers": 5, "norm": "none"}, (96, 128, 1)),
+    "patch_spectral": Case(
+        PatchDiscriminator, {"filters": 2, "layers": 2, "norm": "spectral"}, (16, 20, 3)
+    ),
     "pixel": Case(PixelDiscriminator, {"filters": 2}, (6, 5, 3)),
+    "pixel_spectral": Case(PixelDiscriminator, {"filters": 2, "norm": "spectral"}, (6, 5, 3)),
 }
 
 

@@ -53,7 +53,8 @@ def state(model):
     optimizers = (model.generator_optimizer, model.discriminator_optimizer)
     networks = (model.a2b, model.b2a, model.d_a, model.d_b)
     pools = [v for pool in (*model.pool_a, *model.pool_b) for v in (pool.images, pool.seen)]
-    variables = [v for part in (*optimizers, *networks) for v in part.variables]
+    parts = (*optimizers, *networks, *model.averages.values())
+    variables = [v for part in parts for v in part.variables]
     return [np.asarray(v) for v in (*variables, *pools, model.step)]
 
 
@@ -88,8 +89,21 @@ def saved_run(path, steps=(1,), config=TINY, **cluster):
     return model
 
 
-def test_all_that_a_step_reads_or_changes_is_saved(tmp_path):
-    changes = {"norm": "batch", "dropout": 0.5, "precision": "mixed_float16"}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm": "batch", "dropout": 0.5, "precision": "mixed_float16"},
+        {
+            "ema": 0.9,
+            "d_norm": "spectral",
+            "d_augment": "translation,color,cutout",
+            "gradient_penalty": 0.1,
+            "gradient_center": 100.0,
+            "d_learning_rate": 1e-4,
+        },
+    ],
+)
+def test_all_that_a_step_reads_or_changes_is_saved(tmp_path, changes):
     config = dataclasses.replace(TINY, **changes)
     model, run = training(config)
     with run_folder(tmp_path / "run", config) as folder:
@@ -104,6 +118,14 @@ def test_all_that_a_step_reads_or_changes_is_saved(tmp_path):
         assert folder.attach(other) == 3
     run_other(2)
     for one, two in zip(state(model), state(other), strict=True):
+        np.testing.assert_array_equal(one, two)
+    # The generators are saved as they are for translating: the averages, where there are some.
+    written = load_generator(tmp_path / "run" / "a2b.keras").get_weights()
+    rates = [float(optimizer.learning_rate) for optimizer in model.optimizers().values()]
+    assert rates[1] / rates[0] == pytest.approx(0.5 if "d_learning_rate" in changes else 1)
+    with run_folder(tmp_path / "run", config) as folder:
+        folder.attach(model)
+    for one, two in zip(written, model.generators()["a2b"].get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
 
 

@@ -68,13 +68,25 @@ REFUSED = {
     "lambda_l1 cannot be used with an image pool: use --pool_size=0": {"lambda_l1": 1.0},
     "dropout is 1.0: use .* less than 1": {"dropout": 1.0},
     "dropout is -0.1: use 0 or more": {"dropout": -0.1},
+    "ema is 1.0: use 0 or more and less than 1": {"ema": 1.0},
+    "color_jitter is -0.5: use 0 or more": {"color_jitter": -0.5},
+    "val_share is 0.0: use more than 0": {"val_share": 0.0},
+    "val_dir and patience need --evaluate_every=1": {"patience": 3},
+    "d_augment has 'blur': use one or more of translation": {"d_augment": "color,blur"},
+    "d_steps is 0: use 1 or more": {"d_steps": 0},
+    "patience cannot stop a cluster of workers: use --patience=0": {
+        "patience": 1,
+        "evaluate_every": 1,
+        "strategy": "multiworker",
+    },
     "recompute would apply dropout, .*--no_recompute": {"recompute": True, "dropout": 0.5},
     "recompute would .* batch norm.*--no_recompute": {"recompute": True, "norm": "batch"},
 } | {
     f"{name} is -1: use 0 or more": {name: -1}
     for name in (
         "pool_size epochs decay_epochs seed sample_every save_every save_minutes learning_rate "
-        "lambda_adversarial lambda_cycle_a lambda_cycle_b lambda_identity lambda_l1"
+        "lambda_adversarial lambda_cycle_a lambda_cycle_b lambda_identity lambda_l1 patience "
+        "d_learning_rate gradient_penalty gradient_center rotate evaluate_every"
     ).split()
 }
 
@@ -187,6 +199,6 @@ def test_help_shows_groups_and_the_defaults_of_the_preset(capsys):
         assert end.value.code == 0
         text = capsys.readouterr().out
         assert re.search(rf"--load_size INT[^-]*\(default:\s+.?\s*{size}\)", text)
-        titles = ("data", "networks", "objective", "optimization", "machine", "run_folder")
+        titles = "data networks objective optimization validation machine run_folder".split()
         positions = [text.index(f" {title} options ") for title in titles]
         assert positions == sorted(positions)

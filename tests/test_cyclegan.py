@@ -28,6 +28,15 @@ TINY = Config(
     pool_size=3,
     cache="none",
 )
+# The settings that the paper does not have, which can be combined.
+EVERYTHING = {
+    "ema": 0.9,
+    "d_augment": "translation,color,cutout",
+    "d_norm": "spectral",
+    "gradient_penalty": 0.1,
+    "gradient_center": 1.0,
+    "adversarial": "wgan-gp",
+}
 SHAPE = (16, 16, 3)
 LOSSES = "g_adv_a2b g_adv_b2a cycle_a cycle_b identity_a identity_b d_a d_b".split()
 
@@ -134,11 +143,11 @@ def test_two_replicas_equal_one_with_both_batches():
     try:
         results = []
         for name, replicas in (("one", 1), ("mirrored", 2)):
-            strategy, model = tiny(name, pool_size=0, precision="float64")
+            strategy, model = tiny(name, pool_size=0, precision="float64", ema=0.9)
             assert strategy.num_replicas_in_sync == replicas
             sgd = keras.optimizers.SGD  # Adam hides a wrong scale
             with strategy.scope():
-                model.compile(sgd(0.05), sgd(0.05), lambda_cycle_b=5.0)
+                model.compile(sgd(0.05), sgd(0.05), lambda_cycle_b=5.0, gradient_penalty=0.1)
             data = tf.data.Dataset.range(3).map(lambda i: batch_of_step(i, 4)).with_options(UNTUNED)
             rows = []
 
@@ -150,7 +159,8 @@ def test_two_replicas_equal_one_with_both_batches():
                 losses = step(real)
                 mean = tf.distribute.ReduceOp.MEAN
                 rows.append({k: float(strategy.reduce(mean, v, None)) for k, v in losses.items()})
-            results.append((rows, weights(model)))
+            averages = [average.get_weights()[0] for average in model.averages.values()]
+            results.append((rows, weights(model) + averages))
         (rows_1, weights_1), (rows_2, weights_2) = results
         for one, two in zip(rows_1, rows_2, strict=True):
             assert one == pytest.approx(two, rel=1e-5)
@@ -189,7 +199,7 @@ def test_each_replica_keeps_a_pool_of_its_own(sets):
 def test_graph_equals_eager():
     results = []
     for eager in (True, False):
-        strategy, model = tiny(pool_size=2)
+        strategy, model = tiny(pool_size=2, **EVERYTHING)
         step = model.train_step if eager else tf.function(model.train_step, autograph=False)
         with strategy.scope():
             losses = [strategy.run(step, args=(batch(i),)) for i in range(4)]
@@ -219,7 +229,7 @@ def test_every_operation_of_a_step_has_a_gpu_kernel():
 def test_the_whole_step_compiles_under_xla():
     results = []
     for jit in (False, True):
-        strategy, model = tiny(adversarial="wgan-gp", pool_size=2)
+        strategy, model = tiny(pool_size=2, **EVERYTHING)
         step = tf.function(model.train_step, autograph=False, jit_compile=jit)
         losses = [strategy.run(step, args=(batch(i),)) for i in range(3)]
         results.append([{k: float(v) for k, v in row.items()} for row in losses])
@@ -412,6 +422,107 @@ def test_generators_move_against_frozen_discriminators_and_the_other_way_round()
         assert moved == ([True] * 2 + [False] * 2)[:: 1 if moving[0] == "g" else -1]
 
 
+def test_averages_follow_the_generators_with_a_decay_that_warms_up():
+    _, model = tiny(ema=0.15, norm="batch", blocks=1)
+    names = ("a2b", "b2a")
+    expected = {name: getattr(model, name).get_weights() for name in names}
+    trainable = {name: [w.trainable for w in getattr(model, name).weights] for name in names}
+    for step in range(4):
+        model.train_step(batch(step))
+        keep = min(0.15, (1 + step) / (10 + step))  # 0.1, and then 0.15
+        for name in names:
+            now = getattr(model, name).get_weights()
+            expected[name] = [
+                keep * old + (1 - keep) * new if moves else new
+                for old, new, moves in zip(expected[name], now, trainable[name], strict=True)
+            ]
+            average = model.generators()[name]
+            assert average is model.averages[name] is not getattr(model, name)
+            for value, true in zip(average.get_weights(), expected[name], strict=True):
+                np.testing.assert_allclose(value, true, rtol=1e-5, atol=1e-7)
+    assert any(not moves for moves in trainable["a2b"])  # of batch norm
+
+
+def test_what_is_not_training_uses_the_averages():
+    _, model = tiny(ema=0.9)
+    real_a, real_b = batch()
+    for average in model.averages.values():  # other weights than the generators'
+        average.set_weights([w + 0.01 for w in average.get_weights()])
+    a2b, b2a = model.averages.values()
+    result = model.evaluate(x=real_a, y=real_b, verbose=0, return_dict=True)
+    cycle_a = float(tf.reduce_mean(tf.abs(b2a(a2b(real_a)) - real_a)))
+    assert result["cycle_a"] == pytest.approx(10 * cycle_a, rel=1e-5)
+    np.testing.assert_array_equal(model((real_a, real_b))["fake_b"], a2b(real_a))
+    np.testing.assert_array_equal(
+        model((real_a, real_b), training=True)["fake_b"], model.a2b(real_a, training=True)
+    )
+    assert model.first_non_finite() is None
+    b2a.set_weights([w * float("nan") for w in b2a.get_weights()])
+    assert model.first_non_finite().startswith("b2a_average: ")
+
+
+def test_discriminators_see_real_images_and_fakes_augmented_alike_and_cycles_do_not():
+    """Checks all networks' inputs in a step, with an augmentation that can be recognized."""
+    _, model = tiny(d_augment="cutout", pool_size=0, lambda_identity=0.0)
+    seen = {"a2b": [], "b2a": [], "d_a": [], "d_b": []}
+    for name, network in model.networks().items():
+        call = network.call
+
+        def record(x, name=name, call=call, **arguments):
+            seen[name].append(x.numpy())
+            return call(x, **arguments)
+
+        network.call = record
+    real_a, real_b = batch()
+    model.train_step((real_a, real_b))
+    np.testing.assert_array_equal(seen["a2b"][0], real_a)
+    np.testing.assert_array_equal(seen["b2a"][0], real_b)
+    assert not any((x == 0).any() for name in ("a2b", "b2a") for x in seen[name])
+    holes = {name: [x == 0 for x in np.concatenate(seen[name])] for name in ("d_a", "d_b")}
+    for first, *others in holes.values():
+        assert first.any() and len(others) == 2  # the fake twice, and the real image
+        for other in others:
+            np.testing.assert_array_equal(first, other)
+    assert (holes["d_a"][0] != holes["d_b"][0]).any()
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_each_update_of_the_discriminators_takes_its_own_part_of_the_batch():
+    real = batch(size=6)
+    _, model = tiny(d_steps=3, pool_size=6, batch_size=2)
+    _, plain = tiny(pool_size=6, batch_size=2)
+    model.train_on_batch(*real)
+    plain.train_on_batch(*(x[:2] for x in real))
+    for one, three in zip(weights(plain)[:2], weights(model)[:2], strict=True):
+        np.testing.assert_allclose(one, three, rtol=1e-6)  # of the generators
+    assert int(model.generator_optimizer.iterations) == model.steps_done == 1
+    assert int(model.discriminator_optimizer.iterations) == 3
+    assert int(model.pool_a[0].seen) == 6
+    # The pool has room for all: the first two are the fakes of the generators' update.
+    np.testing.assert_allclose(
+        model.pool_a[0].images[:2], plain.pool_a[0].images[:2], rtol=1e-5, atol=1e-6
+    )
+    with pytest.raises(ValueError, match="cannot be divided into d_steps equal parts: pass"):
+        model.train_on_batch(*(x[:2] for x in real))
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_the_penalty_is_added_to_any_adversarial_loss():
+    rows = []
+    for weight in (0.0, 0.1):
+        _, model = tiny(gradient_penalty=weight, pool_size=0)
+        rows.append({k: float(v) for k, v in model.train_step(batch()).items()})
+    differing = {name for name in rows[0] if rows[0][name] != rows[1][name]}
+    assert differing == {"d_a", "d_b"}
+    _, model = tiny(gradient_penalty=0.1, pool_size=0)
+    real_a, real_b = batch()
+    with tf.GradientTape() as tape:
+        tape.watch(real_a)
+        logits = tf.reduce_sum(model.d_a(real_a))
+    penalty = tf.reduce_sum(tf.square(tape.gradient(logits, real_a))) / 2
+    assert rows[1]["d_a"] - rows[0]["d_a"] == pytest.approx(0.1 * float(penalty), rel=1e-3)
+
+
 def test_evaluate_gives_means_over_the_set_and_changes_nothing():
     _, model = tiny()
     data = [batch(i) for i in range(3)]
@@ -535,6 +646,7 @@ def fitted(model, data, **arguments):
     [
         ("one", {"dropout": 0.5, "blocks": 1, "precision": "mixed_float16"}),
         ("mirrored", {"pool_size": 2}),
+        ("mirrored", {"ema": 0.9, "d_augment": "translation,color", "d_steps": 2, "batch_size": 2}),
     ],
 )
 def test_training_goes_on_bit_for_bit_after_load_weights(strategy, changes, tmp_path):
@@ -551,6 +663,9 @@ def test_training_goes_on_bit_for_bit_after_load_weights(strategy, changes, tmp_
     assert fitted(again, own_data(4)) == expected
     for a, b in zip(weights(model), weights(again), strict=True):
         np.testing.assert_array_equal(a, b)
+    for name, average in model.averages.items():
+        for a, b in zip(average.get_weights(), again.averages[name].get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("strategy", ["one", "mirrored"])
@@ -723,5 +838,14 @@ def test_errors_name_the_remedy():
         model.compile(sgd(), sgd(), lambda_l1=1.0)
     with pytest.raises(ValueError, match="use 0 or more"):
         model.compile(sgd(), sgd(), lambda_cycle_a=-1)
+    for arguments, message in (
+        ({"d_augment": "blur"}, "'blur': use one or more of translation"),
+        ({"gradient_penalty": -1.0}, "gradient_penalty is -1.0, .*use 0 or more"),
+        ({"d_steps": 0}, "d_steps is 0: use 1 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.compile(sgd(), sgd(), **arguments)
+    with pytest.raises(ValueError, match="ema is 1.0: use 0 or more and less than 1"):
+        CycleGAN(model.a2b, model.b2a, model.d_a, model.d_b, ema=1.0)
     with pytest.raises(ValueError, match="pool_size=0"):
         make_cyclegan(TINY, make_strategy("one"), (None, None, 3), SHAPE, 10)

@@ -23,7 +23,7 @@ from tf_cyclegan.data.image_files import (
     to_uint8,
     write_image,
 )
-from tf_cyclegan.data.resizing import ResizedImages, augment, resize, resized_size
+from tf_cyclegan.data.resizing import RandomChanges, ResizedImages, augment, resize, resized_size
 from tf_cyclegan.data.synthetic import TEST, TRAIN, landscape
 from tf_cyclegan.training.batches import TrainingData, load_dataset
 from tf_cyclegan.training.config import PRESETS, Config
@@ -331,7 +331,7 @@ def draws(count, crop=8, side=12, flip=True):
     rows, columns = np.indices((side, side))
     image = tf.constant(np.stack([rows, columns, columns], axis=-1).astype(np.uint8))
     seeds = tf.stack([tf.fill([count], tf.constant(7, tf.int64)), tf.range(count, dtype=tf.int64)])
-    one = tf.function(lambda seed: augment(image, crop, flip, seed))
+    one = tf.function(lambda seed: augment(image, crop, RandomChanges(flip), seed))
     images = tf.map_fn(one, tf.transpose(seeds), fn_output_signature=tf.float32)
     pixels = to_uint8(images.numpy()).astype(int)
     flipped = pixels[:, 0, 0, 1] > pixels[:, 0, -1, 1]
@@ -351,8 +351,115 @@ def test_crops_cover_every_place_evenly_and_half_are_flipped():
 def test_nothing_is_drawn_where_nothing_is_asked_for():
     assert not draws(50, flip=False)[2].any()
     pixels = noise(1, 4, 6).read(0)
-    image = augment(tf.constant(pixels), None, False, tf.constant([1, 2], tf.int64))
+    image = augment(tf.constant(pixels), None, RandomChanges(False), tf.constant([1, 2], tf.int64))
     np.testing.assert_array_equal(to_uint8(image.numpy()), pixels)
+
+
+def changed(pixels, place=0, crop=None, **changes):
+    """Returns an image of [0, 255] after random changes, as floats."""
+    seed = tf.constant([7, place], tf.int64)
+    image = augment(tf.constant(pixels), crop, RandomChanges(**{"flip": False} | changes), seed)
+    return (image.numpy() + 1) * 127.5
+
+
+def test_half_are_flipped_vertically_and_crops_stay_as_they_are():
+    pixels = noise(1, 8, 12).read(0)
+    results = [changed(pixels, place, flip_vertical=True) for place in range(200)]
+    flipped = [np.allclose(image, pixels[::-1], atol=1e-3) for image in results]
+    assert all(
+        f or np.allclose(r, pixels, atol=1e-3) for f, r in zip(flipped, results, strict=True)
+    )
+    assert abs(np.mean(flipped) - 0.5) < 0.18  # 5 standard deviations
+    alike = [changed(pixels, 3, 4), changed(pixels, 3, 4, flip_vertical=True)]
+    np.testing.assert_allclose(sorted(alike[0].ravel()), sorted(alike[1].ravel()), atol=1e-3)
+
+
+def test_rotation_turns_around_the_center_by_up_to_the_angle():
+    side = 41
+    y, x = np.indices((side, side)) - side // 2
+    # A bright disk at radius 12, whose place gives the angle.
+    pixels = np.where((x - 12) ** 2 + y**2 <= 9, 255, 0).astype(np.uint8)[..., None].repeat(3, -1)
+    angles = []
+    for place in range(40):
+        image = changed(pixels, place, rotate=30.0)[..., 0]
+        row, column = ((image * part).sum() / image.sum() for part in (y, x))
+        assert np.hypot(row, column) == pytest.approx(12, abs=0.3)
+        angles.append(np.degrees(np.arctan2(row, column)))
+    assert max(map(abs, angles)) <= 31
+    assert min(angles) < -15 and max(angles) > 15
+    plain = np.full((20, 30, 3), 200, np.uint8)  # what is outside is filled by mirroring
+    np.testing.assert_allclose(changed(plain, rotate=45.0), plain, atol=1e-2)
+    assert changed(plain, crop=12, rotate=45.0).shape == (12, 12, 3)
+
+
+def test_color_jitter_changes_brightness_contrast_and_saturation():
+    pixels = noise(1, 9, 7).read(0) // 2 + 60  # far from the limits
+    gray = pixels.astype(float).mean(axis=-1, keepdims=True)
+    factors = []
+    for place in range(30):
+        image = changed(pixels, place, color_jitter=0.2)
+        new_gray = image.mean(axis=-1, keepdims=True)
+        brightness = image.mean() / pixels.mean()
+        contrast = new_gray.std() / gray.std() / brightness
+        saturation = (image - new_gray).std() / (pixels - gray).std() / brightness / contrast
+        factors.append((brightness, contrast, saturation))
+    low, high = np.min(factors, axis=0), np.max(factors, axis=0)
+    assert (low > 0.79).all() and (low < 0.9).all()
+    assert (high < 1.21).all() and (high > 1.1).all()
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert abs(np.corrcoef(np.transpose(factors))[first, second]) < 0.8
+    white = np.full((4, 4, 3), 255, np.uint8)
+    assert changed(white, 1, color_jitter=0.9).max() <= 255.001
+
+
+def test_pairs_are_changed_alike_and_domains_on_their_own():
+    changes = {"rotate": 20.0, "color_jitter": 0.3, "flip_vertical": True}
+    scenes = noise(5)
+    a, b = take(data_of(scenes, scenes, CROPPED, **PRESETS["pix2pix"] | changes), 0, 6)
+    np.testing.assert_array_equal(a, b)
+    a, b = take(data_of(noise(1), noise(1), CROPPED, **changes), 0, 6)
+    assert not any(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_each_update_of_the_discriminators_has_images_of_its_own():
+    data = data_of(noise(6), noise(4), PLAIN, d_steps=3)
+    assert (data.batch, data.steps_per_epoch) == (3, 2)
+    plain = data_of(noise(6), noise(4), PLAIN)
+    one, three = take(plain, 0, 6)[0], take(data, 0, 2)[0]
+    np.testing.assert_array_equal(np.reshape(three, np.shape(one)), one)
+
+
+def test_images_for_validation_are_held_out_of_training():
+    config = Config(evaluate_every=1, val_share=0.25, seed=3)
+    sets = load_dataset(config)
+    again, other = load_dataset(config), load_dataset(dataclasses.replace(config, seed=4))
+    everything = load_dataset(Config())
+    for domain in "AB":
+        names = [set(sets[f"{split}{domain}"].names) for split in ("train", "val")]
+        assert [len(n) for n in names] == [300, 100]
+        assert names[0] | names[1] == set(everything[f"train{domain}"].names)
+        assert sets[f"val{domain}"].names == again[f"val{domain}"].names
+        assert sets[f"val{domain}"].names != other[f"val{domain}"].names
+        held_out = sets[f"val{domain}"]
+        place = everything[f"train{domain}"].names.index(held_out.names[5])
+        np.testing.assert_array_equal(held_out.read(5), everything[f"train{domain}"].read(place))
+        assert sets[f"test{domain}"].names == everything[f"test{domain}"].names
+
+
+def test_images_for_validation_from_a_folder(tmp_path):
+    for name, count in (("trainA", 3), ("trainB", 3), ("valA", 2), ("valB", 4)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            write_image(tmp_path / name / f"{i}.png", noise(1, 8, 8).read(0))
+    config = Config(data_dir=str(tmp_path), evaluate_every=1)
+    sets = load_dataset(dataclasses.replace(config, val_dir=str(tmp_path)))
+    assert [len(sets[n]) for n in ("trainA", "trainB", "valA", "valB")] == [3, 3, 2, 4]
+    assert [len(s) for s in load_dataset(config).values()] == [1, 1, 2, 2]
+    (tmp_path / "trainA" / "0.png").unlink()
+    with pytest.raises(DatasetError, match="trainA has only 2 images, .*use --val_dir or --eval"):
+        load_dataset(config)
+    with pytest.raises(DatasetError, match="valA"):
+        load_dataset(dataclasses.replace(config, val_dir=str(tmp_path / "trainA")))
 
 
 # === Resizing ===

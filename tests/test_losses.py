@@ -98,6 +98,20 @@ def test_gradient_penalty_is_taken_at_the_mix_of_real_and_fake():
     np.testing.assert_allclose(penalty, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("center", [0.0, 1.0, 100.0])
+def test_gradient_penalty_of_the_sum_at_every_center(center):
+    def critic(x, training):
+        return tf.square(x) / 2  # one logit per pixel; the gradient of their sum is x
+
+    real, fake = tf.fill([2, 1, 4, 1], 8.0), tf.fill([2, 1, 4, 1], -4.0)
+    mix = tf.constant([0.75, 0.0])
+    norm = np.sqrt(4 * np.array([0.75 * 8 - 0.25 * 4, -4.0]) ** 2)
+    # R1 is taken at the real images, and is half of the squared norm.
+    expected = (norm / center - 1) ** 2 if center else [4 * 8.0**2 / 2] * 2
+    penalty = gradient_penalty(critic, real, fake, mix, 2.0, center, of_mean=False)
+    np.testing.assert_allclose(penalty, expected, rtol=1e-6)
+
+
 def test_gradient_penalty_in_float16_neither_vanishes_nor_overflows_with_the_loss_scale():
     """With 1024 logits, gradients are so small that float16 rounds them to 0 without a scale."""
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from cases import LOSSES, UNTUNED
 
 import tf_cyclegan as cg
 from tf_cyclegan.data.synthetic import landscape
-from tf_cyclegan.inference.translator import find_generator
+from tf_cyclegan.inference.translator import find_generator, translator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -127,12 +127,21 @@ def batches(count=3, size=2):
 
 
 def test_what_is_saved_continues_bit_for_bit(tmp_path):
-    model = tiny()
-    model.compile("adam", keras.optimizers.SGD(1e-3), adversarial="hinge", lambda_cycle_b=3.0)
+    model = tiny(ema=0.9)
+    model.compile(
+        "adam",
+        keras.optimizers.SGD(1e-3),
+        adversarial="hinge",
+        lambda_cycle_b=3.0,
+        d_augment="color",
+        gradient_penalty=0.1,
+        gradient_center=1.0,
+    )
     model.fit(batches(), verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.adversarial == "hinge" and again.lambda_cycle_b == 3.0
+    assert (again.d_augment, again.gradient_penalty, again.gradient_center) == ("color", 0.1, 1.0)
     assert isinstance(again.generator_optimizer, keras.optimizers.Adam) and again.pool_size == 2
     assert isinstance(again.discriminator_optimizer, keras.optimizers.SGD)
     assert_equal(model, again)
@@ -143,6 +152,20 @@ def test_what_is_saved_continues_bit_for_bit(tmp_path):
     for other in (again, third):
         assert_equal(model, other)
         np.testing.assert_array_equal(model.pool_b[0].images, other.pool_b[0].images)
+        for name, average in model.averages.items():
+            for one, two in zip(
+                average.get_weights(), other.averages[name].get_weights(), strict=True
+            ):
+                np.testing.assert_array_equal(one, two)
+    image = np.full((8, 8, 3), 99, np.uint8)
+    translations = [
+        translate(image)
+        for translate in (
+            cg.load_translator(tmp_path / "unchanged.keras", "a2b"),
+            translator(keras.saving.load_model(tmp_path / "unchanged.keras").averages["a2b"]),
+        )
+    ]
+    np.testing.assert_array_equal(*translations)
 
 
 def test_checkpoints_validation_and_batches_by_hand(tmp_path):

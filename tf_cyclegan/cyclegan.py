@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_cyclegan.augmentation import augment, check_kinds
 from tf_cyclegan.image_pool import ImagePool
 from tf_cyclegan.input_checks import (
     ONE_DOMAIN,
@@ -38,9 +39,15 @@ from tf_cyclegan.losses import (
     unknown_adversarial,
 )
 from tf_cyclegan.random_numbers import derive_seed, random_integers, to_unit_interval
-from tf_cyclegan.replicas import global_mean, replica_id, share_overflow, worker_number
+from tf_cyclegan.replicas import (
+    assign_on_each,
+    global_mean,
+    replica_id,
+    share_overflow,
+    worker_number,
+)
 
-GRADIENT_PENALTY = 10.0  # Gulrajani et al. 2017, section 4
+WGAN_GP = (10.0, 1.0)  # weight and center of the penalty in Gulrajani et al. 2017, section 4
 JOINED_NUMBERS = 3 * 128 * 128  # up to this batch size, joining two batches is faster
 
 
@@ -64,7 +71,10 @@ class CycleGAN(keras.Model):
             Networks that are not built yet are built for the images passed to `fit`.
         pool_size: number of earlier fakes kept for each discriminator on each replica (section 4
             of the paper). Use 0 for no pool, as images of varying size require.
-        seed: random seed of the image pools and of the interpolation in the gradient penalty.
+        seed: random seed of the image pools, `d_augment` and the gradient penalty.
+        ema: decay of the exponential moving averages of the generators' weights, for example 0.999;
+            0, as in the paper, for no averages. After t steps it is `min(ema, (1 + t) / (10 + t))`.
+            Everything that is not training then uses the averages: see `generators`.
 
     Call arguments:
         inputs: `(real_a, real_b)`, each `[n, h, w, c]` float32 in [-1, 1]. `fit`, `evaluate` and
@@ -77,6 +87,7 @@ class CycleGAN(keras.Model):
 
     Attributes:
         step: number of training steps done, an int64 variable.
+        averages: the averages of the generators by direction; empty without `ema`.
         pool_a, pool_b: image pools of `fake_a` and of `fake_b`: lists with one pool for each
             replica of this process, empty until `fit` or `make_pools` creates them.
 
@@ -103,8 +114,11 @@ class CycleGAN(keras.Model):
         d_b: keras.Model,
         pool_size: int = 50,
         seed: int = 0,
+        ema: float = 0.0,
         **kwargs: Any,
     ) -> None:
+        if not 0 <= ema < 1:
+            raise ValueError(f"ema is {ema}: use 0 or more and less than 1.")
         super().__init__(**kwargs)
         self.a2b, self.b2a = a2b, b2a
         self.d_a, self.d_b = d_a, d_b
@@ -113,12 +127,15 @@ class CycleGAN(keras.Model):
         self.pool_b: list[ImagePool] = []
         self.seed = seed
         self._saved_pools: dict[str, np.ndarray] = {}  # loaded from a file, until the pools exist
+        self.ema = ema
+        self.averages: dict[str, keras.Model] = {}
         self.step = tf.Variable(
             0,
             dtype=tf.int64,
             trainable=False,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
+        self._build_averages()
 
     def compile(
         self,
@@ -130,12 +147,17 @@ class CycleGAN(keras.Model):
         lambda_cycle_b: float = 10.0,
         lambda_identity: float = 0.5,
         lambda_l1: float = 0.0,
+        d_augment: str = "",
+        gradient_penalty: float = 0.0,
+        gradient_center: float = 0.0,
+        d_steps: int = 1,
         run_eagerly: bool = False,
         jit_compile: bool = False,
     ) -> None:
         """Sets the objective (section 3.3, equation 3) and both optimizers.
 
-        The defaults are those of the paper.
+        The defaults are those of the paper, which has none of `d_augment`, `gradient_penalty` and
+        `d_steps`.
 
         Args:
             generator_optimizer: optimizer of both generators: a Keras optimizer, its name, or None
@@ -153,6 +175,16 @@ class CycleGAN(keras.Model):
             lambda_l1: weight of the L1 distance to the ground truth, for batches of pairs. Above
                 0, the discriminators see each image together with its input, `[n, h, w, c + c']`.
                 Without cycles and pools this is pix2pix (Isola et al. 2017) in both directions.
+            d_augment: how to augment what the discriminators see, against overfitting on few
+                images: any of "translation", "color" and "cutout", separated by commas (Zhao et
+                al. 2020, arXiv:2006.10738). Real images and fakes get the same random draw.
+            gradient_penalty: weight of a penalty on the gradient of the discriminators, for any
+                adversarial loss; see `tf_cyclegan.losses.gradient_penalty`. "wgan-gp" always has
+                one, by default with a weight of 10 and a center of 1.
+            gradient_center: the norm that the penalty pulls the gradient to: 0 at real images
+                (Mescheder et al. 2018), above 0 between real images and fakes.
+            d_steps: updates of the discriminators in a step. Each takes its own part of the batch,
+                so pass batches of d_steps * n images; the generators use the first n.
             run_eagerly: as in `keras.Model.compile`.
             jit_compile: whether to compile training steps with XLA. With several replicas only the
                 gradients are compiled: XLA cannot compile communication between devices.
@@ -169,6 +201,14 @@ class CycleGAN(keras.Model):
             )
         if adversarial not in ADVERSARIAL:
             raise unknown_adversarial(adversarial)
+        check_kinds(d_augment)
+        if gradient_penalty < 0 or gradient_center < 0:
+            raise ValueError(
+                f"gradient_penalty is {gradient_penalty}, and gradient_center {gradient_center}: "
+                "use 0 or more for each."
+            )
+        if d_steps < 1:
+            raise ValueError(f"d_steps is {d_steps}: use 1 or more.")
         if lambda_l1 and self.pool_size:
             raise ValueError(
                 "lambda_l1 needs the input of each fake, which image pools do not keep: create the "
@@ -199,6 +239,12 @@ class CycleGAN(keras.Model):
         self.lambda_identity_a = lambda_identity * lambda_cycle_a
         self.lambda_identity_b = lambda_identity * lambda_cycle_b
         self.lambda_l1 = lambda_l1
+        self.d_augment = d_augment
+        wgan_gp = adversarial == "wgan-gp" and not gradient_penalty
+        self.gradient_penalty, self.gradient_center = (
+            WGAN_GP if wgan_gp else (gradient_penalty, gradient_center)
+        )
+        self.d_steps = d_steps
         self._build_optimizers()
         self.compile_arguments = {
             "adversarial": adversarial,
@@ -207,6 +253,10 @@ class CycleGAN(keras.Model):
             "lambda_cycle_b": lambda_cycle_b,
             "lambda_identity": lambda_identity,
             "lambda_l1": lambda_l1,
+            "d_augment": d_augment,
+            "gradient_penalty": gradient_penalty,
+            "gradient_center": gradient_center,
+            "d_steps": d_steps,
             "run_eagerly": run_eagerly,
             "jit_compile": jit_compile,
         }
@@ -216,6 +266,14 @@ class CycleGAN(keras.Model):
     def networks(self) -> dict[str, keras.Model]:
         """The four networks by name."""
         return {"a2b": self.a2b, "b2a": self.b2a, "d_a": self.d_a, "d_b": self.d_b}
+
+    def generators(self) -> dict[str, keras.Model]:
+        """The generators to translate with, by direction: with `ema`, the averages."""
+        return {"a2b": self.a2b, "b2a": self.b2a} | self.averages
+
+    def named_averages(self) -> dict[str, keras.Model]:
+        """The averages of the generators, if there are any, by a name for each in a file."""
+        return {f"{name}_average": average for name, average in self.averages.items()}
 
     def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
         """Both optimizers by name, once the model is compiled."""
@@ -234,6 +292,11 @@ class CycleGAN(keras.Model):
         if half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             return keras.optimizers.LossScaleOptimizer(optimizer)
         return optimizer
+
+    def _build_averages(self) -> None:
+        """Creates the averages as copies of the generators, once those are built."""
+        if self.ema and not self.averages and self.a2b.built and self.b2a.built:
+            self.averages = {"a2b": copy_network(self.a2b), "b2a": copy_network(self.b2a)}
 
     def _build_optimizers(self) -> None:
         """Builds the optimizers once all networks are built."""
@@ -275,6 +338,7 @@ class CycleGAN(keras.Model):
         with self.distribute_strategy.scope():
             for name in missing:
                 networks[name].build((None, None, None, channels[name]))
+            self._build_averages()
             self._build_optimizers()
         if pools:
             self.make_pools((*size_b, channels_a), (*size_a, channels_b))
@@ -329,10 +393,11 @@ class CycleGAN(keras.Model):
         return list(self.trackers.values())
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the config that Keras saves: the networks, `pool_size` and `seed`."""
+        """Returns the config that Keras saves: the arguments of the constructor."""
         serialize = keras.saving.serialize_keras_object
         config = {name: serialize(network) for name, network in self.networks().items()}
-        return super().get_config() | config | {"pool_size": self.pool_size, "seed": self.seed}
+        others = {"pool_size": self.pool_size, "seed": self.seed, "ema": self.ema}
+        return super().get_config() | config | others
 
     @classmethod
     def from_config(
@@ -441,10 +506,14 @@ class CycleGAN(keras.Model):
         if not isinstance(inputs, tuple | list) or len(inputs) != 2:
             raise ValueError(ONE_DOMAIN)
         real_a, real_b = inputs
+        a2b, b2a = self._generators_for(training)
         return {
-            "fake_b": run_network(self.a2b, real_a, training),
-            "fake_a": run_network(self.b2a, real_b, training),
+            "fake_b": run_network(a2b, real_a, training),
+            "fake_a": run_network(b2a, real_b, training),
         }
+
+    def _generators_for(self, training: bool) -> list[keras.Model]:
+        return [self.a2b, self.b2a] if training else list(self.generators().values())
 
     def predict_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """Translates a batch in both directions."""
@@ -461,7 +530,7 @@ class CycleGAN(keras.Model):
         """
         named = [
             (f"{name}: {variable.path}", variable)
-            for name, part in (self.networks() | self.optimizers()).items()
+            for name, part in (self.networks() | self.named_averages() | self.optimizers()).items()
             for variable in part.variables
         ]
         for name in ("pool_a", "pool_b"):
@@ -511,7 +580,8 @@ class CycleGAN(keras.Model):
             of_a2b["same_b"] = real_b
         if self.lambda_identity_a:
             of_b2a["same_a"] = real_a
-        images = call_jointly(self.a2b, of_a2b, training) | call_jointly(self.b2a, of_b2a, training)
+        a2b, b2a = self._generators_for(training)
+        images = call_jointly(a2b, of_a2b, training) | call_jointly(b2a, of_b2a, training)
         for name, real, fake, other in (
             ("a2b", real_a, images.get("fake_b"), real_b),
             ("b2a", real_b, images.get("fake_a"), real_a),
@@ -519,9 +589,9 @@ class CycleGAN(keras.Model):
             if fake is not None:
                 check_generator(name, real, fake, other.shape[-1])
         if self.lambda_cycle_a:
-            images["cycle_a"] = run_network(self.b2a, images["fake_b"], training)
+            images["cycle_a"] = run_network(b2a, images["fake_b"], training)
         if self.lambda_cycle_b:
-            images["cycle_b"] = run_network(self.a2b, images["fake_a"], training)
+            images["cycle_b"] = run_network(a2b, images["fake_a"], training)
         return images
 
     def generator_losses(
@@ -534,11 +604,12 @@ class CycleGAN(keras.Model):
         """Computes the weighted terms of the generators by name, each `[n]`."""
         losses = {}
         if self.lambda_adversarial:
-            for name, discriminator, real, fake in (
-                ("g_adv_a2b", self.d_b, real_a, images["fake_b"]),
-                ("g_adv_b2a", self.d_a, real_b, images["fake_a"]),
+            for name, judge, real, fake in (
+                ("g_adv_a2b", "d_b", real_a, images["fake_b"]),
+                ("g_adv_b2a", "d_a", real_b, images["fake_a"]),
             ):
-                logits = run_network(discriminator, self.discriminator_input(fake, real), training)
+                seen = self.discriminator_input(judge, fake, real, training)
+                logits = run_network(getattr(self, judge), seen, training)
                 loss = generator_loss(self.adversarial, logits)
                 losses[name] = self.lambda_adversarial * loss
         if self.lambda_cycle_a:
@@ -554,9 +625,27 @@ class CycleGAN(keras.Model):
             losses["l1_b2a"] = self.lambda_l1 * paired_loss(real_a, images["fake_a"])
         return losses
 
-    def discriminator_input(self, image: tf.Tensor, source: tf.Tensor) -> tf.Tensor:
-        """Returns the input of a discriminator: the image, for pairs concatenated to its source."""
-        return tf.concat([source, image], axis=-1) if self.lambda_l1 else image
+    def discriminator_input(
+        self, judge: str, image: tf.Tensor, source: tf.Tensor, training: bool, part: int = 0
+    ) -> tf.Tensor:
+        """Returns what a discriminator sees of an image.
+
+        Args:
+            judge: "d_a" or "d_b".
+            image: real images or fakes, `[n, h, w, c]`.
+            source: the real images of the other domain, for pairs concatenated to the image.
+            training: whether to augment both, by a random draw of this step.
+            part: number of the discriminators' update in this step.
+        """
+        images = [source, image] if self.lambda_l1 else [image]
+        if self.d_augment and training:
+            seed = derive_seed(self.seed, replica_id(), 4 + (judge == "d_b"))
+            images = [augment(x, self.d_augment, seed, self._place(part)) for x in images]
+        return tf.concat(images, axis=-1)
+
+    def _place(self, part: int) -> tf.Tensor:
+        """Returns the number of an update of the discriminators, for random draws."""
+        return self.step * self.d_steps + part
 
     def discriminator_losses(
         self,
@@ -565,38 +654,38 @@ class CycleGAN(keras.Model):
         fake_a: tf.Tensor,
         fake_b: tf.Tensor,
         training: bool = False,
+        part: int = 0,
     ) -> dict[str, tf.Tensor]:
         """Computes the terms of the discriminators, `d_b` and `d_a`, each `[n]`."""
         losses = {}
-        for name, discriminator, real, fake in (
-            (
-                "d_b",
-                self.d_b,
-                self.discriminator_input(real_b, real_a),
-                self.discriminator_input(fake_b, real_a),
-            ),
-            (
-                "d_a",
-                self.d_a,
-                self.discriminator_input(real_a, real_b),
-                self.discriminator_input(fake_a, real_b),
-            ),
+        for name, real, fake, source in (
+            ("d_b", real_b, fake_b, real_a),
+            ("d_a", real_a, fake_a, real_b),
         ):
+            discriminator = getattr(self, name)
+            real = self.discriminator_input(name, real, source, training, part)
+            fake = self.discriminator_input(name, fake, source, training, part)
             logits = call_jointly(discriminator, {"real": real, "fake": fake}, training)
             losses[name] = discriminator_loss(self.adversarial, logits["real"], logits["fake"])
-            if self.adversarial == "wgan-gp" and training:
+            if self.gradient_penalty and training:
                 seed = derive_seed(self.seed, replica_id(), name == "d_b")
-                mix = to_unit_interval(random_integers(tf.shape(real)[0], seed, self.step))
+                mix = to_unit_interval(random_integers(tf.shape(real)[0], seed, self._place(part)))
                 scale = self.discriminator_optimizer.scale_loss(1.0)
                 penalty = gradient_penalty(
-                    partial(run_network, discriminator), real, fake, mix, scale
+                    partial(run_network, discriminator),
+                    real,
+                    fake,
+                    mix,
+                    scale,
+                    self.gradient_center,
+                    of_mean=self.adversarial == "wgan-gp",
                 )
-                losses[name] += GRADIENT_PENALTY * penalty
+                losses[name] += self.gradient_penalty * penalty
         return losses
 
     def train_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """Updates the generators, then the discriminators on the fakes from before that update."""
-        real_a, real_b = check_images(data)
+        real_a, real_b = check_images(data, self.d_steps)
         # Counters, such as an optimizer's, do not depend on the images. Without this, a step whose
         # images cannot be read would be counted although it updates no weights.
         with tf.control_dependencies([real_a, real_b]):
@@ -604,22 +693,62 @@ class CycleGAN(keras.Model):
 
     def _step(self, real_a: tf.Tensor, real_b: tf.Tensor) -> dict[str, tf.Tensor]:
         rate = self.generator_optimizer.learning_rate  # before the update advances its schedule
+        parts = [(real_a, real_b)]
+        if self.d_steps > 1:
+            both = (tf.split(real, self.d_steps) for real in (real_a, real_b))
+            parts = list(zip(*both, strict=True))
+        real_a, real_b = parts[0]
 
         part = compiled_if(self.compiles_gradients, self._generator_gradients)
         gradients, losses, fake_a, fake_b = part(real_a, real_b)
         self._update(self.generator_optimizer, gradients, self._generator_variables())
+        if self.averages:
+            self._update_averages()
 
         if self.lambda_adversarial:
-            if self.pool_b:
-                fake_b = self.pool_b[replica_id() % len(self.pool_b)].query(fake_b)
-                fake_a = self.pool_a[replica_id() % len(self.pool_a)].query(fake_a)
-            part = compiled_if(self.compiles_gradients, self._discriminator_gradients)
-            gradients, d_losses = part(real_a, real_b, fake_a, fake_b)
-            self._update(self.discriminator_optimizer, gradients, self._discriminator_variables())
-            losses |= d_losses
+            updates = []
+            for number, (real_a, real_b) in enumerate(parts):
+                if number:
+                    fake_b = run_network(self.a2b, real_a, training=True)
+                    fake_a = run_network(self.b2a, real_b, training=True)
+                updates.append(self._train_discriminators(real_a, real_b, fake_a, fake_b, number))
+            losses |= {name: tf.concat([u[name] for u in updates], 0) for name in updates[0]}
 
         self.step.assign_add(1)
         return self._report(losses | {"learning_rate": tf.cast(rate, tf.float32)})
+
+    def _train_discriminators(
+        self,
+        real_a: tf.Tensor,
+        real_b: tf.Tensor,
+        fake_a: tf.Tensor,
+        fake_b: tf.Tensor,
+        number: int,
+    ) -> dict[str, tf.Tensor]:
+        """Updates the discriminators on these fakes or, from the pools, earlier ones."""
+        if self.pool_b:
+            fake_b = self.pool_b[replica_id() % len(self.pool_b)].query(fake_b)
+            fake_a = self.pool_a[replica_id() % len(self.pool_a)].query(fake_a)
+        part = compiled_if(self.compiles_gradients, self._discriminator_gradients)
+        gradients, losses = part(real_a, real_b, fake_a, fake_b, number)
+        self._update(self.discriminator_optimizer, gradients, self._discriminator_variables())
+        return losses
+
+    def _update_averages(self) -> None:
+        """Moves the averages towards the generators' weights."""
+        done = tf.cast(self.step, tf.float32)
+        keep = tf.minimum(self.ema, (1 + done) / (10 + done))
+        means, values = [], []
+        for name, average in self.averages.items():
+            network = getattr(self, name)
+            for mean, weight in zip(average.weights, network.weights, strict=True):
+                value = tf.convert_to_tensor(weight)
+                if weight.trainable:  # moving averages of batch norm are averages already
+                    old = tf.convert_to_tensor(mean)
+                    value = old + (1 - tf.cast(keep, old.dtype)) * (value - old)
+                means.append(mean.value)
+                values.append(value)
+        assign_on_each(means, values)
 
     def _generator_gradients(
         self, real_a: tf.Tensor, real_b: tf.Tensor
@@ -634,10 +763,17 @@ class CycleGAN(keras.Model):
         return gradients, losses, images.get("fake_a"), images.get("fake_b")
 
     def _discriminator_gradients(
-        self, real_a: tf.Tensor, real_b: tf.Tensor, fake_a: tf.Tensor, fake_b: tf.Tensor
+        self,
+        real_a: tf.Tensor,
+        real_b: tf.Tensor,
+        fake_a: tf.Tensor,
+        fake_b: tf.Tensor,
+        part: int,
     ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         with tf.GradientTape() as tape:
-            losses = self.discriminator_losses(real_a, real_b, fake_a, fake_b, training=True)
+            losses = self.discriminator_losses(
+                real_a, real_b, fake_a, fake_b, training=True, part=part
+            )
             objective = global_mean(sum(losses.values()))
             scaled = self.discriminator_optimizer.scale_loss(objective)
         return tape.gradient(scaled, self._discriminator_variables()), losses
@@ -690,6 +826,15 @@ class CycleGAN(keras.Model):
 def run_network(network: keras.Model, images: tf.Tensor, training: bool) -> tf.Tensor:
     """Calls a network. The output has the dtype of the images, whatever the network's policy."""
     return tf.cast(network(images, training=training), images.dtype)
+
+
+def copy_network(network: keras.Model) -> keras.Model:
+    """Returns a network of the same kind with the same weights."""
+    copy = type(network).from_config(network.get_config())
+    if not copy.built:
+        copy.build_from_config(network.get_build_config())
+    copy.set_weights(network.get_weights())
+    return copy
 
 
 def call_jointly(

@@ -22,7 +22,9 @@ class PatchDiscriminator(keras.Model):
     Args:
         filters: channels of the first layer; later layers have at most 8 times as many.
         layers: number of layers of stride 2, 1 to 5: patches of 16, 34, 70, 142 and 286 pixels.
-        norm: "instance", "batch" or "none".
+        norm: "instance", "batch" or "none", as in the authors' code; or "spectral", in place of
+            norm layers: each convolution is divided by its spectral norm (Miyato et al. 2018,
+            arXiv:1802.05957; Keras' `SpectralNormalization`).
 
     Call arguments:
         inputs: `[n, h, w, c]` in [-1, 1], large enough for one logit (24x24 for 3 layers).
@@ -46,15 +48,15 @@ class PatchDiscriminator(keras.Model):
         self.strided_layers = layers  # `layers` is reserved by keras.Model
         self.norm = norm
         dtype = self.dtype_policy
-        stack = padded_convolution(filters, 2, use_bias=True, dtype=dtype)
+        stack = padded_convolution(filters, 2, norm, use_bias=True, dtype=dtype)
         stack += [keras.layers.LeakyReLU(0.2, dtype=dtype)]  # [n, h/2, w/2, filters]
         for level in range(1, layers + 1):
             # [n, h/2^(level+1), ...]; the last level is one pixel smaller than the one before
             strides = 2 if level < layers else 1
             stack += padded_convolution(filters * min(2**level, 8), strides, norm, dtype=dtype)
-            stack += normalization(norm, dtype)
+            stack += norm_after(norm, dtype)
             stack += [keras.layers.LeakyReLU(0.2, dtype=dtype)]
-        stack += padded_convolution(1, 1, use_bias=True, dtype=dtype)
+        stack += padded_convolution(1, 1, norm, use_bias=True, dtype=dtype)
         self.stack = keras.Sequential(stack, name="stack")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -92,7 +94,8 @@ class PixelDiscriminator(keras.Model):
 
     Args:
         filters: channels of the first layer; the second has twice as many.
-        norm: norm after the second layer: "instance", "batch" or "none".
+        norm: norm after the second layer: "instance", "batch" or "none"; or "spectral", as in a
+            `PatchDiscriminator`.
 
     Call arguments:
         inputs: `[n, h, w, c]` in [-1, 1].
@@ -109,12 +112,12 @@ class PixelDiscriminator(keras.Model):
         dtype = self.dtype_policy
         self.stack = keras.Sequential(
             [
-                convolution(filters, 1, use_bias=True, dtype=dtype),
+                convolution_before(norm, filters, 1, use_bias=True, dtype=dtype),
                 keras.layers.LeakyReLU(0.2, dtype=dtype),
-                convolution(2 * filters, 1, norm=norm, dtype=dtype),
-                *normalization(norm, dtype),
+                convolution_before(norm, 2 * filters, 1, dtype=dtype),
+                *norm_after(norm, dtype),
                 keras.layers.LeakyReLU(0.2, dtype=dtype),
-                convolution(1, 1, norm=norm, dtype=dtype),
+                convolution_before(norm, 1, 1, dtype=dtype),
             ],
             name="stack",
         )
@@ -144,5 +147,25 @@ def padded_convolution(
     """Returns a 4x4 convolution with one zero on every side, PyTorch's `padding=1`."""
     return [
         keras.layers.ZeroPadding2D(1, data_format="channels_last", dtype=dtype),
-        convolution(filters, 4, strides, norm=norm, use_bias=use_bias, dtype=dtype),
+        convolution_before(norm, filters, 4, strides, use_bias=use_bias, dtype=dtype),
     ]
+
+
+def convolution_before(
+    norm: str,
+    filters: int,
+    size: int,
+    strides: int = 1,
+    use_bias: bool | None = None,
+    dtype: keras.DTypePolicy | str | None = None,
+) -> keras.Layer:
+    """Returns a convolution as from `layers.convolution`; with "spectral", divided by its norm."""
+    if norm != "spectral":
+        return convolution(filters, size, strides, norm=norm, use_bias=use_bias, dtype=dtype)
+    inner = convolution(filters, size, strides, use_bias=True, dtype=dtype)
+    return keras.layers.SpectralNormalization(inner, dtype=dtype)
+
+
+def norm_after(norm: str, dtype: keras.DTypePolicy | str | None = None) -> list[keras.Layer]:
+    """Returns the norm layers as from `layers.normalization`; with "spectral", none."""
+    return [] if norm == "spectral" else normalization(norm, dtype)

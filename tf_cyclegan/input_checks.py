@@ -23,14 +23,22 @@ OUT_OF_RANGE = (
     "The images of {} are not all in [-1, 1]: scale them, for example with x / 127.5 - 1 if they "
     "are in [0, 255], and clip values that resizing pushed out of range."
 )
+NOT_DIVISIBLE = (
+    "A batch cannot be divided into d_steps equal parts: pass batches of a multiple of d_steps."
+)
 
 
-def check_images(data: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
+def check_images(data: tuple[tf.Tensor, ...], parts: int = 1) -> list[tf.Tensor]:
     """Returns a batch `(real_a, real_b)` unchanged, with checks of its values in the graph.
+
+    Args:
+        data: the batch.
+        parts: how many equal parts the batch will be divided into.
 
     Raises:
         ValueError: the images are not floats.
-        tf.errors.InvalidArgumentError: they are not all in [-1, 1]. XLA drops this check.
+        tf.errors.InvalidArgumentError: they are not all in [-1, 1], or cannot be divided. XLA drops
+            these checks.
     """
     real_a, real_b, weight = keras.utils.unpack_x_y_sample_weight(data)
     if real_b is None:
@@ -46,7 +54,11 @@ def check_images(data: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
             )
         # 1.001 allows for the rounding of float16. NaN fails as well.
         good = tf.reduce_all(tf.abs(images) <= 1.001)
-        with tf.control_dependencies([tf.debugging.Assert(good, [OUT_OF_RANGE.format(domain)])]):
+        checks = [tf.debugging.Assert(good, [OUT_OF_RANGE.format(domain)])]
+        if parts > 1:
+            divisible = tf.equal(tf.shape(images)[0] % parts, 0)
+            checks.append(tf.debugging.Assert(divisible, [NOT_DIVISIBLE]))
+        with tf.control_dependencies(checks):
             checked.append(tf.identity(images))
     return checked
 
@@ -138,7 +150,7 @@ def clear_errors(callbacks: Any) -> Iterator[None]:
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        for line in map(OUT_OF_RANGE.format, "ab"):
+        for line in (*map(OUT_OF_RANGE.format, "ab"), NOT_DIVISIBLE):
             if line in error.message:
                 raise ValueError(line) from None
         raise

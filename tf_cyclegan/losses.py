@@ -90,13 +90,19 @@ def gradient_penalty(
     fake: tf.Tensor,
     mix: tf.Tensor,
     scale: float | tf.Tensor = 1.0,
+    center: float = 1.0,
+    of_mean: bool = True,
 ) -> tf.Tensor:
-    """Computes `(|grad_x m(D(x))|_2 - 1)^2` at `x = mix * real + (1 - mix) * fake`.
+    """Computes a penalty on the gradient of a discriminator D by its input, without a weight.
 
-    Gulrajani et al. 2017, arXiv:1704.00028, equation 3, without the factor of 10. The gradient is
-    that of the mean over the patches; its norm is taken over all pixels of an example. The authors'
-    `wgangp` option lacks the penalty. Batch norm in the discriminator would mix the examples: use
-    instance norm or none.
+    - `center` = 0: `|grad_x D(x)|^2 / 2` at the real images: R1 of Mescheder et al. 2018,
+      arXiv:1801.04406, equation 9.
+    - `center` > 0: `(|grad_x D(x)|_2 / center - 1)^2` at `x = mix * real + (1 - mix) * fake`. A
+      center of 1 is Gulrajani et al. 2017, arXiv:1704.00028, equation 3, of wgan-gp. UVCGAN
+      (Torbunov et al. 2022, arXiv:2203.02557) uses 100 with a weight of 0.1.
+
+    The norm is taken over all pixels of an example. Batch norm in the discriminator would mix the
+    examples: use another norm. The authors' `wgangp` option lacks the penalty.
 
     Args:
         discriminator: a model of images to logits.
@@ -104,19 +110,25 @@ def gradient_penalty(
         mix: `[n]` in [0, 1], one weight per example.
         scale: factor for `D(x)`, by which the gradient is divided again. For a discriminator in
             float16, use the loss scale: without it, the gradient would underflow.
+        center: the norm without a penalty.
+        of_mean: whether D(x) is the mean of the logits of an example, as in the loss of wgan-gp, or
+            their sum, as in UVCGAN and in the authors' `cal_gradient_penalty`.
 
     Returns:
         `[n]`.
     """
     mix = tf.reshape(mix, [-1, 1, 1, 1])
-    x = mix * real + (1.0 - mix) * fake
+    x = mix * real + (1.0 - mix) * fake if center else real
     with tf.GradientTape() as tape:
         tape.watch(x)
-        critic = scale * per_example_mean(discriminator(x, training=True))
+        logits = discriminator(x, training=True)
+        critic = scale * (per_example_mean(logits) if of_mean else tf.reduce_sum(logits))
     gradient = tape.gradient(critic, x) / scale
+    squared = tf.reduce_sum(tf.square(gradient), axis=[1, 2, 3])
+    if not center:
+        return squared / 2
     # 1e-12 keeps the gradient of the square root finite at 0.
-    norm = tf.sqrt(tf.reduce_sum(tf.square(gradient), axis=[1, 2, 3]) + 1e-12)
-    return tf.square(norm - 1.0)
+    return tf.square(tf.sqrt(squared + 1e-12) / center - 1.0)
 
 
 def cycle_loss(real: tf.Tensor, cycled: tf.Tensor) -> tf.Tensor:

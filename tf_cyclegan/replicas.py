@@ -1,5 +1,7 @@
 """What a training step computes over several replicas and workers."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 
@@ -23,6 +25,18 @@ def share_overflow(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
     bad = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(finite, 0.0, 1.0))
     return [tf.where(bad > 0, tf.constant(float("nan"), g.dtype), g) for g in gradients]
+
+
+def assign_on_each(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:
+    """Assigns values that are equal on all replicas; no replica communicates with another."""
+
+    def assign(strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor]) -> None:
+        for variable, value in zip(variables, values, strict=True):
+            strategy.extended.update(
+                variable, lambda mine, new: mine.assign(new), args=(value,), group=False
+            )
+
+    tf.distribute.get_replica_context().merge_call(assign, args=(values,))
 
 
 def replica_id() -> int:

@@ -120,7 +120,7 @@ def main(options: Options) -> int:
     epoch = None
     if step is not None and config == own:  # assumes one replica
         larger = max(len(sets["trainA"]), len(sets["trainB"]))
-        epoch = round(step / -(-larger // config.batch_size), 2)
+        epoch = round(step / -(-larger // (config.batch_size * config.d_steps)), 2)
     protocol = {
         "run_dir": str(run_dir),
         "data": options.dataset or options.data_dir or "the run's own",

@@ -32,6 +32,7 @@ class Options:
     networks: settings.NetworkSettings = settings.NetworkSettings()
     objective: settings.ObjectiveSettings = settings.ObjectiveSettings()
     optimization: settings.OptimizationSettings = settings.OptimizationSettings()
+    validation: settings.ValidationSettings = settings.ValidationSettings()
     machine: settings.MachineSettings = settings.MachineSettings()
     run_folder: settings.RunFolderSettings = settings.RunFolderSettings()
 

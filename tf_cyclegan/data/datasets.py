@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_cyclegan.data.folders import file_images, folder_images, pair_up
 from tf_cyclegan.data.image_files import DatasetError, ImageSet, in_gray
-from tf_cyclegan.data.resizing import Preprocessing, ResizedImages, augment
+from tf_cyclegan.data.resizing import Preprocessing, RandomChanges, ResizedImages, augment
 from tf_cyclegan.data.synthetic import synthetic_sets
 from tf_cyclegan.data.tfds import load_tfds
 
@@ -177,7 +177,7 @@ def _epoch(found: ResizedImages, channels: int, flip: bool, seed: int) -> tf.dat
     def image(index: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
         pixels = tf.numpy_function(found.__getitem__, [index], tf.uint8, stateful=False)
         pixels = tf.ensure_shape(pixels, (None, None, channels))
-        pixels = augment(pixels, found.crop, flip, tf.stack([draw, seed]))
+        pixels = augment(pixels, found.crop, RandomChanges(flip), tf.stack([draw, seed]))
         return tf.ensure_shape(pixels, (found.crop, found.crop, channels))
 
     count = len(found)

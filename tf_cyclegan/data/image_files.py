@@ -10,7 +10,7 @@ import struct
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -90,6 +90,14 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def subset(self, indices: Sequence[int]) -> ImageSet:
+        """Returns the images with these indices, in this order."""
+        return ImageSet(
+            tuple(self.names[i] for i in indices),
+            lambda place: self.read(indices[place]),
+            tuple(self.paths[i] for i in indices) if self.paths else None,
+        )
 
 
 def in_gray(images: ImageSet) -> ImageSet:

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -229,24 +230,84 @@ def resized_bytes(images: ImageSet, settings: Preprocessing, channels: int) -> i
     return round(count * channels * sum(areas) / len(areas))
 
 
-def augment(image, crop, flip, seed):
-    """Crops and flips an image at random, and scales it to [-1, 1].
+@dataclass(frozen=True)
+class RandomChanges:
+    """How training images are changed at random, besides the crop.
+
+    Attributes:
+        flip: whether to flip an image left to right with probability 0.5.
+        flip_vertical: whether to flip it upside down with probability 0.5.
+        rotate: largest angle in degrees by which to rotate it before the crop. What lies outside
+            of the image is filled by mirroring.
+        color_jitter: brightness, contrast and saturation change by factors of 1 - x to 1 + x.
+    """
+
+    flip: bool = True
+    flip_vertical: bool = False
+    rotate: float = 0.0
+    color_jitter: float = 0.0
+
+
+def augment(image, crop, changes, seed):
+    """Crops an image and changes it at random, and scales it to [-1, 1].
 
     Args:
         image: a uint8 tensor `[h, w, c]`.
         crop: side of the crop, or None.
-        flip: whether to flip the image left to right with probability 0.5.
-        seed: int64 `[2]`; the same random seed gives the same crop and flip.
+        changes: a `RandomChanges`.
+        seed: int64 `[2]`; the same random seed gives the same crop and changes.
 
     Returns:
         float32 `[crop, crop, c]`, or `[h, w, c]`, in [-1, 1].
     """
     top, left, flipped = draw_crop_and_flip(tf.shape(image)[:2], crop, seed)
+    # Another key than that of the crop, whose draws must not depend on these settings.
+    others = tf.random.stateless_uniform([5], seed + tf.constant([1 << 33, 0], tf.int64))
+    if changes.rotate:
+        image = rotate(image, (2 * others[0] - 1) * changes.rotate)
     if crop:
         image = image[top : top + crop, left : left + crop]
-    if flip:
+    if changes.flip:
         image = tf.where(flipped, image[:, ::-1], image)
+    if changes.flip_vertical:
+        image = tf.where(others[1] < 0.5, image[::-1], image)
+    if changes.color_jitter:
+        image = change_colors(image, 1 + (2 * others[2:] - 1) * changes.color_jitter)
     return tf.cast(image, tf.float32) / 127.5 - 1.0
+
+
+def rotate(image, degrees):
+    """Rotates a uint8 image `[h, w, c]` around its center: float32 of the same shape."""
+    height, width = (tf.cast(side, tf.float32) for side in tf.unstack(tf.shape(image)[:2]))
+    x, y, angle = (width - 1) / 2, (height - 1) / 2, degrees * (math.pi / 180)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    # From a pixel (column, row) of the result to its place in the image.
+    transform = [cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y, 0.0, 0.0]
+    rotated = keras.ops.image.affine_transform(
+        tf.cast(image, tf.float32),
+        tf.stack(transform),
+        fill_mode="reflect",
+        data_format="channels_last",
+    )
+    return tf.ensure_shape(rotated, image.shape)
+
+
+def change_colors(image, factors):
+    """Multiplies brightness, contrast and saturation of an image with values of 0 to 255.
+
+    Args:
+        image: `[h, w, c]`.
+        factors: float32 `[3]`.
+
+    Returns:
+        float32 `[h, w, c]` in [0, 255].
+    """
+    brightness, contrast, saturation = tf.unstack(factors)
+    image = tf.cast(image, tf.float32) * brightness
+    mean = tf.reduce_mean(image)
+    image = mean + (image - mean) * contrast
+    gray = tf.reduce_mean(image, axis=-1, keepdims=True)
+    return tf.clip_by_value(gray + (image - gray) * saturation, 0.0, 255.0)
 
 
 def draw_crop_and_flip(size, crop, seed):

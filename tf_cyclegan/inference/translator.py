@@ -78,7 +78,7 @@ def find_generator(
         )
     generator = load_generator(path)
     if isinstance(generator, CycleGAN):
-        generator = getattr(generator, direction)
+        generator = generator.generators()[direction]
     try:
         return as_generator(generator, multiple)
     except ValueError as error:

@@ -5,14 +5,21 @@ training run, so a run that resumes at any step sees the same batches as one wit
 """
 
 import os
+from pathlib import Path
 
 import numpy as np
 import psutil
 import tensorflow as tf
 
-from tf_cyclegan.data.folders import load_folders
+from tf_cyclegan.data.folders import folder_images, load_folders
 from tf_cyclegan.data.image_files import DatasetError, ImageSet, in_gray
-from tf_cyclegan.data.resizing import ResizedImages, augment, resize, resized_bytes
+from tf_cyclegan.data.resizing import (
+    RandomChanges,
+    ResizedImages,
+    augment,
+    resize,
+    resized_bytes,
+)
 from tf_cyclegan.data.synthetic import synthetic_sets
 from tf_cyclegan.data.tfds import load_tfds
 from tf_cyclegan.training.config import Config
@@ -23,9 +30,9 @@ def load_dataset(config: Config) -> dict[str, ImageSet]:
 
     Returns:
         "trainA" and "trainB", in pairs if training needs them; "testA" and "testB" if the data
-        set has them; and "truthA" and "truthB", the ground truth of the translations of "testA"
+        set has them; "truthA" and "truthB", the ground truth of the translations of "testA"
         and "testB", if it is known (for the embedded data set, and others with `config.paired` or
-        `config.side_by_side`).
+        `config.side_by_side`); and with `config.evaluate_every`, "valA" and "valB".
 
     Raises:
         DatasetError: the data set is unknown, missing, empty, not in the requested pairs, or
@@ -50,10 +57,44 @@ def load_dataset(config: Config) -> dict[str, ImageSet]:
             config.recursive,
             config.side_by_side,
         )
+    if config.evaluate_every:
+        sets |= validation_sets(sets, config)
     gray_a, gray_b = config.channels_a == 1, config.channels_b == 1
-    gray = {"trainA": gray_a, "testA": gray_a, "truthB": gray_a}
-    gray |= {"trainB": gray_b, "testB": gray_b, "truthA": gray_b}
+    gray = {"trainA": gray_a, "valA": gray_a, "testA": gray_a, "truthB": gray_a}
+    gray |= {"trainB": gray_b, "valB": gray_b, "testB": gray_b, "truthA": gray_b}
     return {name: in_gray(s) if gray[name] else s for name, s in sets.items()}
+
+
+def validation_sets(sets: dict[str, ImageSet], config: Config) -> dict[str, ImageSet]:
+    """Returns images for validation: those of `config.val_dir`, or a part of the training images.
+
+    Args:
+        sets: "trainA" and "trainB", in pairs if training needs them.
+        config: a `Config`; its random seed selects the images that are held out.
+
+    Returns:
+        "valA" and "valB", and without `val_dir` also the remaining "trainA" and "trainB".
+
+    Raises:
+        DatasetError: `val_dir` lacks a folder, or there are too few training images.
+    """
+    if config.val_dir:
+        root = Path(config.val_dir)
+        return {name: folder_images(root / name, config.recursive) for name in ("valA", "valB")}
+    split = {}
+    for domain in "AB":
+        images = sets[f"train{domain}"]
+        held_out = max(round(config.val_share * len(images)), 2)  # KID needs two
+        if held_out >= len(images):
+            raise DatasetError(
+                f"train{domain} has only {len(images)} images, none of which can be held out for "
+                "validation: use --val_dir or --evaluate_every=0"
+            )
+        # The same order in both domains, so that pairs stay together.
+        order = np.random.default_rng(config.seed).permutation(len(images))
+        split[f"val{domain}"] = images.subset(sorted(order[:held_out]))
+        split[f"train{domain}"] = images.subset(sorted(order[held_out:]))
+    return split
 
 
 class TrainingData:
@@ -67,9 +108,11 @@ class TrainingData:
     Args:
         sets: from `load_dataset`.
         config: a `Config`.
-        replicas: total number of replicas, each with a batch of `config.batch_size`.
+        replicas: total number of replicas, each with a batch of `batch` images.
 
     Attributes:
+        batch: images of each domain in the batch of a replica: `config.batch_size` for each update
+            of the discriminators.
         steps_per_epoch: number of steps in an epoch.
         shape_a, shape_b: (h, w, c) of the training images, with h and w None if they vary.
 
@@ -95,11 +138,15 @@ class TrainingData:
         self.pairs = config.lambda_l1 > 0
         if self.pairs and not np.array_equal(self.a.sizes, self.b.sizes):
             raise DatasetError("pairs differ in size: use --preprocess=resize_and_crop")
-        self.global_batch = config.batch_size * replicas
+        self.batch = config.batch_size * config.d_steps
+        self.global_batch = self.batch * replicas
+        self.changes = RandomChanges(
+            config.flip, config.flip_vertical, config.rotate, config.color_jitter
+        )
         self.steps_per_epoch = -(-max(len(self.a), len(self.b)) // self.global_batch)
         self.shape_a = (*(self.a.shape or (None, None)), config.channels_a)
         self.shape_b = (*(self.b.shape or (None, None)), config.channels_b)
-        if (config.batch_size > 1 or config.pool_size) and None in (self.a.shape, self.b.shape):
+        if (self.batch > 1 or config.pool_size) and None in (self.a.shape, self.b.shape):
             raise DatasetError(
                 f"--preprocess={config.preprocess} leaves these images in different sizes, which "
                 "cannot share a batch or a pool: use a preprocess with crop, or --batch_size=1 "
@@ -123,9 +170,9 @@ class TrainingData:
                 replicas: each step gives one batch for each of them, in order.
 
         Returns:
-            A `tf.data.Dataset` of `(real_a, real_b)`, float32 `[batch_size, h, w, c]` in [-1, 1].
+            A `tf.data.Dataset` of `(real_a, real_b)`, float32 `[batch, h, w, c]` in [-1, 1].
         """
-        batch = self.config.batch_size
+        batch = self.batch
 
         def places(step):  # positions of the images of this step in the training run
             first = step * self.global_batch + replica * batch
@@ -172,8 +219,12 @@ class TrainingData:
         """
         shown = [sets.get(f"test{d}", sets[f"train{d}"]) for d in "AB"]
         count = min(count, *(len(images) for images in shown))
-        height, width = self.shape_a[:2] if None not in self.shape_a else (256, 256)
-        return [[resize(s.read(i), (height, width)) for i in range(count)] for s in shown]
+        return [[resize(s.read(i), self.shown_size) for i in range(count)] for s in shown]
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Height and width of images for contact sheets and validation."""
+        return self.shape_a[:2] if None not in self.shape_a else (256, 256)
 
     def draw(self, images: ResizedImages, place: tf.Tensor, stream: int):
         """Chooses the image of a domain at a position in the training run.
@@ -198,5 +249,5 @@ class TrainingData:
         index, key = self.draw(images, place, stream)
         image = tf.numpy_function(images.__getitem__, [index], tf.uint8, stateful=False)
         image = tf.ensure_shape(image, (None, None, shape[-1]))
-        image = augment(image, images.crop, self.config.flip, key)
+        image = augment(image, images.crop, self.changes, key)
         return tf.ensure_shape(image, shape)

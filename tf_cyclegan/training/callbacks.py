@@ -292,11 +292,12 @@ class SampleGrid(keras.callbacks.Callback):
 def both_ways(model: keras.Model, real_a: np.ndarray, real_b: np.ndarray) -> dict[str, np.ndarray]:
     """Returns two images, uint8 `[h, w, c]`, and all their translations, by column name."""
     a, b = to_float(real_a)[np.newaxis], to_float(real_b)[np.newaxis]
-    fake_b, fake_a = model.a2b(a), model.b2a(b)
-    made = {"fake_b": fake_b, "cycle_a": model.b2a(fake_b)}
-    made |= {"fake_a": fake_a, "cycle_b": model.a2b(fake_a)}
+    a2b, b2a = model.generators().values()
+    fake_b, fake_a = a2b(a), b2a(b)
+    made = {"fake_b": fake_b, "cycle_a": b2a(fake_b)}
+    made |= {"fake_a": fake_a, "cycle_b": a2b(fake_a)}
     if a.shape[-1] == b.shape[-1]:
-        made |= {"same_a": model.b2a(a), "same_b": model.a2b(b)}
+        made |= {"same_a": b2a(a), "same_b": a2b(b)}
     images = {name: to_uint8(image.numpy()[0]) for name, image in made.items()}
     return {"real_a": real_a, "real_b": real_b} | images
 

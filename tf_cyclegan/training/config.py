@@ -49,6 +49,13 @@ class DataSettings:
     """Side in pixels of the random crops for training."""
     flip: bool = True
     """Flip half of the images horizontally, at random."""
+    flip_vertical: bool = False
+    """Flip half of the images vertically, too."""
+    rotate: float = 0.0
+    """Rotate each image by a random angle of up to so many degrees, before the crop."""
+    color_jitter: float = 0.0
+    """Change brightness, contrast and saturation of each image by random factors of 1 - x to 1 + x,
+    for example 0.1."""
     cache: Literal["memory", "disk", "none"] = "memory"
     """Where to keep resized images: in memory; on disk, in ~/.cache/tf_cyclegan or XDG_CACHE_HOME,
     for later runs; or nowhere, to decode them at each use."""
@@ -72,6 +79,9 @@ class NetworkSettings:
     """transpose as in the paper, or resize, which avoids checkerboard artifacts."""
     norm: Literal["instance", "batch", "none"] = "instance"
     """Normalization in all networks."""
+    d_norm: Literal["same", "instance", "batch", "none", "spectral"] = "same"
+    """Normalization in the discriminators: the same as norm, or another one; spectral divides each
+    convolution by its spectral norm."""
     dropout: float = 0.0
     """Dropout rate in the generators."""
     discriminator: Literal["patch", "pixel"] = "patch"
@@ -101,6 +111,15 @@ class ObjectiveSettings:
     discriminators see each image together with its input."""
     pool_size: int = 50
     """Number of earlier fakes kept for each discriminator; 0 for no image pool."""
+    d_augment: str = ""
+    """Augment what the discriminators see, against overfitting on few images: any of translation,
+    color and cutout, separated by commas."""
+    gradient_penalty: float = 0.0
+    """Weight of a penalty on the gradient of the discriminators, with any adversarial loss; wgan-gp
+    has a weight of 10 and a center of 1 by default."""
+    gradient_center: float = 0.0
+    """Norm that the penalty pulls the gradient to: 0 at real images (R1); above 0 between real
+    images and fakes, for example 1, or 100 as in UVCGAN."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +128,10 @@ class OptimizationSettings:
 
     learning_rate: float = 2e-4
     """Initial learning rate of Adam."""
+    d_learning_rate: float | None = None
+    """Initial learning rate of the discriminators, if it differs from learning_rate."""
+    d_steps: int = 1
+    """Updates of the discriminators for each update of the generators, each on other images."""
     beta_1: float = 0.5
     """beta_1 of Adam."""
     epochs: int = 100
@@ -119,6 +142,31 @@ class OptimizationSettings:
     """Stop after this total number of steps."""
     seed: int = 0
     """Random seed for weights, data order, crops and image pools."""
+    ema: float = 0.0
+    """Decay of moving averages of the generators' weights, for example 0.999, which are then used
+    for samples, evaluation and exports; 0 for none."""
+    init_from: str | None = None
+    """Start from the weights of another run folder, of imported weights, or of a .keras or .pth
+    file: both generators or one, and the discriminators if it has them. The networks must be the
+    same."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationSettings:
+    """Measuring the generators during training, and keeping the best ones."""
+
+    evaluate_every: int = 0
+    """Epochs between measurements of KID on validation images; the best generator of each direction
+    is kept in best/ in the run folder. 0 for none."""
+    val_dir: str | None = None
+    """Folder with valA and valB, images for validation; without it, a part of the training images
+    is held out."""
+    val_share: float = 0.1
+    """Share of the training images to hold out for validation if there is no val_dir."""
+    val_features: str = "pixels"
+    """Features for KID, as in `tf-cyclegan evaluate --features`."""
+    patience: int = 0
+    """Stop after so many epochs in which neither direction improves; 0 to never stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +212,7 @@ class RunFolderSettings:
 class Config(
     RunFolderSettings,  # the fields of the last base class come first
     MachineSettings,
+    ValidationSettings,
     OptimizationSettings,
     ObjectiveSettings,
     NetworkSettings,
@@ -172,7 +221,7 @@ class Config(
     """All settings of a training run. The defaults are those of the paper."""
 
     def __post_init__(self) -> None:
-        for name in ("data_dir", "data_a", "data_b", "run_dir"):
+        for name in ("data_dir", "data_a", "data_b", "run_dir", "init_from", "val_dir"):
             if path := getattr(self, name):
                 object.__setattr__(self, name, os.path.expanduser(path))
 
@@ -211,15 +260,16 @@ class Config(
 
     def check(self) -> None:
         """Raises a one-line ValueError if the settings are invalid."""
-        for name in ("batch_size", "load_size", "crop_size", "keep_checkpoints"):
+        for name in ("batch_size", "load_size", "crop_size", "keep_checkpoints", "d_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: use 1 or more.")
         for name in (
             "pool_size epochs decay_epochs seed sample_every watch_every save_every save_minutes "
-            "learning_rate lambda_adversarial lambda_cycle_a lambda_cycle_b lambda_identity "
-            "lambda_l1"
+            "learning_rate d_learning_rate lambda_adversarial lambda_cycle_a lambda_cycle_b "
+            "lambda_identity lambda_l1 gradient_penalty gradient_center rotate evaluate_every "
+            "patience"
         ).split():
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: use 0 or more.")
         if self.cache not in ("memory", "disk", "none"):
             raise ValueError(f"cache is {self.cache}: use memory, disk or none.")
@@ -253,8 +303,19 @@ class Config(
             raise ValueError("lambda_l1 needs pairs: add --paired if images of one name are pairs.")
         if self.lambda_l1 and self.pool_size:
             raise ValueError("lambda_l1 cannot be used with an image pool: use --pool_size=0.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}: use 0 or more and less than 1.")
+        for name in ("dropout", "ema", "color_jitter"):
+            if not 0 <= getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value}: use 0 or more and less than 1.")
+        from tf_cyclegan.augmentation import check_kinds  # here, since it loads TensorFlow
+
+        check_kinds(self.d_augment)
+        if not 0 < self.val_share < 1:
+            raise ValueError(f"val_share is {self.val_share}: use more than 0 and less than 1.")
+        if not self.evaluate_every and (self.val_dir or self.patience):
+            raise ValueError("val_dir and patience need --evaluate_every=1 or more.")
+        if self.patience and self.strategy == "multiworker":
+            raise ValueError("patience cannot stop a cluster of workers: use --patience=0.")
         if self.recompute and (self.dropout or self.norm == "batch"):
             raise ValueError(
                 "recompute would apply dropout, and update batch norm's moving averages, twice: "

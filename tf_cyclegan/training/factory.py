@@ -103,11 +103,12 @@ def make_discriminator(config: Config, channels: int, channels_of_input: int) ->
     """Returns a built discriminator in the precision of the config; for pairs it sees both."""
     if config.lambda_l1:
         channels += channels_of_input
+    norm = config.norm if config.d_norm == "same" else config.d_norm
     if config.discriminator == "pixel":
-        network = PixelDiscriminator(config.d_filters, config.norm, dtype=config.precision)
+        network = PixelDiscriminator(config.d_filters, norm, dtype=config.precision)
     else:
         network = PatchDiscriminator(
-            config.d_filters, config.d_layers, config.norm, dtype=config.precision
+            config.d_filters, config.d_layers, norm, dtype=config.precision
         )
     network.build((None, None, None, channels))
     return network
@@ -125,10 +126,8 @@ def make_cyclegan(
         steps_per_epoch: number of steps in an epoch, for the learning rate schedule.
     """
 
-    def optimizer():
-        rate = LinearDecay(
-            config.learning_rate, config.epochs, config.decay_epochs, steps_per_epoch
-        )
+    def optimizer(learning_rate):
+        rate = LinearDecay(learning_rate, config.epochs, config.decay_epochs, steps_per_epoch)
         # The authors use epsilon 1e-8; Keras' default is 1e-7.
         adam = keras.optimizers.Adam(rate, beta_1=config.beta_1, beta_2=0.999, epsilon=1e-8)
         if config.precision == "mixed_float16":
@@ -144,16 +143,23 @@ def make_cyclegan(
             d_b=make_discriminator(config, config.channels_b, config.channels_a),
             pool_size=config.pool_size,
             seed=config.seed,
+            ema=config.ema,
         )
         model.compile(
-            optimizer(),
-            optimizer(),
+            optimizer(config.learning_rate),
+            optimizer(
+                config.learning_rate if config.d_learning_rate is None else config.d_learning_rate
+            ),
             adversarial=config.adversarial,
             lambda_adversarial=config.lambda_adversarial,
             lambda_cycle_a=config.lambda_cycle_a,
             lambda_cycle_b=config.lambda_cycle_b,
             lambda_identity=config.lambda_identity,
             lambda_l1=config.lambda_l1,
+            d_augment=config.d_augment,
+            gradient_penalty=config.gradient_penalty,
+            gradient_center=config.gradient_center,
+            d_steps=config.d_steps,
             jit_compile=config.jit_compile,
         )
     model.make_pools(shape_a, shape_b)

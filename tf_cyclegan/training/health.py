@@ -44,7 +44,7 @@ class HealthWarnings(keras.callbacks.Callback):
         """
         found = []
         for direction, source, target in (("a2b", "a", "b"), ("b2a", "b", "a")):
-            generator = getattr(self.model, direction)
+            generator = self.model.generators()[direction]
             real = self.images[source]
             fakes = [
                 to_uint8(generator(to_float(p)[None], training=False).numpy()[0]) for p in real

@@ -4,7 +4,9 @@ import sys
 
 import tensorflow as tf
 
+from tf_cyclegan.evaluation.features import load_features
 from tf_cyclegan.evaluation.metrics import score_translations
+from tf_cyclegan.evaluation.scores import pixel_features
 from tf_cyclegan.inference.translator import translator
 from tf_cyclegan.replicas import worker_count, worker_number
 from tf_cyclegan.training.batches import TrainingData, load_dataset
@@ -18,7 +20,9 @@ from tf_cyclegan.training.callbacks import (
 from tf_cyclegan.training.config import Config
 from tf_cyclegan.training.factory import describe_devices, make_cyclegan, make_strategy
 from tf_cyclegan.training.health import HealthWarnings
-from tf_cyclegan.training.run_folder import RunFolder
+from tf_cyclegan.training.initial_weights import initialize
+from tf_cyclegan.training.run_folder import RunFolder, has_checkpoints
+from tf_cyclegan.training.validation import BestGenerators
 
 
 def train(config: Config) -> int:
@@ -31,9 +35,11 @@ def train(config: Config) -> int:
     replicas = strategy.num_replicas_in_sync
     print(
         f"Training on {describe_devices(strategy)}, {replicas} replica(s), "
-        f"{replicas * config.batch_size} image(s) of each domain in a batch",
+        f"{replicas * config.batch_size * config.d_steps} image(s) of each domain in a batch",
         flush=True,
     )
+    named = config.val_features
+    features = pixel_features if named == "pixels" else load_features(named)
     sets = load_dataset(config)
     print(f"Reading {len(sets['trainA'])} + {len(sets['trainB'])} images ...", flush=True)
     data = TrainingData(sets, config, strategy.num_replicas_in_sync)
@@ -43,6 +49,14 @@ def train(config: Config) -> int:
 
     # === Model, with the state from its last checkpoint ===
     model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
+    if config.init_from and not has_checkpoints(config.run_folder):
+        names = initialize(model, config.init_from)
+        fresh = [name for name in model.networks() if name not in names]
+        print(
+            f"Starting from {', '.join(names)} of {config.init_from}"
+            + (f"; {', '.join(fresh)} start untrained" if fresh else ""),
+            flush=True,
+        )
     worker = worker_number(strategy)
     run = RunFolder(config.run_folder, config, sets, replicas, worker, worker_count(strategy))
     with run, StopSignals() as stop:
@@ -54,6 +68,7 @@ def train(config: Config) -> int:
         # === Training: the first epoch, if resumed, and the last may be incomplete ===
         # Workers must save at the same steps, but their clocks differ: ignore the time.
         minutes = config.save_minutes if config.strategy != "multiworker" else 0
+        best = None
         callbacks = [StopOnNonFinite(), Checkpoints(run, stop, config.save_every, minutes)]
         if worker == 0:
             samples = SampleGrid(
@@ -63,7 +78,13 @@ def train(config: Config) -> int:
             images_a, images_b = data.examples(sets, 16)
             health = HealthWarnings(images_a, images_b, config.watch_every)
             callbacks[1:1] = [LossLog(run.path, step), samples, health]
-        while step < total and not stop.number:
+            if config.evaluate_every:
+                best = BestGenerators(
+                    run.path, config, sets, data.shown_size, data.steps_per_epoch, features
+                )
+                best.set_model(model)
+                callbacks.append(best)
+        while step < total and not stop.number and not (best and best.exhausted):
             epoch, done = divmod(step, data.steps_per_epoch)
             steps = min(data.steps_per_epoch - done, total - step)
             epochs = 1 if done else max((total - step) // data.steps_per_epoch, 1)
@@ -106,7 +127,7 @@ def train(config: Config) -> int:
             return 0
         for direction, domain in (("a2b", "A"), ("b2a", "B")):
             if f"truth{domain}" in sets:
-                translate = translator(getattr(model, direction))
+                translate = translator(model.generators()[direction])
                 real, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
                 after, before = score_translations(translate, real, truth)
                 print(
@@ -114,5 +135,9 @@ def train(config: Config) -> int:
                     "(untranslated):"
                 )
                 print("   ", "   ".join(f"{k} {after[k]:.3f} ({before[k]:.3f})" for k in after))
+        if best:
+            if step < total:
+                print(f"No improvement in {config.patience} epochs: stopped at step {step}.")
+            print(best.report())
         print(f"Done. Samples: {samples.draw()}   Generators: {run.path}/a2b.keras, b2a.keras")
         return 0

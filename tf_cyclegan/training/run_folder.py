@@ -4,7 +4,9 @@ config.json              all settings
 run.json                 other facts about the run: its images, replicas and workers
 checkpoints/             the last few checkpoints of everything that a step reads or changes
 logs/  losses.csv  losses.png  samples/
-a2b.keras  b2a.keras     the generators of the last checkpoint, float32
+a2b.keras  b2a.keras     the generators of the last checkpoint, float32; with --ema, the averages
+validation.csv  .png     KID on validation images, with --evaluate_every
+best/                    the generators with the lowest KID, as a folder for --run_dir
 """
 
 import dataclasses
@@ -34,7 +36,8 @@ from tf_cyclegan.training.config import Config
 MAY_CHANGE = {
     "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "paired", "recursive",
     "side_by_side", "cache", "run_dir", "resume", "allow_other_data", "sample_every",
-    "watch_every", "save_every", "save_minutes", "keep_checkpoints", "recompute",
+    "watch_every", "save_every", "save_minutes", "keep_checkpoints", "recompute", "init_from",
+    "patience",
 }  # fmt: skip
 
 
@@ -81,13 +84,14 @@ class RunFolder:
                 if name in ("trainA", "trainB")
             },
         }
-        if any(map(saved_steps, self.path.glob("checkpoints/worker_*"))):
+        if has_checkpoints(self.path):
             before = self._check_same(config, facts)
             facts["images"] = facts["images"] or before.get("images", {})
         elif any((self.path / f"{name}.keras").exists() for name in ("a2b", "b2a")):
             raise ValueError(
                 f"{self.path} holds generators but no checkpoints, for example imported weights, "
-                "and training would replace them: use another --run_dir."
+                "and training would replace them: use another --run_dir, and to start from them "
+                f"--init_from={self.path}."
             )
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -193,7 +197,8 @@ class RunFolder:
             ValueError: no checkpoint is intact, or it does not fit the model.
         """
         self.model = model
-        shared = model.networks() | model.optimizers() | {"step": model.step}
+        shared = model.networks() | model.named_averages() | model.optimizers()
+        shared["step"] = model.step
         own = {
             "pool_a": _numbered(model.pool_a),
             "pool_b": _numbered(model.pool_b),
@@ -271,8 +276,8 @@ class RunFolder:
         self.saved = step
 
     def _save_generators(self):
-        save_generator(self.model.a2b, self.path / "a2b.keras")
-        save_generator(self.model.b2a, self.path / "b2a.keras")
+        for direction, generator in self.model.generators().items():
+            save_generator(generator, self.path / f"{direction}.keras")
 
     def _save_generators_after(self, step):
         """Saves the generators if the process was killed between this checkpoint and them."""
@@ -280,6 +285,11 @@ class RunFolder:
         files = [self.path / f"{name}.keras" for name in ("a2b", "b2a")]
         if not all(file.exists() and file.stat().st_mtime_ns >= written for file in files):
             self._save_generators()
+
+
+def has_checkpoints(path: Path) -> bool:
+    """Returns whether a folder holds a training run with a checkpoint."""
+    return any(map(saved_steps, path.glob("checkpoints/worker_*")))
 
 
 def _numbered(parts):
