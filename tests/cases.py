@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_cyclegan.data.image_files import write_image
+from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.layers import (
@@ -95,6 +97,15 @@ def make(case, dtype="float32"):
             fan_in = max(np.prod(variable.shape[:-1]), 24)
             variable.assign(rng.uniform(-1, 1, variable.shape) * np.sqrt(6 / fan_in))
     return network
+
+
+def write_landscapes(root, counts=(6, 6), size=(24, 30), folders=("trainA", "trainB")):
+    """Writes a small data set: summers into the first folder, winters into the second."""
+    for folder, season, count in zip(folders, ("summer", "winter"), counts, strict=True):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            write_image(root / folder / f"{i}.png", landscape(i, season, *size))
+    return root
 
 
 def image(case, n=2):

@@ -49,6 +49,7 @@ REFUSED = {
     "epochs and decay_epochs are both 0": {"epochs": 0, "decay_epochs": 0},
     "cache is True: use memory, disk or none": {"cache": True},
     "max_steps is 0: use 1 or more": {"max_steps": 0},
+    "max_images is 0: use 1 or more": {"max_images": 0},
     "crop_size 512 is larger than load_size 286: use --load_size=512": {"crop_size": 512},
     "crop_size 254 is not a multiple of 4, .*use --crop_size=252": {"crop_size": 254},
     "crop_size 192 is not a multiple of 128, .*use --crop_size=128": {

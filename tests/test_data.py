@@ -446,6 +446,15 @@ def test_images_for_validation_are_held_out_of_training():
         assert sets[f"test{domain}"].names == everything[f"test{domain}"].names
 
 
+def test_the_first_images_alone():
+    sets, everything = load_dataset(Config(max_images=40)), load_dataset(Config())
+    assert sets["trainA"].names == everything["trainA"].names[:40]
+    assert sets["testB"].names == everything["testB"].names
+    assert [len(sets[name]) for name in ("trainA", "trainB")] == [40, 40]
+    sets = load_dataset(Config(max_images=1000, evaluate_every=1))
+    assert [len(sets[name]) for name in ("trainA", "valA")] == [360, 40]
+
+
 def test_images_for_validation_from_a_folder(tmp_path):
     for name, count in (("trainA", 3), ("trainB", 3), ("valA", 2), ("valB", 4)):
         (tmp_path / name).mkdir()

@@ -1,5 +1,6 @@
 """Tests the warnings that are printed during a training run."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_cyclegan.data.synthetic import landscape
+from tf_cyclegan.training.config import Config
 from tf_cyclegan.training.health import CHANCE, HealthWarnings
 
 PICTURES = [[landscape(i, season, 16, 16, 0) for i in range(8)] for season in ("summer", "winter")]
@@ -20,9 +22,14 @@ def collapsed(image, training):
     return tf.constant(image) * 0.02 + 0.3
 
 
+def model(a2b, b2a, adversarial):
+    generators = {"a2b": a2b, "b2a": b2a}
+    return SimpleNamespace(generators=lambda: generators, adversarial=adversarial)
+
+
 def watch(a2b=healthy, b2a=healthy, adversarial="lsgan", every=1):
     callback = HealthWarnings(*PICTURES, every)
-    callback.set_model(SimpleNamespace(a2b=a2b, b2a=b2a, adversarial=adversarial))
+    callback.set_model(model(a2b, b2a, adversarial))
     return callback
 
 
@@ -42,7 +49,7 @@ def test_a_collapse_is_named(name, capsys):
 @pytest.mark.parametrize("images", [PICTURES[0][:5], [PICTURES[0][0]] * 8])
 def test_images_that_tell_nothing_end_no_training(images):
     callback = HealthWarnings(images, images)
-    callback.set_model(SimpleNamespace(a2b=collapsed, b2a=collapsed, adversarial="lsgan"))
+    callback.set_model(model(collapsed, collapsed, "lsgan"))
     assert callback.warnings({}) == []
 
 
@@ -52,6 +59,8 @@ def test_a_saturated_discriminator_is_named(adversarial, low):
     warnings = watch(adversarial=adversarial).warnings({"d_a": low, "d_b": CHANCE[adversarial]})
     assert len(warnings) == 1
     assert warnings[0].startswith("d_a is saturated") and "b2a learns little" in warnings[0]
+    for name, value in re.findall(r"--(\w+)=([\w,.]+\w)", warnings[0]):  # flags that exist
+        Config(**{name: type(getattr(Config(), name))(value)}).check()
 
 
 def test_losses_below_zero_are_no_saturation():

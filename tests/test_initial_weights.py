@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from cases import write_landscapes
 
 from tf_cyclegan.interop import save_torch
 from tf_cyclegan.training.config import Config
@@ -117,7 +118,12 @@ def test_training_starts_from_them_once(source, tmp_path, capsys):
     path, before = source
     run_dir = tmp_path / "run"
     config = dataclasses.replace(
-        TINY, run_dir=str(run_dir), init_from=str(tmp_path / "start"), max_steps=1, sample_every=0
+        TINY,
+        data_dir=str(write_landscapes(tmp_path / "photos")),
+        run_dir=str(run_dir),
+        init_from=str(tmp_path / "start"),
+        max_steps=1,
+        sample_every=0,
     )
     with pytest.raises(ValueError, match="start"):
         train(config)

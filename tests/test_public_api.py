@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cases import LOSSES, UNTUNED
+from cases import LOSSES, UNTUNED, write_landscapes
 
 import tf_cyclegan as cg
 from tf_cyclegan.data.synthetic import landscape
@@ -20,12 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("images")
-    for folder, season, count in (("photos", "summer", 3), ("paintings", "winter", 5)):
-        (root / folder).mkdir()
-        for i in range(count):
-            cg.write_image(root / folder / f"{i}.png", landscape(i, season, 24, 30))
-    return root
+    return write_landscapes(
+        tmp_path_factory.mktemp("images"), (3, 5), folders=("photos", "paintings")
+    )
 
 
 def tiny(**arguments):

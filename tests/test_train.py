@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import write_landscapes
 
 from tf_cyclegan.cyclegan import CycleGAN
 from tf_cyclegan.data.image_files import write_image
@@ -55,12 +56,7 @@ def same_signal_handlers():
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    root = tmp_path_factory.mktemp("photos")
-    for folder, season, count in (("trainA", "summer", 5), ("trainB", "winter", 6)):
-        (root / folder).mkdir()
-        for i in range(count):
-            write_image(root / folder / f"{i}.png", landscape(i, season, 24, 30))
-    return root
+    return write_landscapes(tmp_path_factory.mktemp("photos"), counts=(5, 6))
 
 
 def settings(photos, run_dir, **changes):

@@ -6,9 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from cases import write_landscapes
 
-from tf_cyclegan.data.image_files import write_image
-from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.evaluation.scores import pixel_features
 from tf_cyclegan.inference.translator import find_generator
 from tf_cyclegan.training import validation
@@ -141,7 +140,7 @@ def test_damaged_records_are_named(run):
         run.start()
 
 
-def test_features_that_do_not_exist_are_refused_before_anything_is_written(tmp_path):
+def test_features_that_do_not_exist_are_refused_before_anything_is_read(tmp_path):
     config = dataclasses.replace(TINY, run_dir=str(tmp_path / "run"), val_features="vgg.h5")
     with pytest.raises(ValueError, match="vgg.h5"):
         train(config)
@@ -149,10 +148,7 @@ def test_features_that_do_not_exist_are_refused_before_anything_is_written(tmp_p
 
 
 def test_training_measures_real_kid_and_best_is_a_run_folder(tmp_path, capsys):
-    for folder, season in (("trainA", "summer"), ("trainB", "winter")):
-        (tmp_path / folder).mkdir()
-        for i in range(6):
-            write_image(tmp_path / folder / f"{i}.png", landscape(i, season, 20, 20))
+    write_landscapes(tmp_path)
     config = dataclasses.replace(
         TINY,
         data_dir=str(tmp_path),

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import write_landscapes
 
-from tf_cyclegan.data.image_files import write_image
-from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.training.callbacks import read_losses
 from tf_cyclegan.training.checkpoint_files import saved_steps
 
@@ -29,12 +28,7 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    root = tmp_path_factory.mktemp("photos")
-    for folder, season in (("trainA", "summer"), ("trainB", "winter")):
-        (root / folder).mkdir()
-        for i in range(64):
-            write_image(root / folder / f"{i}.png", landscape(i, season, 20, 20))
-    return root
+    return write_landscapes(tmp_path_factory.mktemp("photos"), (64, 64), (20, 20))
 
 
 def start(run_dir, data_dir):

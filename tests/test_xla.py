@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import write_landscapes
 from PIL import Image
 
 from tf_cyclegan.cyclegan import run_network
-from tf_cyclegan.data.image_files import read_image, to_float, to_uint8, write_image
-from tf_cyclegan.data.synthetic import landscape
+from tf_cyclegan.data.image_files import read_image, to_float, to_uint8
 from tf_cyclegan.inference.translator import find_generator
 from tf_cyclegan.training.batches import TrainingData, load_dataset
 from tf_cyclegan.training.callbacks import read_losses
@@ -41,12 +41,7 @@ def there(program, *flags):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    root = tmp_path_factory.mktemp("photos")
-    for folder, season, count in (("trainA", "summer", 5), ("trainB", "winter", 6)):
-        (root / folder).mkdir()
-        for i in range(count):
-            write_image(root / folder / f"{i}.png", landscape(i, season, 40, 44))
-    return root
+    return write_landscapes(tmp_path_factory.mktemp("photos"), (5, 6), (40, 44))
 
 
 @pytest.fixture(scope="module")

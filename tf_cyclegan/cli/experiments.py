@@ -56,6 +56,23 @@ EXPERIMENTS = {
         "What does the pool of 50 earlier fakes stabilize? (section 4)",
         {"no pool": "--pool_size=0", "pool of 50": ""},
     ),
+    "settings": (
+        "What do the settings of later papers add, each alone?",
+        {
+            "paper": "",
+            "EMA": "--ema=0.999",
+            "learning rate 5e-4": "--learning_rate=5e-4",
+            "slower discriminators": "--d_learning_rate=1e-4",
+            "d_augment": "--d_augment=translation,color,cutout",
+            "rotation and color jitter": "--rotate=10 --color_jitter=0.1",
+            "spectral norm": "--d_norm=spectral",
+            "R1": "--gradient_penalty=0.01",
+            "penalty with center 1": "--gradient_penalty=0.1 --gradient_center=1",
+            "penalty with center 100": "--gradient_penalty=0.1 --gradient_center=100",
+            "wgan-gp": "--adversarial=wgan-gp",
+            "wgan-gp, 5 updates": "--adversarial=wgan-gp --d_steps=5",
+        },
+    ),
     "paired": (
         "How far is it from training on true pairs? (pix2pix, the upper bound of tables 2 to 5)",
         {"CycleGAN": "", "pix2pix": PIX2PIX},
@@ -68,7 +85,7 @@ class Options:
     """The flags."""
 
     name: tyro.conf.Positional[
-        Literal["losses", "generators", "adversarial", "identity", "pool", "paired"]
+        Literal["losses", "generators", "adversarial", "identity", "pool", "settings", "paired"]
     ]
     """Which experiment."""
     variants: tuple[str, ...] = ()

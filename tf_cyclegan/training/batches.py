@@ -57,6 +57,9 @@ def load_dataset(config: Config) -> dict[str, ImageSet]:
             config.recursive,
             config.side_by_side,
         )
+    if config.max_images:
+        for name in ("trainA", "trainB"):
+            sets[name] = sets[name].subset(range(min(config.max_images, len(sets[name]))))
     if config.evaluate_every:
         sets |= validation_sets(sets, config)
     gray_a, gray_b = config.channels_a == 1, config.channels_b == 1

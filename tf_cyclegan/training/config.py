@@ -34,6 +34,8 @@ class DataSettings:
     train, and test or val."""
     recursive: bool = False
     """Search subfolders for images, too."""
+    max_images: int | None = None
+    """Train on only the first so many images of each domain."""
     channels_a: Literal[1, 3] = 3
     """Channels of domain a: 1 for gray, 3 for RGB."""
     channels_b: Literal[1, 3] = 3
@@ -275,8 +277,9 @@ class Config(
             raise ValueError(f"cache is {self.cache}: use memory, disk or none.")
         if self.epochs + self.decay_epochs == 0:
             raise ValueError("epochs and decay_epochs are both 0: there is nothing to train.")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"max_steps is {self.max_steps}: use 1 or more.")
+        for name in ("max_steps", "max_images"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}: use 1 or more.")
         if "crop" in self.preprocess:
             if self.preprocess != "crop" and self.crop_size > self.load_size:
                 raise ValueError(

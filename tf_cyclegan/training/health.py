@@ -62,6 +62,8 @@ class HealthWarnings(keras.callbacks.Callback):
                 found.append(
                     f"{name} is saturated: its loss is {logs[name]:.2g}, and guessing would give "
                     f"{chance:.2g}. {generator} learns little from it: check whether the two data "
-                    "sets differ in something trivial, such as borders or size."
+                    "sets differ in something trivial, such as borders or size; if not, try "
+                    "--d_augment=translation,color,cutout, --gradient_penalty=0.01 or a lower "
+                    "--d_learning_rate."
                 )
         return found
