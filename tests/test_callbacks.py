@@ -204,8 +204,12 @@ def images(count, channels=3, side=16):
     return list(levels.repeat(channels, axis=-1))
 
 
+def model_of(a2b, b2a, **attributes):
+    return SimpleNamespace(generators=lambda: {"a2b": a2b, "b2a": b2a}, **attributes)
+
+
 def test_both_ways_names_what_the_generators_make():
-    model = SimpleNamespace(a2b=fake(0.2), b2a=fake(-0.1))
+    model = model_of(fake(0.2), fake(-0.1))
     (a,), (b,) = images(1), images(1, side=8)
     made = both_ways(model, a, b)
     assert sorted(made) == sorted(COLUMNS)
@@ -224,7 +228,7 @@ def test_a_sheet_has_every_column_that_there_is(tmp_path, channels_b, columns):
     samples = SampleGrid(
         tmp_path / "samples", (images(2), images(2, channels_b)), 0, tmp_path / "logs"
     )
-    model = SimpleNamespace(steps_done=12, a2b=fake(0.1, channels_b), b2a=fake(0.1))
+    model = model_of(fake(0.1, channels_b), fake(0.1), steps_done=12)
     samples.set_model(model)
     path = samples.draw()
     assert path == tmp_path / "samples" / "step_0000012.png"
@@ -241,7 +245,7 @@ def test_a_sheet_has_every_column_that_there_is(tmp_path, channels_b, columns):
 )
 def test_sheets_come_every_so_many_steps_and_at_the_end(tmp_path, every, at_end, sheets):
     samples = SampleGrid(tmp_path, (images(1), images(1)), every, at_end=at_end)
-    train(samples, 5, model=SimpleNamespace(a2b=fake(0), b2a=fake(0), stop_training=False))
+    train(samples, 5, model=model_of(fake(0), fake(0), stop_training=False))
     samples.on_train_end()
     found = sorted(path.name for path in tmp_path.iterdir())
     assert found == [f"step_{step:07d}.png" for step in sheets]

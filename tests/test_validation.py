@@ -50,9 +50,8 @@ class Run:
         """Begins as a new process does."""
         sets = load_dataset(self.config)
         self.best = BestGenerators(self.path, self.config, sets, SIZE, 10, pixel_features)
-        self.best.set_model(self.model)
         self.model.stop_training = False
-        self.best.on_train_begin()
+        self.best.attach(self.model)
 
     def epoch(self, number, a2b, b2a):
         """Trains up to an epoch, in which all weights change, and measures these KIDs."""
@@ -173,3 +172,16 @@ def test_training_measures_real_kid_and_best_is_a_run_folder(tmp_path, capsys):
     again = dataclasses.replace(config, run_dir=str(tmp_path / "run" / "best"))
     with pytest.raises(ValueError, match="to start from them --init_from="):
         train(again)
+
+
+def test_a_bad_validation_image_is_named_before_anything_is_written(tmp_path):
+    write_landscapes(tmp_path, folders=("trainA", "trainB"))
+    write_landscapes(tmp_path, folders=("valA", "valB"))
+    bad = tmp_path / "valB" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    config = dataclasses.replace(
+        TINY, data_dir=str(tmp_path), val_dir=str(tmp_path), run_dir=str(tmp_path / "run")
+    )
+    with pytest.raises(ValueError, match="3.png"):
+        train(config)
+    assert not (tmp_path / "run").exists()

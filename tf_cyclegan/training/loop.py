@@ -44,6 +44,11 @@ def train(config: Config) -> int:
     print(f"Reading {len(sets['trainA'])} + {len(sets['trainB'])} images ...", flush=True)
     data = TrainingData(sets, config, strategy.num_replicas_in_sync)
     shown = data.examples(sets)
+    best = None
+    if config.evaluate_every:
+        best = BestGenerators(
+            config.run_folder, config, sets, data.shown_size, data.steps_per_epoch, features
+        )
     total = (config.epochs + config.decay_epochs) * data.steps_per_epoch
     total = min(total, config.max_steps or total)
 
@@ -68,7 +73,6 @@ def train(config: Config) -> int:
         # === Training: the first epoch, if resumed, and the last may be incomplete ===
         # Workers must save at the same steps, but their clocks differ: ignore the time.
         minutes = config.save_minutes if config.strategy != "multiworker" else 0
-        best = None
         callbacks = [StopOnNonFinite(), Checkpoints(run, stop, config.save_every, minutes)]
         if worker == 0:
             samples = SampleGrid(
@@ -78,11 +82,8 @@ def train(config: Config) -> int:
             images_a, images_b = data.examples(sets, 16)
             health = HealthWarnings(images_a, images_b, config.watch_every)
             callbacks[1:1] = [LossLog(run.path, step), samples, health]
-            if config.evaluate_every:
-                best = BestGenerators(
-                    run.path, config, sets, data.shown_size, data.steps_per_epoch, features
-                )
-                best.set_model(model)
+            if best:
+                best.attach(model)
                 callbacks.append(best)
         while step < total and not stop.number and not (best and best.exhausted):
             epoch, done = divmod(step, data.steps_per_epoch)

@@ -37,7 +37,7 @@ class BestGenerators(keras.callbacks.Callback):
         features: a function from images to `[n, d]`.
 
     Raises:
-        ValueError: files of an earlier run in the folder cannot be read.
+        ImageError: an image cannot be read.
     """
 
     def __init__(
@@ -59,16 +59,18 @@ class BestGenerators(keras.callbacks.Callback):
         self.features = features
         # Of the real images: they stay the same.
         self.real = {name: self.features(self._images(name)) for name in ("valA", "valB")}
-        self.best = self._read_best()
-        self.board = tf.summary.create_file_writer(str(run_dir / "logs"))
 
-    def set_model(self, model: keras.Model) -> None:
-        super().set_model(model)
+    def attach(self, model: keras.Model) -> None:
+        """Connects a model, and measures now if a killed process did not.
+
+        Raises:
+            ValueError: files of an earlier run in the folder cannot be read.
+        """
+        self.set_model(model)
+        self.best = self._read_best()
         self.rows = self._read_rows(model.steps_done)
         self.translators = {name: translator(g) for name, g in model.generators().items()}
-
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        # A process that was killed during a measurement may have saved its step before.
+        self.board = tf.summary.create_file_writer(str(self.run_dir / "logs"))
         self._measure_if_due()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
