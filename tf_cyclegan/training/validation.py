@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -128,7 +129,7 @@ class BestGenerators(keras.callbacks.Callback):
         images = self.sets[name]
         return (resize(images.read(i), self.size) for i in range(len(images)))
 
-    def _read_best(self) -> dict[str, dict]:
+    def _read_best(self) -> dict[str, dict[str, Any]]:
         path = self.best_dir / "best.json"
         if not path.exists():
             return {}
@@ -144,7 +145,7 @@ class BestGenerators(keras.callbacks.Callback):
                 f"{path} cannot be read ({error}): remove {self.best_dir} to measure anew."
             ) from None
 
-    def _read_rows(self, step: int) -> list[dict]:
+    def _read_rows(self, step: int) -> list[dict[str, Any]]:
         """Returns the measurements up to a step; later ones are those of a killed process."""
         path = self.run_dir / "validation.csv"
         if not path.exists():
