@@ -30,12 +30,10 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute
     tf = _tensorflow(threads)
     from tf_cyclegan.cpu.allocator import keep_freed_memory
     from tf_cyclegan.training.config import Config
-    from tf_cyclegan.training.factory import make_cyclegan, make_strategy
 
     keep_freed_memory()  # as tf-cyclegan train does
     size, filters, blocks = networks
     shape = (size, size, 3)
-    strategy = make_strategy("one")
 
     def step(precision):
         config = Config(
@@ -47,12 +45,7 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute
             precision=precision,
             recompute=recompute,
         )
-        model = make_cyclegan(config, strategy, shape, shape, steps_per_epoch=1000)
-        model.make_train_function()
-        pair = tuple(tf.constant(image) for image in images(2, batch, size))
-        data = tf.data.Dataset.from_tensors(pair).repeat()
-        iterator = iter(strategy.experimental_distribute_dataset(data))
-        return model, lambda: sum(float(loss) for loss in model.train_function(iterator).values())
+        return _step(tf, config)
 
     steps = {precision: step(precision) for precision in precisions}
     model = next(iter(steps.values()))[0]
@@ -63,6 +56,28 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute
     calls = {precision + suffix: call for precision, (_, call) in steps.items()}
     calls |= matrix_products(tf, precisions) if floor else {}
     return calls, _facts(tf, multiply_adds=counts)
+
+
+def configured_steps(configs, threads):
+    """Returns our training step as `fit` runs it, for each `Config` by name."""
+    tf = _tensorflow(threads)
+    from tf_cyclegan.cpu.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    return {name: _step(tf, config)[1] for name, config in configs.items()}, _facts(tf)
+
+
+def _step(tf, config):
+    """Returns the model of a `Config`, and a function that trains it for a step."""
+    from tf_cyclegan.training.factory import make_cyclegan, make_strategy
+
+    strategy, size = make_strategy("one"), config.crop_size
+    model = make_cyclegan(config, strategy, (size, size, 3), (size, size, 3), steps_per_epoch=1000)
+    model.make_train_function()
+    batch = images(2, config.batch_size * config.d_steps, size)
+    data = tf.data.Dataset.from_tensors(tuple(tf.constant(image) for image in batch)).repeat()
+    iterator = iter(strategy.experimental_distribute_dataset(data))
+    return model, lambda: sum(float(loss) for loss in model.train_function(iterator).values())
 
 
 def tensorflow_generators(networks, batch, precisions, threads):

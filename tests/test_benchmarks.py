@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -35,13 +36,14 @@ COMMANDS = {
     "memory": f"{STEP} --precisions=float32 --no_recompute",
     "growth": f"--sizes 24 48 --filters 2 --batches 1 {TINY} --plots=plots",
     "input_pipeline": f"{STEP} --file_size=32 --files=3 --draws=4",
+    "settings": "--variants paper EMA --rounds=1 --threads=1 --train='--crop_size=24 --filters=2'",
 }
 
 
 def start(folder, name, flags):
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
-        [sys.executable, BENCHMARKS / f"{name}.py", *flags.split()],
+        [sys.executable, BENCHMARKS / f"{name}.py", *shlex.split(flags)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -80,6 +82,16 @@ def check_machine(result):
     assert result["machine"]["versions"]["tensorflow"] == tf.__version__
     assert result["machine"]["threads"]["tensorflow"] == 1
     assert result["settings"]["rounds"] == 1 and "json" not in result["settings"]
+
+
+def test_settings_are_compared_with_the_first(runs):
+    result, out = runs["settings"]
+    check_machine(result)
+    assert list(result["steps"]) == ["paper", "EMA"]
+    for entry in result["steps"].values():
+        assert all(math.isfinite(number) and number > 0 for number in numbers(entry))
+    assert result["steps"]["paper"]["ratio_to_peer"] == 1
+    assert "EMA" in out
 
 
 @pytest.mark.parametrize("name", ["train_step", "inference"])
