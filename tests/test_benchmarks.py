@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from cases import write_landscapes
 
 from tf_cyclegan.data.image_files import read_image
 from tf_cyclegan.discriminators import PatchDiscriminator
@@ -92,6 +93,26 @@ def test_settings_are_compared_with_the_first(runs):
         assert all(math.isfinite(number) and number > 0 for number in numbers(entry))
     assert result["steps"]["paper"]["ratio_to_peer"] == 1
     assert "EMA" in out
+
+
+def test_quality_trains_both_on_the_same_images(tmp_path):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    write_landscapes(tmp_path, (4, 5), (24, 24))
+    flags = (
+        f"--data_dir={tmp_path} --load_size=24 --crop_size=24 --filters=2 --blocks=1 "
+        "--d_filters=2 --epochs=1 --decay_epochs=1"
+    )
+    process = start(tmp_path, "quality", f"--train='{flags}' --output=quality --seeds 0")
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors
+    result = json.loads((tmp_path / "quality" / "quality.json").read_text())
+    (ours,), (steps,), (time,) = result.values()
+    assert ours["steps"] == steps["steps"] == 10 and time["steps"] >= 1
+    assert all(math.isfinite(run[d]) for run in (ours, steps, time) for d in ("a2b", "b2a"))
+    assert "peer, equal time" in out
+    process = start(tmp_path, "quality", "--train=--upsampling=resize --output=other")
+    assert "upsampling is resize: the peer has only transpose" in process.communicate()[1]
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize("name", ["train_step", "inference"])
