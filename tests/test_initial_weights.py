@@ -114,6 +114,7 @@ def test_sources_that_do_not_fit_are_named(source, tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_training_starts_from_them_once(source, tmp_path, capsys):
     path, before = source
     run_dir = tmp_path / "run"

@@ -146,6 +146,7 @@ def test_features_that_do_not_exist_are_refused_before_anything_is_read(tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_training_measures_real_kid_and_best_is_a_run_folder(tmp_path, capsys):
     write_landscapes(tmp_path)
     config = dataclasses.replace(
