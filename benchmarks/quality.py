@@ -13,6 +13,7 @@ Run it on an idle machine. What is finished is not repeated.
 import json
 import multiprocessing
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +27,13 @@ import tyro
 from tf_cyclegan.cli import train
 from tf_cyclegan.files import write_text
 from tf_cyclegan.training.config import Config
+
+# Settings that the peer has, too, or that do not alter what is computed.
+CAN_DIFFER = (
+    "dataset data_dir data_a data_b recursive max_images preprocess load_size crop_size flip "
+    "flip_vertical rotate color_jitter cache batch_size filters blocks d_filters lambda_identity "
+    "pool_size epochs decay_epochs seed run_dir"
+).split()
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,16 @@ class Options:
 
 def main(options: Options) -> int:
     """Trains and evaluates what is missing, prints, writes, and returns the exit code."""
-    config = train.parse(shlex.split(options.train))[1]
-    fixed = {"upsampling": "transpose", "d_layers": 3, "norm": "instance", "generator": "resnet"}
-    for name, value in fixed.items():
-        if getattr(config, name) != value:
-            raise ValueError(f"{name} is {getattr(config, name)}: the peer has only {value}.")
+    config, paper = train.parse(shlex.split(options.train))[1], Config()
+    for name, value in vars(config).items():
+        if name not in CAN_DIFFER and value != getattr(paper, name):
+            raise ValueError(f"{name} is {value}: the peer has only {getattr(paper, name)}.")
     output = Path(options.output)
+    record = output / "train.txt"
+    if record.exists() and record.read_text() != options.train:
+        raise ValueError(f"{output} has runs with other --train flags: use another --output.")
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(record, options.train)
     results: dict[str, list[dict]] = {"ours": [], "peer, equal steps": [], "peer, equal time": []}
     for seed in options.seeds:
         folder = output / f"seed_{seed}"
@@ -62,7 +74,7 @@ def main(options: Options) -> int:
             path = folder / name.replace(" ", "_")
             timed(path, peer_process, config, str(path), seconds)
         for name, path in zip(results, ("ours", "equal_steps", "equal_time"), strict=True):
-            results[name].append(scores(folder / path, ours, options.features))
+            results[name].append(scores(folder / path, options.features))
     rows = []
     for name, runs in results.items():
         cells = [
@@ -81,6 +93,7 @@ def timed(path: Path, run, *arguments) -> dict:
     """Returns seconds and other facts of a run folder; runs what fills it if it is not finished."""
     record = path / "finished.json"
     if not record.exists():
+        shutil.rmtree(path, ignore_errors=True)  # an interrupted run, whose time is unknown
         start = time.perf_counter()
         facts = run(*arguments) or {}
         facts["seconds"] = time.perf_counter() - start
@@ -95,11 +108,12 @@ def command(name: str, *flags: str) -> None:
         raise ValueError(f"tf-cyclegan {name} failed with exit code {code}: see above.")
 
 
-def scores(path: Path, ours: Path, features: str) -> dict:
+def scores(path: Path, features: str) -> dict:
     """Returns KID in both directions, seconds and steps of a run."""
-    result = path / "evaluation" / "evaluation.json"
+    folder = path / f"evaluation_{Path(features).stem}"
+    result = folder / "evaluation.json"
     if not result.exists():
-        command("evaluate", f"--run_dir={path}", f"--features={features}")
+        command("evaluate", f"--run_dir={path}", f"--features={features}", f"--output={folder}")
     measured = json.loads(result.read_text())
     facts = json.loads((path / "finished.json").read_text())
     steps = facts.get("steps", measured["protocol"]["step"])

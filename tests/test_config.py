@@ -72,7 +72,7 @@ REFUSED = {
     "ema is 1.0: use 0 or more and less than 1": {"ema": 1.0},
     "color_jitter is -0.5: use 0 or more": {"color_jitter": -0.5},
     "val_share is 0.0: use more than 0": {"val_share": 0.0},
-    "val_dir and patience need --evaluate_every=1": {"patience": 3},
+    "val_dir, val_features and patience need --evaluate_every=1": {"patience": 3},
     "d_augment has 'blur': use one or more of translation": {"d_augment": "color,blur"},
     "d_steps is 0: use 1 or more": {"d_steps": 0},
     "patience cannot stop a cluster of workers: use --patience=0": {

@@ -502,6 +502,15 @@ def test_each_update_of_the_discriminators_takes_its_own_part_of_the_batch():
     np.testing.assert_allclose(
         model.pool_a[0].images[:2], plain.pool_a[0].images[:2], rtol=1e-5, atol=1e-6
     )
+    # The rates of both optimizers fall by the same schedule.
+    rates = [float(o.learning_rate) for o in model.optimizers().values()]
+    assert rates[0] == rates[1] > 0
+    model.generator_optimizer.iterations.assign(9)
+    model.discriminator_optimizer.iterations.assign(27)
+    assert len({float(o.learning_rate) for o in model.optimizers().values()}) == 1
+    _, fresh = tiny(d_steps=3, pool_size=0)
+    with pytest.raises(ValueError, match="cannot be divided into d_steps equal parts: pass"):
+        fresh.train_step(batch(size=4))  # of a static size
     with pytest.raises(ValueError, match="cannot be divided into d_steps equal parts: pass"):
         model.train_on_batch(*(x[:2] for x in real))
 
@@ -841,10 +850,23 @@ def test_errors_name_the_remedy():
     for arguments, message in (
         ({"d_augment": "blur"}, "'blur': use one or more of translation"),
         ({"gradient_penalty": -1.0}, "gradient_penalty is -1.0, .*use 0 or more"),
+        ({"gradient_center": 1.0}, "gradient_center is 1.0, but there is no penalty"),
         ({"d_steps": 0}, "d_steps is 0: use 1 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             model.compile(sgd(), sgd(), **arguments)
+    for arguments, expected in (
+        ({}, (0, 0)),
+        ({"adversarial": "wgan-gp"}, (10, 1)),
+        ({"adversarial": "wgan-gp", "gradient_penalty": 5.0}, (5, 1)),
+        ({"gradient_penalty": 5.0}, (5, 0)),
+        ({"adversarial": "wgan-gp", "gradient_penalty": 0.0}, (0, 1)),
+    ):
+        model.compile(sgd(), sgd(), **arguments)
+        assert (model.gradient_penalty, model.gradient_center) == expected
+    _, mixing = tiny(norm="batch")
+    with pytest.raises(ValueError, match="discriminators without batch norm"):
+        mixing.compile(gradient_penalty=1.0)
     with pytest.raises(ValueError, match="ema is 1.0: use 0 or more and less than 1"):
         CycleGAN(model.a2b, model.b2a, model.d_a, model.d_b, ema=1.0)
     with pytest.raises(ValueError, match="pool_size=0"):

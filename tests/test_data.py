@@ -429,6 +429,16 @@ def test_each_update_of_the_discriminators_has_images_of_its_own():
     np.testing.assert_array_equal(np.reshape(three, np.shape(one)), one)
 
 
+def test_images_of_different_sizes_have_no_penalty_between_the_domains():
+    alone = {"batch_size": 1, "pool_size": 0}
+    data_of(noise(2, 8, 12), noise(2, 12, 8), PLAIN, **alone, gradient_penalty=0.1)
+    a, b = noise(2, 8, 12), noise(1, 12, 8)
+    varied = as_set([a.read(0), b.read(0)])
+    for changes in ({"adversarial": "wgan-gp"}, {"gradient_penalty": 1.0, "gradient_center": 1.0}):
+        with pytest.raises(DatasetError, match="share a batch, a pool or a gradient penalty"):
+            data_of(varied, a, PLAIN, **alone | changes)
+
+
 def test_images_for_validation_are_held_out_of_training():
     config = Config(evaluate_every=1, val_share=0.25, seed=3)
     sets = load_dataset(config)

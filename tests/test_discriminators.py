@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import CASES, make
 
 from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
 
@@ -53,6 +54,21 @@ def test_logits_are_not_squashed():
     assert tf.reduce_min(discriminator(images(1, 16, 16, 3))) > 5
     discriminator.weights[-1].assign([-7.0])
     assert tf.reduce_max(discriminator(images(1, 16, 16, 3))) < -5
+
+
+def test_spectral_norm_keeps_the_weights_in_float32_under_mixed_precision():
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
+    weights = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        network = make(CASES["patch_spectral"], dtype)
+        for _ in range(30):  # power iterations
+            network(x, training=True)
+        weights.append([w.numpy() for w in network.trainable_weights])
+        for kernel in weights[-1][::2]:
+            norm = np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), 2)
+            assert norm == pytest.approx(1, abs=1e-3)
+    for exact, mixed in zip(*weights, strict=True):
+        np.testing.assert_allclose(mixed, exact, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [PatchDiscriminator, PixelDiscriminator])

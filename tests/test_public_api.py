@@ -214,17 +214,33 @@ def test_networks_of_your_own(policy, tmp_path):
         keras.config.set_dtype_policy("float32")
         return keras.Model(image, output)
 
-    model = cg.CycleGAN(*(network(3, "tanh") for _ in "ab"), *(network(1, None) for _ in "ab"))
+    networks = [network(channels, act) for channels, act in 2 * [(3, "tanh")] + 2 * [(1, None)]]
+    model = cg.CycleGAN(*networks, ema=0.9)
     model.compile(lambda_identity=0)
     model.fit(batches(), verbose=0)
     model.save(tmp_path / "own.keras")
     photo = landscape(0, "summer", 21, 33)
     fake = cg.load_translator(tmp_path / "own.keras", "b2a")(photo)
     assert fake.shape == photo.shape
-    np.testing.assert_array_equal(fake, cg.translator(model.b2a)(photo))
+    np.testing.assert_array_equal(fake, cg.translator(model.generators()["b2a"])(photo))
     generator = find_generator(tmp_path / "own.keras", "b2a")  # as the exporters do
     assert {layer.compute_dtype for layer in generator.layers} == {"float32"}
     assert {variable.dtype for variable in generator.variables} == {"float32"}
+
+
+def test_a_network_that_cannot_be_copied_has_no_averages():
+    class Closed(keras.Model):
+        def __init__(self, strength):
+            super().__init__()
+
+        def call(self, x):
+            return x
+
+    generators = [Closed(1), Closed(1)]
+    for generator in generators:
+        generator.build((None, 8, 8, 3))
+    with pytest.raises(ValueError, match="cannot be copied for ema .*get_config, or use ema=0"):
+        cg.CycleGAN(*generators, cg.PatchDiscriminator(), cg.PatchDiscriminator(), ema=0.9)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +284,7 @@ def test_mistakes_say_what_to_do(tmp_path):
     model.compile()
     images = np.zeros((1, 16, 16, 3), np.float32)
     for call in (model, model.predict):
-        with pytest.raises(ValueError, match="images of one domain, call model.a2b or model.b2a"):
+        with pytest.raises(ValueError, match="of one domain, call one of model.generators"):
             call(images)
     model.save(tmp_path / "unbuilt.keras")
     with pytest.raises(ValueError, match="ResNetGenerator is not built yet: train the model"):

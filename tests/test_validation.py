@@ -15,6 +15,7 @@ from tf_cyclegan.training.batches import load_dataset
 from tf_cyclegan.training.config import Config
 from tf_cyclegan.training.factory import make_cyclegan, make_strategy
 from tf_cyclegan.training.loop import train
+from tf_cyclegan.training.run_folder import load_run_images
 from tf_cyclegan.training.validation import BestGenerators
 
 TINY = Config(
@@ -127,6 +128,33 @@ def test_patience_waits_for_either_direction(tmp_path, monkeypatch):
     assert stops == [False] * 5 + [True]
     run.start()  # it stays stopped
     assert run.best.exhausted
+
+
+def test_patience_counts_from_measurement_to_measurement(tmp_path, monkeypatch):
+    run = Run(tmp_path / "run", monkeypatch, patience=3, evaluate_every=5)
+    stops = []
+    for number in range(1, 16):
+        run.epoch(number, 0.5, 0.5)
+        stops.append(run.model.stop_training)
+    assert stops == [False] * 9 + [True] * 6  # at the second measurement
+
+
+def test_a_run_that_begins_anew_ignores_what_an_unsaved_one_kept(run):
+    run.epoch(1, 0.1, 0.1)
+    run.model.step.assign(0)
+    run.start()
+    run.epoch(1, 0.5, 0.5)
+    assert run.best.best["a2b"]["kid"] == 0.5 and len(run.rows()) == 1
+
+
+def test_commands_that_do_not_train_need_no_validation_images(tmp_path):
+    write_landscapes(tmp_path)
+    for val_dir, count in ((None, 4), (str(tmp_path / "gone"), 6)):
+        run_dir = tmp_path / "run"
+        run_dir.mkdir(exist_ok=True)
+        config = dataclasses.replace(TINY, data_dir=str(tmp_path), val_dir=val_dir, val_share=0.34)
+        (run_dir / "config.json").write_text(config.to_json())
+        assert len(load_run_images(run_dir)["trainA"]) == count
 
 
 def test_damaged_records_are_named(run):

@@ -39,7 +39,11 @@ def augment(images: tf.Tensor, names: str, seed: int, place: tf.Tensor) -> tf.Te
 
     Returns:
         `[n, h, w, c]`. Colors may be outside of [-1, 1].
+
+    Raises:
+        ValueError: a name is unknown.
     """
+    check_kinds(names)
     count, height, width = tf.unstack(tf.shape(images)[:3])
     draws = tf.cast(to_unit_interval(random_integers(7 * count, seed, place)), images.dtype)
     brightness, saturation, contrast, *rest = tf.unstack(tf.reshape(draws, [7, count, 1, 1, 1]))

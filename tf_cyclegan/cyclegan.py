@@ -38,6 +38,7 @@ from tf_cyclegan.losses import (
     paired_loss,
     unknown_adversarial,
 )
+from tf_cyclegan.model_archive import reason
 from tf_cyclegan.random_numbers import derive_seed, random_integers, to_unit_interval
 from tf_cyclegan.replicas import (
     assign_on_each,
@@ -63,7 +64,9 @@ class CycleGAN(keras.Model):
 
     Under a `tf.distribute` strategy, create and compile the model inside `strategy.scope()`, and
     call `fit` outside of it. Losses are means over the global batch, so N replicas with a batch
-    size of b equal one replica with a batch size of N * b.
+    size of b equal one replica with a batch size of N * b. What is drawn at random differs: image
+    pools, `d_augment`, and a gradient penalty between real images and fakes. So does the order of
+    images with `d_steps`, since each replica divides its own batch.
 
     Args:
         a2b, b2a: generators, any Keras models of `[n, h, w, c] -> [n, h, w, c']` in [-1, 1].
@@ -73,8 +76,9 @@ class CycleGAN(keras.Model):
             of the paper). Use 0 for no pool, as images of varying size require.
         seed: random seed of the image pools, `d_augment` and the gradient penalty.
         ema: decay of the exponential moving averages of the generators' weights, for example 0.999;
-            0, as in the paper, for no averages. After t steps it is `min(ema, (1 + t) / (10 + t))`.
-            Everything that is not training then uses the averages: see `generators`.
+            0, as in the paper, for no averages. The decay after t steps is
+            `min(ema, (1 + t) / (10 + t))`. With `ema`, everything except training uses the
+            averages: see `generators`.
 
     Call arguments:
         inputs: `(real_a, real_b)`, each `[n, h, w, c]` float32 in [-1, 1]. `fit`, `evaluate` and
@@ -148,8 +152,8 @@ class CycleGAN(keras.Model):
         lambda_identity: float = 0.5,
         lambda_l1: float = 0.0,
         d_augment: str = "",
-        gradient_penalty: float = 0.0,
-        gradient_center: float = 0.0,
+        gradient_penalty: float | None = None,
+        gradient_center: float | None = None,
         d_steps: int = 1,
         run_eagerly: bool = False,
         jit_compile: bool = False,
@@ -179,12 +183,14 @@ class CycleGAN(keras.Model):
                 images: any of "translation", "color" and "cutout", separated by commas (Zhao et
                 al. 2020, arXiv:2006.10738). Real images and fakes get the same random draw.
             gradient_penalty: weight of a penalty on the gradient of the discriminators, for any
-                adversarial loss; see `tf_cyclegan.losses.gradient_penalty`. "wgan-gp" always has
-                one, by default with a weight of 10 and a center of 1.
+                adversarial loss; see `tf_cyclegan.losses.gradient_penalty`. The default is 10 for
+                "wgan-gp" and 0, no penalty, for the others.
             gradient_center: the norm that the penalty pulls the gradient to: 0 at real images
-                (Mescheder et al. 2018), above 0 between real images and fakes.
+                (Mescheder et al. 2018), above 0 between real images and fakes. The default is 1 for
+                "wgan-gp" and 0 for the others.
             d_steps: updates of the discriminators in a step. Each takes its own part of the batch,
-                so pass batches of d_steps * n images; the generators use the first n.
+                so pass batches of d_steps * n images; the generators use the first n. A schedule of
+                the discriminators' optimizer counts every update.
             run_eagerly: as in `keras.Model.compile`.
             jit_compile: whether to compile training steps with XLA. With several replicas only the
                 gradients are compiled: XLA cannot compile communication between devices.
@@ -202,11 +208,7 @@ class CycleGAN(keras.Model):
         if adversarial not in ADVERSARIAL:
             raise unknown_adversarial(adversarial)
         check_kinds(d_augment)
-        if gradient_penalty < 0 or gradient_center < 0:
-            raise ValueError(
-                f"gradient_penalty is {gradient_penalty}, and gradient_center {gradient_center}: "
-                "use 0 or more for each."
-            )
+        penalty, center = penalty_of(adversarial, gradient_penalty, gradient_center)
         if d_steps < 1:
             raise ValueError(f"d_steps is {d_steps}: use 1 or more.")
         if lambda_l1 and self.pool_size:
@@ -217,6 +219,11 @@ class CycleGAN(keras.Model):
         generator_optimizer = self._optimizer(generator_optimizer)
         discriminator_optimizer = self._optimizer(discriminator_optimizer)
         check_optimizers(generator_optimizer, discriminator_optimizer)
+        if penalty and any(map(has_batch_norm, (self.d_a, self.d_b))):
+            raise ValueError(
+                "A gradient penalty needs discriminators without batch norm, which mixes the "
+                'images of a batch: use PatchDiscriminator(norm="instance"), or --d_norm=instance.'
+            )
         replicas = self.distribute_strategy.num_replicas_in_sync
         if jit_compile and replicas > 1 and any(map(has_batch_norm, self.networks().values())):
             raise ValueError(
@@ -240,10 +247,7 @@ class CycleGAN(keras.Model):
         self.lambda_identity_b = lambda_identity * lambda_cycle_b
         self.lambda_l1 = lambda_l1
         self.d_augment = d_augment
-        wgan_gp = adversarial == "wgan-gp" and not gradient_penalty
-        self.gradient_penalty, self.gradient_center = (
-            WGAN_GP if wgan_gp else (gradient_penalty, gradient_center)
-        )
+        self.gradient_penalty, self.gradient_center = penalty, center
         self.d_steps = d_steps
         self._build_optimizers()
         self.compile_arguments = {
@@ -828,11 +832,38 @@ def run_network(network: keras.Model, images: tf.Tensor, training: bool) -> tf.T
     return tf.cast(network(images, training=training), images.dtype)
 
 
+def penalty_of(adversarial: str, weight: float | None, center: float | None) -> tuple[float, float]:
+    """Returns weight and center of the gradient penalty, with the defaults for None.
+
+    Raises:
+        ValueError: one is negative, or there is a center without a weight.
+    """
+    default_weight, default_center = WGAN_GP if adversarial == "wgan-gp" else (0.0, 0.0)
+    if (weight or 0) < 0 or (center or 0) < 0:
+        raise ValueError(
+            f"gradient_penalty is {weight}, and gradient_center {center}: use 0 or more for each."
+        )
+    weight = default_weight if weight is None else weight
+    if center is not None and not weight:
+        raise ValueError(
+            f"gradient_center is {center}, but there is no penalty: set gradient_penalty, too."
+        )
+    return weight, default_center if center is None else center
+
+
 def copy_network(network: keras.Model) -> keras.Model:
-    """Returns a network of the same kind with the same weights."""
-    copy = type(network).from_config(network.get_config())
-    if not copy.built:
-        copy.build_from_config(network.get_build_config())
+    """Returns a network of the same kind with the same weights.
+
+    Raises:
+        ValueError: Keras cannot create the network from its config.
+    """
+    try:
+        copy = keras.models.clone_model(network)
+    except Exception as error:  # Keras raises many kinds of errors
+        raise ValueError(
+            f"{network.name} cannot be copied for ema ({reason(error)}): give its class and its "
+            "layers a get_config, or use ema=0."
+        ) from None
     copy.set_weights(network.get_weights())
     return copy
 

@@ -24,7 +24,8 @@ class PatchDiscriminator(keras.Model):
         layers: number of layers of stride 2, 1 to 5: patches of 16, 34, 70, 142 and 286 pixels.
         norm: "instance", "batch" or "none", as in the authors' code; or "spectral", in place of
             norm layers: each convolution is divided by its spectral norm (Miyato et al. 2018,
-            arXiv:1802.05957; Keras' `SpectralNormalization`).
+            arXiv:1802.05957). Keras' `SpectralNormalization` does this by overwriting the kernel in
+            every call with `training=True`; gradients do not flow through the norm.
 
     Call arguments:
         inputs: `[n, h, w, c]` in [-1, 1], large enough for one logit (24x24 for 3 layers).
@@ -163,7 +164,8 @@ def convolution_before(
     if norm != "spectral":
         return convolution(filters, size, strides, norm=norm, use_bias=use_bias, dtype=dtype)
     inner = convolution(filters, size, strides, use_bias=True, dtype=dtype)
-    return keras.layers.SpectralNormalization(inner, dtype=dtype)
+    # In the dtype of the weights: the layer overwrites them with what it has computed.
+    return keras.layers.SpectralNormalization(inner, dtype=inner.variable_dtype)
 
 
 def norm_after(norm: str, dtype: keras.DTypePolicy | str | None = None) -> list[keras.Layer]:

@@ -16,8 +16,8 @@ NEED_ONE_OPTIMIZER = (  # callbacks that use `model.optimizer`
     keras.callbacks.SwapEMAWeights,
 )
 ONE_DOMAIN = (
-    "CycleGAN takes batches (real_a, real_b): to translate images of one domain, call model.a2b or "
-    "model.b2a, or use tf_cyclegan.load_translator."
+    "CycleGAN takes batches (real_a, real_b): to translate images of one domain, call one of "
+    "model.generators(), or use tf_cyclegan.load_translator."
 )
 OUT_OF_RANGE = (
     "The images of {} are not all in [-1, 1]: scale them, for example with x / 127.5 - 1 if they "
@@ -36,7 +36,7 @@ def check_images(data: tuple[tf.Tensor, ...], parts: int = 1) -> list[tf.Tensor]
         parts: how many equal parts the batch will be divided into.
 
     Raises:
-        ValueError: the images are not floats.
+        ValueError: the images are not floats, or the size of a static batch cannot be divided.
         tf.errors.InvalidArgumentError: they are not all in [-1, 1], or cannot be divided. XLA drops
             these checks.
     """
@@ -55,6 +55,8 @@ def check_images(data: tuple[tf.Tensor, ...], parts: int = 1) -> list[tf.Tensor]
         # 1.001 allows for the rounding of float16. NaN fails as well.
         good = tf.reduce_all(tf.abs(images) <= 1.001)
         checks = [tf.debugging.Assert(good, [OUT_OF_RANGE.format(domain)])]
+        if (images.shape[0] or 0) % parts:
+            raise ValueError(NOT_DIVISIBLE)
         if parts > 1:
             divisible = tf.equal(tf.shape(images)[0] % parts, 0)
             checks.append(tf.debugging.Assert(divisible, [NOT_DIVISIBLE]))

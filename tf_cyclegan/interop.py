@@ -149,7 +149,10 @@ def torch_layers(network: keras.Model) -> list[tuple[keras.Layer, str]]:
     if isinstance(network, UNetGenerator):
         return _unet_layers(network)
     if getattr(network, "norm", None) == "spectral":
-        raise ValueError("norm='spectral' does not exist in the authors' code.")
+        raise ValueError(
+            "norm='spectral' does not exist in the authors' code: only discriminators with another "
+            "norm can be written for it."
+        )
     if isinstance(network, PatchDiscriminator):
         # conv, LeakyReLU, then conv, norm, LeakyReLU for each level, then conv
         levels = range(network.strided_layers + 2)

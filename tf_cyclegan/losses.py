@@ -110,7 +110,7 @@ def gradient_penalty(
         mix: `[n]` in [0, 1], one weight per example.
         scale: factor for `D(x)`, by which the gradient is divided again. For a discriminator in
             float16, use the loss scale: without it, the gradient would underflow.
-        center: the norm without a penalty.
+        center: the norm at which the penalty is 0.
         of_mean: whether D(x) is the mean of the logits of an example, as in the loss of wgan-gp, or
             their sum, as in UVCGAN and in the authors' `cal_gradient_penalty`.
 
@@ -122,8 +122,10 @@ def gradient_penalty(
     with tf.GradientTape() as tape:
         tape.watch(x)
         logits = discriminator(x, training=True)
-        critic = scale * (per_example_mean(logits) if of_mean else tf.reduce_sum(logits))
+        critic = scale * per_example_mean(logits)
     gradient = tape.gradient(critic, x) / scale
+    if not of_mean:  # not the sum itself, whose scaled gradient would overflow in float16
+        gradient *= tf.cast(tf.size(logits) / tf.shape(logits)[0], gradient.dtype)
     squared = tf.reduce_sum(tf.square(gradient), axis=[1, 2, 3])
     if not center:
         return squared / 2

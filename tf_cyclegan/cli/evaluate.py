@@ -84,6 +84,7 @@ def main(options: Options) -> int:
     if options.dataset or options.data_dir:
         names = ("dataset", "data_dir", "side_by_side", "recursive")
         other = {name: getattr(options, name) for name in names}
+        other |= {"max_images": None, "evaluate_every": 0}
         config = dataclasses.replace(config, **other, data_a=None, data_b=None, paired=False)
     elif own is None:
         raise ValueError(f"{run_dir} has no data of its own: use --data_dir or --dataset.")

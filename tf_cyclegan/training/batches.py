@@ -90,7 +90,7 @@ def validation_sets(sets: dict[str, ImageSet], config: Config) -> dict[str, Imag
         held_out = max(round(config.val_share * len(images)), 2)  # KID needs two
         if held_out >= len(images):
             raise DatasetError(
-                f"train{domain} has only {len(images)} images, none of which can be held out for "
+                f"train{domain} has only {len(images)} images, too few to hold out {held_out} for "
                 "validation: use --val_dir or --evaluate_every=0"
             )
         # The same order in both domains, so that pairs stay together.
@@ -149,12 +149,15 @@ class TrainingData:
         self.steps_per_epoch = -(-max(len(self.a), len(self.b)) // self.global_batch)
         self.shape_a = (*(self.a.shape or (None, None)), config.channels_a)
         self.shape_b = (*(self.b.shape or (None, None)), config.channels_b)
-        if (self.batch > 1 or config.pool_size) and None in (self.a.shape, self.b.shape):
-            raise DatasetError(
-                f"--preprocess={config.preprocess} leaves these images in different sizes, which "
-                "cannot share a batch or a pool: use a preprocess with crop, or --batch_size=1 "
-                "--pool_size=0"
-            )
+        # Between real images and fakes, a gradient penalty mixes images of both domains.
+        mixes = config.gradient_center or config.adversarial == "wgan-gp"
+        if self.batch > 1 or config.pool_size or mixes:
+            if None in (self.a.shape, self.b.shape):
+                raise DatasetError(
+                    f"--preprocess={config.preprocess} leaves these images in different sizes, "
+                    "which cannot share a batch, a pool or a gradient penalty: use a preprocess "
+                    "with crop, or --batch_size=1 --d_steps=1 --pool_size=0 and no penalty"
+                )
 
     @property
     def error(self) -> Exception | None:

@@ -116,12 +116,12 @@ class ObjectiveSettings:
     d_augment: str = ""
     """Augment what the discriminators see, against overfitting on few images: any of translation,
     color and cutout, separated by commas."""
-    gradient_penalty: float = 0.0
-    """Weight of a penalty on the gradient of the discriminators, with any adversarial loss; wgan-gp
-    has a weight of 10 and a center of 1 by default."""
-    gradient_center: float = 0.0
+    gradient_penalty: float | None = None
+    """Weight of a penalty on the gradient of the discriminators, with any adversarial loss; by
+    default 10 for wgan-gp, and 0 otherwise."""
+    gradient_center: float | None = None
     """Norm that the penalty pulls the gradient to: 0 at real images (R1); above 0 between real
-    images and fakes, for example 1, or 100 as in UVCGAN."""
+    images and fakes, such as 100 in UVCGAN. By default 1 for wgan-gp, and 0 otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,8 +315,9 @@ class Config(
         check_kinds(self.d_augment)
         if not 0 < self.val_share < 1:
             raise ValueError(f"val_share is {self.val_share}: use more than 0 and less than 1.")
-        if not self.evaluate_every and (self.val_dir or self.patience):
-            raise ValueError("val_dir and patience need --evaluate_every=1 or more.")
+        chosen = self.val_dir or self.patience or self.val_features != "pixels"
+        if chosen and not self.evaluate_every:
+            raise ValueError("val_dir, val_features and patience need --evaluate_every=1 or more.")
         if self.patience and self.strategy == "multiworker":
             raise ValueError("patience cannot stop a cluster of workers: use --patience=0.")
         if self.recompute and (self.dropout or self.norm == "batch"):

@@ -126,14 +126,19 @@ def make_cyclegan(
         steps_per_epoch: number of steps in an epoch, for the learning rate schedule.
     """
 
-    def optimizer(learning_rate):
-        rate = LinearDecay(learning_rate, config.epochs, config.decay_epochs, steps_per_epoch)
+    def optimizer(learning_rate, updates):
+        # A schedule counts the updates of its optimizer.
+        rate = LinearDecay(
+            learning_rate, config.epochs, config.decay_epochs, updates * steps_per_epoch
+        )
         # The authors use epsilon 1e-8; Keras' default is 1e-7.
         adam = keras.optimizers.Adam(rate, beta_1=config.beta_1, beta_2=0.999, epsilon=1e-8)
         if config.precision == "mixed_float16":
             return keras.optimizers.LossScaleOptimizer(adam)
         return adam
 
+    same = config.d_learning_rate is None
+    d_learning_rate = config.learning_rate if same else config.d_learning_rate
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
         model = CycleGAN(
@@ -146,10 +151,8 @@ def make_cyclegan(
             ema=config.ema,
         )
         model.compile(
-            optimizer(config.learning_rate),
-            optimizer(
-                config.learning_rate if config.d_learning_rate is None else config.d_learning_rate
-            ),
+            optimizer(config.learning_rate, updates=1),
+            optimizer(d_learning_rate, updates=config.d_steps),
             adversarial=config.adversarial,
             lambda_adversarial=config.lambda_adversarial,
             lambda_cycle_a=config.lambda_cycle_a,

@@ -30,6 +30,10 @@ def initialize(model: CycleGAN, source: str) -> list[str]:
         ValueError: there are no networks, or one has another architecture than the model's.
     """
     path = Path(source).expanduser()
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist: start from a run folder, or from a .keras or .pth file."
+        )
     found = _in_folder(path) if path.is_dir() else _in_file(path)
     for name, network in found.items():
         _copy(network, getattr(model, name), name, path)
@@ -99,7 +103,10 @@ def _discriminators_of_checkpoint(model: CycleGAN, run_dir: Path) -> list[str]:
     if step is None:
         return []
     if damage := find_damage(folder, step):
-        raise ValueError(f"{folder}/ckpt-{step} is damaged ({damage}): restore it from a backup.")
+        raise ValueError(
+            f"{folder}/ckpt-{step} cannot be read ({damage}): if that run is in progress, try "
+            "again; otherwise restore it from a backup."
+        )
     try:
         read_checkpoint(tf.train.Checkpoint(d_a=model.d_a, d_b=model.d_b), folder, step)
     except ValueError as error:

@@ -38,14 +38,17 @@ def train(config: Config) -> int:
         f"{replicas * config.batch_size * config.d_steps} image(s) of each domain in a batch",
         flush=True,
     )
-    named = config.val_features
-    features = pixel_features if named == "pixels" else load_features(named)
+    worker = worker_number(strategy)
+    measures = config.evaluate_every and worker == 0
+    if measures:
+        named = config.val_features
+        features = pixel_features if named == "pixels" else load_features(named)
     sets = load_dataset(config)
     print(f"Reading {len(sets['trainA'])} + {len(sets['trainB'])} images ...", flush=True)
     data = TrainingData(sets, config, strategy.num_replicas_in_sync)
     shown = data.examples(sets)
     best = None
-    if config.evaluate_every:
+    if measures:
         best = BestGenerators(
             config.run_folder, config, sets, data.shown_size, data.steps_per_epoch, features
         )
@@ -62,7 +65,6 @@ def train(config: Config) -> int:
             + (f"; {', '.join(fresh)} start untrained" if fresh else ""),
             flush=True,
         )
-    worker = worker_number(strategy)
     run = RunFolder(config.run_folder, config, sets, replicas, worker, worker_count(strategy))
     with run, StopSignals() as stop:
         step = run.attach(model)

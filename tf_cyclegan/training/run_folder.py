@@ -36,8 +36,8 @@ from tf_cyclegan.training.config import Config
 MAY_CHANGE = {
     "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "paired", "recursive",
     "side_by_side", "cache", "run_dir", "resume", "allow_other_data", "sample_every",
-    "watch_every", "save_every", "save_minutes", "keep_checkpoints", "recompute", "init_from",
-    "patience",
+    "watch_every", "save_every", "save_minutes", "keep_checkpoints", "recompute", "val_dir",
+    "evaluate_every", "patience",
 }  # fmt: skip
 
 
@@ -81,7 +81,7 @@ class RunFolder:
             "images": {
                 name: describe_images(images)
                 for name, images in (sets or {}).items()
-                if name in ("trainA", "trainB")
+                if name in ("trainA", "trainB", "valA", "valB")
             },
         }
         if has_checkpoints(self.path):
@@ -329,8 +329,11 @@ def load_run_images(run_dir, **changes) -> dict[str, ImageSet]:
         ValueError: it is not a run folder.
         DatasetError: the images do not exist or cannot be read.
     """
+    config = dataclasses.replace(read_config(run_dir), **changes)
+    if config.val_dir:  # images that only training needs
+        config = dataclasses.replace(config, val_dir=None, evaluate_every=0)
     try:
-        return load_dataset(dataclasses.replace(read_config(run_dir), **changes))
+        return load_dataset(config)
     except DatasetError as error:
         raise DatasetError(
             f"{error} (from {run_dir}/config.json; relative paths in it start at the folder that "

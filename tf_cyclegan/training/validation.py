@@ -26,14 +26,14 @@ class BestGenerators(keras.callbacks.Callback):
     """Measures KID on validation images after every few epochs, and keeps the best generators.
 
     Writes `validation.csv`, `validation.png`, TensorBoard scalars, and the folder `best/`, which
-    every command takes as --run_dir: for each direction the generator with the lowest KID. Its
-    `best.json` holds their KID, epoch and step.
+    all commands that translate or export take as --run_dir: for each direction the generator with
+    the lowest KID. Its `best.json` holds their KID, epoch and step.
 
     Args:
         run_dir: the run folder.
         config: its settings, of which `evaluate_every` and `patience` are used.
         sets: "valA" and "valB".
-        size: height and width to which the images are resized, those of training.
+        size: height and width to which the images are resized.
         steps_per_epoch: number of steps in an epoch.
         features: a function from images to `[n, d]`.
 
@@ -68,7 +68,8 @@ class BestGenerators(keras.callbacks.Callback):
             ValueError: files of an earlier run in the folder cannot be read.
         """
         self.set_model(model)
-        self.best = self._read_best()
+        # A run that begins anew may have other settings than one that never saved a checkpoint.
+        self.best = self._read_best() if model.steps_done else {}
         self.rows = self._read_rows(model.steps_done)
         self.translators = {name: translator(g) for name, g in model.generators().items()}
         self.board = tf.summary.create_file_writer(str(self.run_dir / "logs"))
@@ -81,11 +82,11 @@ class BestGenerators(keras.callbacks.Callback):
 
     @property
     def exhausted(self) -> bool:
-        """Whether neither direction has improved in the last `patience` epochs."""
-        if not self.config.patience or len(self.best) < len(DOMAINS):
+        """Whether the last `patience` epochs or more have brought no improvement."""
+        if not self.config.patience or not self.rows:
             return False
-        epoch = self.model.steps_done // self.steps_per_epoch
-        return epoch - max(best["epoch"] for best in self.best.values()) >= self.config.patience
+        newest = max(best["epoch"] for best in self.best.values())
+        return self.rows[-1]["epoch"] - newest >= self.config.patience
 
     def report(self) -> str:
         """Describes the best generators in one line."""
