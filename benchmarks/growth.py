@@ -10,7 +10,6 @@ multiply-adds. The JSON contains the cost of a doubled side, such as ratio_512_t
 The commands take 3 and 4 minutes on 2 cores.
 """
 
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Literal
 
 import measure
 import report
-import tyro
 import work
 
 
@@ -160,8 +158,4 @@ def draw(path, axis, entries):
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    report.run(main, Options, __doc__)

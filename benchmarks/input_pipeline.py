@@ -10,14 +10,12 @@ measures a float32 training step on this CPU, and assumes the time of one on a G
 The first command takes 3 minutes on 2 cores.
 """
 
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import measure
 import report
-import tyro
 import work
 
 
@@ -117,8 +115,4 @@ def write_landscapes(folder: Path, count: int, side: int) -> None:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    report.run(main, Options, __doc__)

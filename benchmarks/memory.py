@@ -11,12 +11,10 @@ times, the median over the rounds.
 The first command takes 8 minutes on 2 cores.
 """
 
-import sys
 from dataclasses import dataclass
 
 import measure
 import report
-import tyro
 import work
 
 
@@ -80,8 +78,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    report.run(main, Options, __doc__)

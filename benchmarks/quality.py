@@ -22,7 +22,6 @@ from pathlib import Path
 from statistics import mean
 
 import report
-import tyro
 
 from tf_cyclegan.cli import train
 from tf_cyclegan.files import write_text
@@ -41,7 +40,7 @@ class Options:
     """The flags."""
 
     train: str
-    """Flags of tf-cyclegan train: data, networks and length; all networks as in the paper."""
+    """Flags of tf-cyclegan train: data, networks and length; other settings must be the paper's."""
     output: str
     """Folder for the run folders and quality.json."""
     features: str = "pixels"
@@ -90,7 +89,7 @@ def main(options: Options) -> int:
 
 
 def timed(path: Path, run, *arguments) -> dict:
-    """Returns seconds and other facts of a run folder; runs what fills it if it is not finished."""
+    """Returns seconds and other facts of a run, which is trained first if it is not finished."""
     record = path / "finished.json"
     if not record.exists():
         shutil.rmtree(path, ignore_errors=True)  # an interrupted run, whose time is unknown
@@ -182,8 +181,4 @@ def train_peer(config: Config, path: str, seconds: float | None) -> dict:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    report.run(main, Options, __doc__)

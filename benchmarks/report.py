@@ -3,11 +3,13 @@
 import dataclasses
 import importlib.util
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import measure
+import tyro
 import work
 
 from tf_cyclegan.files import write_text
@@ -35,6 +37,21 @@ class Options:
     """Number of threads; 0 lets TensorFlow and PyTorch choose."""
     json: str | None = None
     """File for the result."""
+
+
+def run(main, options, description):
+    """Runs a script with the flags of the command line, and ends the process.
+
+    Args:
+        main: takes the options, and returns the exit code.
+        options: their dataclass.
+        description: the text of --help.
+    """
+    given = tyro.cli(options, description=description, use_underscores=True)
+    try:
+        sys.exit(main(given))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 def check(options, sizes, precisions="float32", peer=False, **positive):

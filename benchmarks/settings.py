@@ -10,12 +10,10 @@ minutes on 2 cores.
 """
 
 import shlex
-import sys
 from dataclasses import dataclass
 
 import measure
 import report
-import tyro
 import work
 
 from tf_cyclegan.cli import train
@@ -74,8 +72,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    report.run(main, Options, __doc__)

@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
+import report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -149,8 +149,4 @@ def random_generator(options: Options, dtype: str = "float32"):
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    report.run(main, Options, __doc__)

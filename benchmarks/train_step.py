@@ -10,10 +10,7 @@ JSON is our time divided by the peer's, the median over the rounds.
 The first command takes 3 minutes on 2 cores.
 """
 
-import sys
-
 import report
-import tyro
 import work
 from report import Options
 
@@ -34,8 +31,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    report.run(main, Options, __doc__)

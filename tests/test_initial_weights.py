@@ -106,7 +106,7 @@ def test_sources_that_do_not_fit_are_named(source, tmp_path):
         ),
         (make(d_filters=2), path, "discriminators of .* are other networks .*--d_filters"),
         (make(), tmp_path / "photos.keras", "does not tell its direction: rename it to a2b.keras"),
-        (make(), tmp_path, "holds no generators to start from: name a run folder"),
+        (make(), tmp_path, "contains no generators: name a run folder"),
         (make(), tmp_path / "nothing", "nothing does not exist: start from a run folder"),
     ):
         with pytest.raises(ValueError, match=message) as error:

@@ -1,6 +1,6 @@
 """Differentiable augmentation of what the discriminators see: Zhao et al. 2020, arXiv:2006.10738.
 
-With few training images, discriminators learn them by heart. If real images and fakes are augmented
+With few training images, discriminators memorize them. If real images and fakes are augmented
 alike before a discriminator sees them, and gradients flow through the augmentation, the generators
 still learn the distribution of the images without augmentation.
 """
@@ -28,8 +28,8 @@ def augment(images: tf.Tensor, names: str, seed: int, place: tf.Tensor) -> tf.Te
 
     As in the authors' code: "color" changes brightness by up to 0.5, saturation by a factor of 0 to
     2 and contrast by a factor of 0.5 to 1.5; "translation" shifts by up to an eighth of a side;
-    "cutout" erases a square of half the side, which may be partly outside. What is missing is 0,
-    that is gray.
+    "cutout" erases a square of half the side, which may be partly outside. Pixels that are missing
+    become 0, which is gray.
 
     Args:
         images: `[n, h, w, c]` in [-1, 1].

@@ -608,12 +608,12 @@ class CycleGAN(keras.Model):
         """Computes the weighted terms of the generators by name, each `[n]`."""
         losses = {}
         if self.lambda_adversarial:
-            for name, judge, real, fake in (
+            for name, discriminator, real, fake in (
                 ("g_adv_a2b", "d_b", real_a, images["fake_b"]),
                 ("g_adv_b2a", "d_a", real_b, images["fake_a"]),
             ):
-                seen = self.discriminator_input(judge, fake, real, training)
-                logits = run_network(getattr(self, judge), seen, training)
+                seen = self.discriminator_input(discriminator, fake, real, training)
+                logits = run_network(getattr(self, discriminator), seen, training)
                 loss = generator_loss(self.adversarial, logits)
                 losses[name] = self.lambda_adversarial * loss
         if self.lambda_cycle_a:
@@ -630,12 +630,12 @@ class CycleGAN(keras.Model):
         return losses
 
     def discriminator_input(
-        self, judge: str, image: tf.Tensor, source: tf.Tensor, training: bool, part: int = 0
+        self, discriminator: str, image: tf.Tensor, source: tf.Tensor, training: bool, part: int = 0
     ) -> tf.Tensor:
         """Returns what a discriminator sees of an image.
 
         Args:
-            judge: "d_a" or "d_b".
+            discriminator: "d_a" or "d_b".
             image: real images or fakes, `[n, h, w, c]`.
             source: the real images of the other domain, for pairs concatenated to the image.
             training: whether to augment both, by a random draw of this step.
@@ -643,7 +643,7 @@ class CycleGAN(keras.Model):
         """
         images = [source, image] if self.lambda_l1 else [image]
         if self.d_augment and training:
-            seed = derive_seed(self.seed, replica_id(), 4 + (judge == "d_b"))
+            seed = derive_seed(self.seed, replica_id(), 4 + (discriminator == "d_b"))
             images = [augment(x, self.d_augment, seed, self._place(part)) for x in images]
         return tf.concat(images, axis=-1)
 

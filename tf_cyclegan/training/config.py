@@ -35,7 +35,7 @@ class DataSettings:
     recursive: bool = False
     """Search subfolders for images, too."""
     max_images: int | None = None
-    """Train on only the first so many images of each domain."""
+    """Maximum number of training images of each domain; the first ones are used."""
     channels_a: Literal[1, 3] = 3
     """Channels of domain a: 1 for gray, 3 for RGB."""
     channels_b: Literal[1, 3] = 3
@@ -54,7 +54,7 @@ class DataSettings:
     flip_vertical: bool = False
     """Flip half of the images vertically, too."""
     rotate: float = 0.0
-    """Rotate each image by a random angle of up to so many degrees, before the crop."""
+    """Rotate each image at random before the crop, by this angle in degrees at most."""
     color_jitter: float = 0.0
     """Change brightness, contrast and saturation of each image by random factors of 1 - x to 1 + x,
     for example 0.1."""
@@ -168,7 +168,8 @@ class ValidationSettings:
     val_features: str = "pixels"
     """Features for KID, as in `tf-cyclegan evaluate --features`."""
     patience: int = 0
-    """Stop after so many epochs in which neither direction improves; 0 to never stop."""
+    """Number of epochs without an improvement in either direction after which training stops; 0 to
+    never stop early."""
 
 
 @dataclasses.dataclass(frozen=True)

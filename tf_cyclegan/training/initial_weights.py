@@ -9,7 +9,7 @@ from tf_cyclegan.cyclegan import CycleGAN
 from tf_cyclegan.interop import load_discriminator, load_generator
 from tf_cyclegan.training.checkpoint_files import find_damage, read_checkpoint, saved_steps
 
-# Our name of each network -> the authors'. Their D_A judges domain b, their D_B domain a.
+# Our name of each network -> the authors'. Their D_A is for domain b, their D_B for domain a.
 AUTHORS = {"a2b": "G_A", "b2a": "G_B", "d_a": "D_B", "d_b": "D_A"}
 IGNORED = ("name", "trainable", "dtype", "dropout")  # of a network's config: weights do not depend
 
@@ -54,7 +54,7 @@ def _in_folder(path: Path) -> dict[str, keras.Model]:
             found[name] = (load_generator if theirs[0] == "G" else load_discriminator)(file)
     if not {"a2b", "b2a"} & found.keys():
         raise ValueError(
-            f"{path} holds no generators to start from: name a run folder with a checkpoint, or a "
+            f"{path} contains no generators: name a run folder with a checkpoint, or a "
             "folder with a2b.keras or latest_net_G_A.pth."
         )
     return found

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tf_cyclegan.data.image_files import ImageSet
 from tf_cyclegan.data.resizing import resize
@@ -175,7 +176,8 @@ class BestGenerators(keras.callbacks.Callback):
                 marker="o",
                 label=direction,
             )
-        axes.set(xlabel="epoch", ylabel=f"KID on {self.config.val_features}")
+        axes.set(xlabel="epoch", ylabel=f"KID on {Path(self.config.val_features).name}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
         with whole_file(self.run_dir / "validation.png") as part:
             figure.savefig(part, dpi=100)
