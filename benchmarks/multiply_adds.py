@@ -1,22 +1,4 @@
-"""Counts the multiply-adds of convolutions, in networks and in TensorFlow graphs."""
-
-
-def convolutions(network, shape):
-    """Counts multiply-adds of each convolution in a built Keras network, in forward order.
-
-    Transposed convolutions are counted by their input, as they are computed: each input value is
-    multiplied once with each of its weights. Padding counts; norms, biases and sums do not.
-
-    Args:
-        network: a built network.
-        shape: `[n, h, w, c]` of its input, fully known.
-    """
-    import tensorflow as tf
-
-    # In inference mode, because training computes some convolutions in another way.
-    call = tf.function(lambda x: network(x, training=False))
-    graph = call.get_concrete_function(tf.TensorSpec(shape)).graph
-    return [count for op in graph.get_operations() if (count := operation_multiply_adds(op))]
+"""Counts the multiply-adds of training steps."""
 
 
 def needed_operations(graph):
@@ -33,23 +15,6 @@ def needed_operations(graph):
     return needed
 
 
-def operation_multiply_adds(op):
-    """Counts multiply-adds of a graph operation: 0 unless it is a convolution or its gradient.
-
-    A convolution, its gradient for the input, and that for the kernel all multiply every value on
-    the kernel's output side with every weight of one output channel.
-    """
-    if op.type == "Conv2D":
-        kernel, outputs = op.inputs[1], op.outputs[0]
-    elif op.type == "Conv2DBackpropInput":  # also what computes a transposed convolution
-        kernel, outputs = op.inputs[1], op.inputs[2]
-    elif op.type == "Conv2DBackpropFilter":
-        kernel, outputs = op.outputs[0], op.inputs[2]
-    else:
-        return 0
-    return outputs.shape.num_elements() * kernel.shape.num_elements() // kernel.shape[-1]
-
-
 def step_multiply_adds(generator, discriminator):
     """Counts multiply-adds of a training step from those of the networks' layers.
 
@@ -58,7 +23,7 @@ def step_multiply_adds(generator, discriminator):
     frozen discriminators, and those of real images and stored fakes at the first layer.
 
     Args:
-        generator, discriminator: from `convolutions`.
+        generator, discriminator: from `tf_cyclegan.export.multiply_adds.convolutions`.
 
     Returns:
         A dict of forward, backward and total.

@@ -8,7 +8,7 @@ import itertools
 import os
 
 from measure import has_bfloat16
-from multiply_adds import convolutions, step_multiply_adds
+from multiply_adds import step_multiply_adds
 
 MATRIX = 2048  # rows and columns of the matrices whose product gives the machine's floor
 RECOMPUTED = ", recomputed"  # suffix of a precision for the step with --recompute
@@ -29,6 +29,7 @@ def tensorflow_steps(networks, batch, precisions, threads, floor=True, recompute
     """
     tf = _tensorflow(threads)
     from tf_cyclegan.cpu.allocator import keep_freed_memory
+    from tf_cyclegan.export.multiply_adds import convolutions
     from tf_cyclegan.training.config import Config
 
     keep_freed_memory()  # as tf-cyclegan train does
@@ -83,6 +84,7 @@ def _step(tf, config):
 def tensorflow_generators(networks, batch, precisions, threads):
     """Returns a generator's forward pass in a `tf.function`, for each precision, and the floor."""
     tf = _tensorflow(threads)
+    from tf_cyclegan.export.multiply_adds import convolutions
     from tf_cyclegan.training.config import Config
     from tf_cyclegan.training.factory import make_generator
 

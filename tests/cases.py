@@ -61,6 +61,12 @@ CASES = {
     "resnet_resize": Case(
         ResNetGenerator, {"filters": 2, "blocks": 1, "upsampling": "resize"}, (8, 12, 3)
     ),
+    "residual_block_separable": Case(ResidualBlock, {"filters": 3, "separable": True}, (6, 5, 3)),
+    "resnet_separable": Case(
+        ResNetGenerator,
+        {"filters": 2, "blocks": 1, "upsampling": "resize", "separable": True, "kernel": 5},
+        (8, 12, 3),
+    ),
     "resnet_gray": Case(ResNetGenerator, {"filters": 2, "blocks": 0, "channels": 1}, (8, 12, 3)),
     "resnet_batch": Case(ResNetGenerator, {"filters": 2, "blocks": 1, "norm": "batch"}, (8, 8, 3)),
     "resnet_dropout": Case(

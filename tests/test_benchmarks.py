@@ -14,6 +14,7 @@ from cases import write_landscapes
 
 from tf_cyclegan.data.image_files import read_image
 from tf_cyclegan.discriminators import PatchDiscriminator
+from tf_cyclegan.export.multiply_adds import convolutions, operation_multiply_adds
 from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.training.config import Config
 from tf_cyclegan.training.factory import make_cyclegan, make_strategy
@@ -208,12 +209,24 @@ def test_the_papers_networks_take_what_is_published():
     generator, discriminator = ResNetGenerator(64, blocks=9), PatchDiscriminator(64)
     for network, giga in ((generator, 49.6), (discriminator, 3.1)):
         network.build((None, None, None, 3))
-        counted = sum(multiply_adds.convolutions(network, (1, 256, 256, 3)))
+        counted = sum(convolutions(network, (1, 256, 256, 3)))
         assert counted / 1e9 == pytest.approx(giga, abs=0.05)
     # Expected: 7x7 from 3 to 64 channels at every pixel; 3x3 from 64 to 128 at a quarter of them.
-    first, second = multiply_adds.convolutions(generator, (2, 256, 256, 3))[:2]
+    first, second = convolutions(generator, (2, 256, 256, 3))[:2]
     assert first == 2 * 256**2 * 7 * 7 * 3 * 64
     assert second == 2 * 128**2 * 3 * 3 * 64 * 128
+
+
+def test_separable_convolutions_take_a_ninth_of_full_ones():
+    arguments = {"filters": 64, "blocks": 1, "upsampling": "resize", "separable": True}
+    generator = ResNetGenerator(**arguments)
+    generator.build((None, None, None, 3))
+    counts = convolutions(generator, (1, 64, 64, 3))
+    block = counts[5:9]  # after the first one, and two pairs that halve the size
+    depthwise, pointwise = 16**2 * 3 * 3 * 256, 16**2 * 256 * 256
+    assert block == [depthwise, pointwise] * 2
+    upsampled = counts[9:11]
+    assert upsampled == [16**2 * 256 * 128, 32**2 * 3 * 3 * 128]
 
 
 def test_a_steps_multiply_adds_are_those_of_its_graph():
@@ -225,11 +238,11 @@ def test_a_steps_multiply_adds_are_those_of_its_graph():
     spec = tf.TensorSpec((1, *size))
     graph = step.get_concrete_function(spec, spec).graph
     counts = multiply_adds.step_multiply_adds(
-        multiply_adds.convolutions(model.a2b, (1, *size)),
-        multiply_adds.convolutions(model.d_a, (1, *size)),
+        convolutions(model.a2b, (1, *size)),
+        convolutions(model.d_a, (1, *size)),
     )
     assert counts["total"] == sum(
-        map(multiply_adds.operation_multiply_adds, multiply_adds.needed_operations(graph))
+        map(operation_multiply_adds, multiply_adds.needed_operations(graph))
     )
     assert counts["total"] == counts["forward"] + counts["backward"]
 

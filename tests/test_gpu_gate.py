@@ -26,7 +26,7 @@ def noise(side):
 
 @needs_swiftshader
 @pytest.mark.parametrize("mode", ["float32", "float16"])
-@pytest.mark.parametrize("case", ["resnet", "resnet_resize", "unet"])
+@pytest.mark.parametrize("case", ["resnet", "resnet_resize", "resnet_separable", "unet"])
 def test_the_gpu_takes_our_files_whole(case, mode):
     generator = make(CASES[case])
     content = seal(convert(generator, mode, 16), FIXED)

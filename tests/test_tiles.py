@@ -33,6 +33,8 @@ NETWORKS = {
     "batch": case(blocks=1, norm="batch"),
     "batch_resize": case(blocks=1, norm="batch", upsampling="resize", channels=1),
     "none": case(blocks=1, norm="none", dropout=0.5),
+    "separable": case(blocks=2, upsampling="resize", separable=True, kernel=5),
+    "separable_batch": case(blocks=1, upsampling="resize", separable=True, norm="batch"),
     "no_blocks": case(blocks=0, channels_in=1),
     "no_blocks_gray": case(blocks=0, channels=1, upsampling="resize"),
 }

@@ -41,10 +41,11 @@ from tf_cyclegan.losses import (
 from tf_cyclegan.model_archive import reason
 from tf_cyclegan.random_numbers import derive_seed, random_integers, to_unit_interval
 from tf_cyclegan.replicas import (
+    apply_gradients,
     assign_on_each,
     global_mean,
     replica_id,
-    share_overflow,
+    report,
     worker_number,
 )
 
@@ -532,18 +533,11 @@ class CycleGAN(keras.Model):
         Returns:
             For example "a2b: sequential/conv2d/kernel", or None if every value is finite.
         """
-        named = [
-            (f"{name}: {variable.path}", variable)
-            for name, part in (self.networks() | self.named_averages() | self.optimizers()).items()
-            for variable in part.variables
-        ]
+        named = variables_of(self.networks() | self.named_averages() | self.optimizers())
         for name in ("pool_a", "pool_b"):
             for number, pool in enumerate(getattr(self, name)):
                 named.append((f"{name}: images of replica {number}", pool.images))
-        named = [(name, tf.convert_to_tensor(variable)) for name, variable in named]
-        named = [(name, value) for name, value in named if value.dtype.is_floating]
-        finite = are_finite([value for _, value in named]).numpy()
-        return next((name for (name, _), good in zip(named, finite, strict=True) if not good), None)
+        return first_non_finite(named)
 
     def log_names(self) -> list[str]:
         """Returns the names of what a step reports: losses of a weight above 0, learning_rate."""
@@ -705,7 +699,7 @@ class CycleGAN(keras.Model):
 
         part = compiled_if(self.compiles_gradients, self._generator_gradients)
         gradients, losses, fake_a, fake_b = part(real_a, real_b)
-        self._update(self.generator_optimizer, gradients, self._generator_variables())
+        apply_gradients(self.generator_optimizer, gradients, self._generator_variables())
         if self.averages:
             self._update_averages()
 
@@ -719,7 +713,7 @@ class CycleGAN(keras.Model):
             losses |= {name: tf.concat([u[name] for u in updates], 0) for name in updates[0]}
 
         self.step.assign_add(1)
-        return self._report(losses | {"learning_rate": tf.cast(rate, tf.float32)})
+        return report(self.trackers, losses | {"learning_rate": tf.cast(rate, tf.float32)})
 
     def _train_discriminators(
         self,
@@ -735,7 +729,7 @@ class CycleGAN(keras.Model):
             fake_a = self.pool_a[replica_id() % len(self.pool_a)].query(fake_a)
         part = compiled_if(self.compiles_gradients, self._discriminator_gradients)
         gradients, losses = part(real_a, real_b, fake_a, fake_b, number)
-        self._update(self.discriminator_optimizer, gradients, self._discriminator_variables())
+        apply_gradients(self.discriminator_optimizer, gradients, self._discriminator_variables())
         return losses
 
     def _update_averages(self) -> None:
@@ -791,34 +785,12 @@ class CycleGAN(keras.Model):
             fake_a, fake_b = images["fake_a"], images["fake_b"]
             losses |= self.discriminator_losses(real_a, real_b, fake_a, fake_b)
         rate = self.generator_optimizer.learning_rate
-        self._report(losses | {"learning_rate": tf.cast(rate, tf.float32)})
+        report(self.trackers, losses | {"learning_rate": tf.cast(rate, tf.float32)})
         return self.get_metrics_result()
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Does nothing, since everything is built. Keras 3.15 would draw a batch for it, and fails
         in a cluster of workers, where it cannot reduce a nested value."""
-
-    def _update(
-        self,
-        optimizer: keras.optimizers.Optimizer,
-        gradients: list[tf.Tensor],
-        variables: list[keras.Variable],
-    ) -> None:
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            gradients = share_overflow(gradients)
-        optimizer.apply(gradients, variables)
-
-    def _report(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Updates the trackers, and returns the batch means of this step in `log_names` order."""
-        # Without this, a step that finds no more data would be counted: counting needs no data.
-        with tf.control_dependencies(list(values.values())):
-            for name, tracker in self.trackers.items():
-                tracker.update_state(values[name])
-        means = {name: tf.reduce_mean(values[name]) for name in self.trackers}
-        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
-            # Here, Keras takes the mean over the first axis of what each worker returns.
-            means = {name: value[tf.newaxis] for name, value in means.items()}
-        return means
 
     def _generator_variables(self) -> list[keras.Variable]:
         return self.a2b.trainable_variables + self.b2a.trainable_variables
@@ -926,6 +898,19 @@ def has_batch_norm(network: keras.Model) -> bool:
 def is_seed(variable: keras.Variable) -> bool:
     """Returns whether a variable is the random state of a layer such as Dropout."""
     return variable.path.endswith("seed_generator_state")
+
+
+def variables_of(parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Returns (name, variable) of all variables of networks and optimizers, given by name."""
+    return [(f"{name}: {v.path}", v) for name, part in parts.items() for v in part.variables]
+
+
+def first_non_finite(variables: Sequence[tuple[str, Any]]) -> str | None:
+    """Returns the name of the first (name, variable) that holds NaN or infinity, or None."""
+    named = [(name, tf.convert_to_tensor(variable)) for name, variable in variables]
+    named = [(name, value) for name, value in named if value.dtype.is_floating]
+    finite = are_finite([value for _, value in named]).numpy()
+    return next((name for (name, _), good in zip(named, finite, strict=True) if not good), None)
 
 
 @tf.function

@@ -18,8 +18,10 @@ from tf_cyclegan.layers import (
     check_nhwc,
     check_positive,
     convolution,
+    depthwise,
     initializer,
     normalization,
+    separable_convolution,
 )
 from tf_cyclegan.model_archive import save
 from tf_cyclegan.sizes import checked_when_run
@@ -40,6 +42,11 @@ class ResNetGenerator(keras.Model):
             et al. 2016).
         norm: "instance" (the paper's), "batch" or "none".
         dropout: dropout rate inside the residual blocks, 0 for none.
+        separable: whether each 3x3 convolution is depthwise-separable, as in MobileNet (Howard et
+            al. 2017, arXiv:1704.04861), for small generators on phones. Needs
+            `upsampling="resize"`.
+        kernel: side of the kernels of the first and the last convolution: 7 in the paper, or 3, 5
+            or 9. At few filters, these two layers take most of the time, and 5 halves it.
 
     Call arguments:
         inputs: `[n, h, w, c]` in [-1, 1], h and w multiples of 4 and at least 8.
@@ -67,50 +74,65 @@ class ResNetGenerator(keras.Model):
         upsampling: str = "transpose",
         norm: str = "instance",
         dropout: float = 0.0,
+        separable: bool = False,
+        kernel: int = 7,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         check_positive(filters=filters, channels=channels)
         if blocks < 0:
             raise ValueError(f"blocks={blocks}: use 0 or more residual blocks.")
+        if kernel not in (3, 5, 7, 9):
+            raise ValueError(f"kernel={kernel}: use 3, 5, 7 or 9.")
+        if separable and upsampling != "resize":
+            raise ValueError("separable=True needs upsampling='resize'.")
         self.filters = filters
         self.blocks = blocks
         self.channels = channels
         self.upsampling = upsampling
         self.norm = norm
         self.dropout = dropout
+        self.separable = separable
+        self.kernel = kernel
         dtype = self.dtype_policy
+
+        def downsample(filters: int) -> list[keras.Layer]:
+            # PyTorch pads one zero on every side, Keras' "same" only right and below.
+            padding = keras.layers.ZeroPadding2D(1, data_format="channels_last", dtype=dtype)
+            if separable:
+                return [padding, *separable_convolution(filters, 2, norm, dtype)]
+            return [padding, convolution(filters, 3, strides=2, norm=norm, dtype=dtype)]
 
         def norm_relu() -> list[keras.Layer]:
             return [*normalization(norm, dtype), ReLU(dtype=dtype)]
 
         self.encoder = keras.Sequential(
             [
-                ReflectionPadding2D(3, dtype=dtype),
-                convolution(filters, 7, norm=norm, dtype=dtype),  # [n, h, w, filters]
+                ReflectionPadding2D(kernel // 2, dtype=dtype),
+                convolution(filters, kernel, norm=norm, dtype=dtype),  # [n, h, w, filters]
                 *norm_relu(),
-                # PyTorch pads one zero on every side, Keras' "same" only right and below.
-                keras.layers.ZeroPadding2D(1, data_format="channels_last", dtype=dtype),
-                convolution(2 * filters, 3, strides=2, norm=norm, dtype=dtype),
+                *downsample(2 * filters),
                 *norm_relu(),  # [n, h/2, w/2, 2 filters]
-                keras.layers.ZeroPadding2D(1, data_format="channels_last", dtype=dtype),
-                convolution(4 * filters, 3, strides=2, norm=norm, dtype=dtype),
+                *downsample(4 * filters),
                 *norm_relu(),  # [n, h/4, w/4, 4 filters]
             ],
             name="encoder",
         )
         self.transformer = keras.Sequential(
-            [ResidualBlock(4 * filters, norm, dropout, dtype=dtype) for _ in range(blocks)],
+            [
+                ResidualBlock(4 * filters, norm, dropout, separable, dtype=dtype)
+                for _ in range(blocks)
+            ],
             name="transformer",
         )
         self.decoder = keras.Sequential(
             [
-                *upsample(2 * filters, upsampling, norm, dtype),
+                *upsample(2 * filters, upsampling, norm, separable, dtype),
                 *norm_relu(),  # [n, h/2, w/2, 2 filters]
-                *upsample(filters, upsampling, norm, dtype),
+                *upsample(filters, upsampling, norm, separable, dtype),
                 *norm_relu(),  # [n, h, w, filters]
-                ReflectionPadding2D(3, dtype=dtype),
-                convolution(channels, 7, use_bias=True, dtype=dtype),  # [n, h, w, channels]
+                ReflectionPadding2D(kernel // 2, dtype=dtype),
+                convolution(channels, kernel, use_bias=True, dtype=dtype),  # [n, h, w, channels]
             ],
             name="decoder",
         )
@@ -145,6 +167,8 @@ class ResNetGenerator(keras.Model):
             "upsampling": self.upsampling,
             "norm": self.norm,
             "dropout": self.dropout,
+            "separable": self.separable,
+            "kernel": self.kernel,
         }
 
 
@@ -361,9 +385,17 @@ def run_part(
 
 
 def upsample(
-    filters: int, upsampling: str, norm: str, dtype: keras.DTypePolicy | str | None
+    filters: int,
+    upsampling: str,
+    norm: str,
+    separable: bool,
+    dtype: keras.DTypePolicy | str | None,
 ) -> list[keras.Layer]:
-    """Returns layers that double height and width: `[n, h, w, c] -> [n, 2h, 2w, filters]`."""
+    """Returns layers that double height and width: `[n, h, w, c] -> [n, 2h, 2w, filters]`.
+
+    In a separable pair the 1x1 convolution comes first, where the map is small and has many
+    channels (Haase and Amthor 2020, arXiv:2003.13549).
+    """
     if upsampling == "transpose":
         return [
             keras.layers.Conv2DTranspose(
@@ -379,13 +411,16 @@ def upsample(
             CropTopLeft(dtype=dtype),
         ]
     if upsampling == "resize":
-        return [
+        resized = [
             keras.layers.UpSampling2D(
                 2, data_format="channels_last", interpolation="nearest", dtype=dtype
             ),
             ReflectionPadding2D(1, dtype=dtype),
-            convolution(filters, 3, norm=norm, dtype=dtype),
         ]
+        if not separable:
+            return [*resized, convolution(filters, 3, norm=norm, dtype=dtype)]
+        pointwise = convolution(filters, 1, norm=norm, dtype=dtype)
+        return [pointwise, *normalization(norm, dtype), *resized, depthwise(1, norm, dtype)]
     raise ValueError(f"upsampling={upsampling!r} is not known: use 'transpose' or 'resize'.")
 
 

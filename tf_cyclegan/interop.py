@@ -145,6 +145,11 @@ def torch_layers(network: keras.Model) -> list[tuple[keras.Layer, str]]:
                 f"upsampling={network.upsampling!r} does not exist in the authors' code: only "
                 "generators with upsampling='transpose' can be written for it."
             )
+        if network.kernel != 7:
+            raise ValueError(
+                f"kernel={network.kernel} does not exist in the authors' code: only generators "
+                "with kernel=7 can be written for it."
+            )
         return _resnet_layers(network)
     if isinstance(network, UNetGenerator):
         return _unet_layers(network)

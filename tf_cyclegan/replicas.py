@@ -1,7 +1,8 @@
 """What a training step computes over several replicas and workers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import keras
 import tensorflow as tf
 
 
@@ -25,6 +26,32 @@ def share_overflow(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
     bad = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(finite, 0.0, 1.0))
     return [tf.where(bad > 0, tf.constant(float("nan"), g.dtype), g) for g in gradients]
+
+
+def apply_gradients(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: list[tf.Tensor],
+    variables: list[keras.Variable],
+) -> None:
+    """Updates variables with the gradients of all replicas, unless one of those overflowed."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        gradients = share_overflow(gradients)
+    optimizer.apply(gradients, variables)
+
+
+def report(
+    trackers: Mapping[str, keras.metrics.Metric], values: Mapping[str, tf.Tensor]
+) -> dict[str, tf.Tensor]:
+    """Updates the trackers, and returns the means over the batch in their order."""
+    # Without this, a step that finds no more data would be counted: counting needs no data.
+    with tf.control_dependencies(list(values.values())):
+        for name, tracker in trackers.items():
+            tracker.update_state(values[name])
+    means = {name: tf.reduce_mean(values[name]) for name in trackers}
+    if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+        # Here, Keras takes the mean over the first axis of what each worker returns.
+        means = {name: value[tf.newaxis] for name, value in means.items()}
+    return means
 
 
 def assign_on_each(variables: Sequence[tf.Variable], values: Sequence[tf.Tensor]) -> None:

@@ -217,9 +217,10 @@ def write_step(path, config):
     import numpy as np
     import tensorflow as tf
 
-    from benchmarks.multiply_adds import needed_operations, operation_multiply_adds
+    from benchmarks.multiply_adds import needed_operations
     from tf_cyclegan import cpu
     from tf_cyclegan.data.image_files import to_float
+    from tf_cyclegan.export.multiply_adds import operation_multiply_adds
 
     model, strategy = make_model(config)
     names = model.log_names()

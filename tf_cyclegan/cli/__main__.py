@@ -12,6 +12,7 @@ import sys
 # What you type -> the module in tf_cyclegan.cli, and what it does.
 COMMANDS = {
     "train": ("train", "train a CycleGAN, or continue a training run"),
+    "student": ("student", "train a small generator to copy a trained one, for phones"),
     "translate": ("translate", "translate images with a trained generator"),
     "translate-many": ("translate_many", "translate a large collection with Apache Beam"),
     "evaluate": ("evaluate", "measure the translations of the test images"),

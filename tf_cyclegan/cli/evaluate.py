@@ -1,4 +1,4 @@
-"""Measure the translations of the test images in both directions.
+"""Measure the translations of the test images in each direction.
 
     tf-cyclegan evaluate --run_dir=runs/demo
     tf-cyclegan evaluate --run_dir=runs/mine --features=inception  # comparable KID and FID
@@ -27,7 +27,8 @@ class Options:
     """The flags."""
 
     run_dir: str
-    """A run folder, or a folder into which import-weights wrote both directions."""
+    """A run folder, or a folder from import-weights. With only one direction, such as a student,
+    cycles are not measured."""
     features: str = "pixels"
     """Features for distances: pixels, inception, inception-clean, or a FILE.h5 or .keras."""
     dataset: str | None = None
@@ -50,7 +51,7 @@ class Options:
 
 
 def main(options: Options) -> int:
-    """Evaluates both directions, and returns the exit code."""
+    """Evaluates each direction, and returns the exit code."""
     import tensorflow as tf  # imported here to keep --help fast
 
     from tf_cyclegan.data.image_files import write_image
@@ -66,7 +67,7 @@ def main(options: Options) -> int:
         table,
     )
     from tf_cyclegan.files import check_output, write_text
-    from tf_cyclegan.inference.translator import load_translator
+    from tf_cyclegan.inference.translator import directions_in, load_translator
     from tf_cyclegan.training.batches import load_dataset
     from tf_cyclegan.training.checkpoint_files import saved_steps
     from tf_cyclegan.training.run_folder import load_run_images, read_config
@@ -92,7 +93,8 @@ def main(options: Options) -> int:
     if options.palette and not paired:
         raise ValueError("--palette needs true label maps: add --paired, or leave it out.")
     palettes = {"a2b": read_palette(options.palette) if options.palette else None, "b2a": None}
-    translators = {d: load_translator(run_dir, d) for d in ("a2b", "b2a")}
+    # A student has one direction.
+    translators = {d: load_translator(run_dir, d) for d in directions_in(run_dir)}
     features = pixel_features if options.features == "pixels" else load_features(options.features)
     if config == own:
         sets = load_run_images(run_dir, paired=paired)
@@ -104,15 +106,16 @@ def main(options: Options) -> int:
     if split == "train":
         print("There are no test images: measuring on training images, where results are better.")
 
-    # === Measure both directions ===
+    # === Measure each direction ===
     results, sheets = {}, {}
-    for direction, domains in (("a2b", "AB"), ("b2a", "BA")):
-        inputs, targets = (sets[f"{split}{domain}"] for domain in domains)
-        truth = sets.get(f"truth{domains[0]}") if split == "test" else None
+    for direction, translate in translators.items():
+        source, target = direction.upper().split("2")
+        inputs, targets = sets[f"{split}{source}"], sets[f"{split}{target}"]
+        truth = sets.get(f"truth{source}") if split == "test" else None
         print(f"{direction}: {command.counted(len(inputs), 'image')} ...", flush=True)
-        backward = translators["b2a" if direction == "a2b" else "a2b"]
+        backward = translators.get("b2a" if direction == "a2b" else "a2b")
         results[direction], columns = evaluate_direction(
-            translators[direction], backward, inputs, targets, truth, features, palettes[direction]
+            translate, backward, inputs, targets, truth, features, palettes[direction]
         )
         sheets[direction] = contact_sheet(columns, scale=-(-128 // columns["real"][0].shape[1]))
 
@@ -148,7 +151,8 @@ def main(options: Options) -> int:
         print(f"{direction}: {scores['collapse']['verdict']}")
         for name, reason in scores.get("not_measured", {}).items():
             print(f"{direction}: {name} is not measured: {reason}")
-    print(f"written to {output}/evaluation.json, a2b.png, b2a.png")
+    drawn = ", ".join(f"{direction}.png" for direction in sheets)
+    print(f"written to {output}/evaluation.json, {drawn}")
     left_out = 0
     for direction, scores in results.items():
         for name, reason in scores["images"].get("left_out", {}).items():

@@ -35,6 +35,7 @@ class Options:
     validation: settings.ValidationSettings = settings.ValidationSettings()
     machine: settings.MachineSettings = settings.MachineSettings()
     run_folder: settings.RunFolderSettings = settings.RunFolderSettings()
+    saving: settings.SavingSettings = settings.SavingSettings()
 
 
 def main(config: Config, preset: str = "") -> int:

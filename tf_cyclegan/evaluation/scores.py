@@ -45,7 +45,7 @@ def resized(images: ImageSet, pixels: int) -> ImageSet:
 
 def evaluate_direction(
     forward: Translate,
-    backward: Translate,
+    backward: Translate | None,
     inputs: ImageSet,
     targets: ImageSet,
     truth: ImageSet | None,
@@ -59,7 +59,7 @@ def evaluate_direction(
 
     Args:
         forward, backward: this direction and the other, from
-            `tf_cyclegan.inference.translator.translator`.
+            `tf_cyclegan.inference.translator.translator`. None if there is no other direction.
         inputs: the images to translate, each at its own size.
         targets: unpaired real images of the target domain.
         truth: the ground truth for the inputs, if it is known.
@@ -69,7 +69,8 @@ def evaluate_direction(
     Returns:
         Scores by group: `images` (how many were measured and, if some could not be read or
         translated, `left_out`: name -> reason), `distance` (KID and FID to the targets, also for
-        the untranslated inputs), `cycle` (input -> fake -> back), `identity` (targets through the
+        the untranslated inputs), `cycle` (input -> fake -> back; None without `backward`),
+        `identity` (targets through the
         same generator; None if channels differ), `truth` (None if it is not known), `labels` (only
         with a palette), `color` (shift of the mean color by identity and translation), `collapse`.
         A measure is None if there are too few images or they are too small; `not_measured` then
@@ -91,7 +92,9 @@ def evaluate_direction(
             try:
                 real = inputs.read(i)
                 fake = forward(real)
-                shown = {"real": real, "fake": fake, "cycled": backward(fake)}
+                shown = {"real": real, "fake": fake}
+                if backward is not None:
+                    shown["cycled"] = backward(fake)
                 if truth is not None:
                     shown["truth"] = true = truth.read(i)
                     if true.shape[:2] != real.shape[:2]:
@@ -103,7 +106,8 @@ def evaluate_direction(
                 left_out[name] = str(error)
                 continue
             measured.append(i)
-            rows["cycle"].append(cycle_scores([real], [shown["cycled"]]))
+            if backward is not None:
+                rows["cycle"].append(cycle_scores([real], [shown["cycled"]]))
             if truth is not None:
                 before = to_channels(real, true.shape[2])
                 rows["truth"].append(truth_scores([fake], [true]))
@@ -184,7 +188,7 @@ def evaluate_direction(
             "kid_subset": subset_size,
         },
         "distance": distances(fake_features) | {"untranslated": distances(real_features)},
-        "cycle": mean_scores(rows["cycle"]),
+        "cycle": mean_scores(rows["cycle"]) if rows["cycle"] else None,
         "identity": mean_scores(rows["identity"]) if rows["identity"] else None,
         "truth": None,
         "color": {name: _mean(rows[f"{name} color"]) for name in ("identity", "truth")},

@@ -18,7 +18,8 @@ def lite_form(generator, size: Size | None) -> keras.Model:
 
     For a fixed size, mirror padding becomes slices and concatenations. For any size it is kept,
     because slices depend on the size. Nearest upsampling with the following convolution becomes one
-    transposed convolution, which needs less than half the multiplications.
+    transposed convolution, which needs less than half the multiplications; before a depthwise
+    convolution it becomes a transposed convolution of its own.
 
     Args:
         generator: one of `tf_cyclegan.generators`, built.
@@ -62,8 +63,11 @@ def _rewrite(layers, x):
         elif isinstance(layer, ReflectionPadding2D):
             x = _mirrored(x, layer.padding, "reflect")
         elif isinstance(layer, keras.layers.UpSampling2D):
-            next(remaining)  # the mirror padding by 1, which _upsampled includes
-            x = _upsampled(x, next(remaining))
+            padding, convolution = next(remaining), next(remaining)
+            if isinstance(convolution, keras.layers.DepthwiseConv2D):
+                x = convolution(_mirrored(_repeated(x), padding.padding, "reflect"))
+            else:
+                x = _upsampled(x, convolution)
         else:
             x = layer(x)
     return x
@@ -89,6 +93,15 @@ def _line(x, axis, index):
 
 def _joined(lines, axis):
     return keras.ops.concatenate(lines, axis) if len(lines) > 1 else lines[0]
+
+
+def _repeated(x):
+    """Applies nearest upsampling by 2: a transposed convolution whose kernel is 0 or 1."""
+    channels = x.shape[3]
+    layer = keras.layers.Conv2DTranspose(channels, 2, strides=2, use_bias=False)
+    x = layer(x)
+    layer.set_weights([np.tile(np.eye(channels, dtype=np.float32), (2, 2, 1, 1))])
+    return x
 
 
 def _upsampled(x, convolution):

@@ -140,7 +140,9 @@ class _TiledResNet:
             reader = self.blocks[0][0] if self.blocks else self.decoder
             tiles.compute(quarter, self.encoder, source, x, reader)
             for first, second, skip, last in self.blocks:
+                tiles.measure(half, first, x)  # norms inside: between separable convolutions
                 tiles.compute(half, first, x, y, second)
+                tiles.measure(half, second, y)
                 tiles.compute(half, second, y, z, last)
                 for windows in tiles.windows(half, shape):
                     total = skip(x, windows, tiles.moments) + last(z, windows, tiles.moments)
@@ -280,7 +282,7 @@ class _Chain:
 
 
 def _split(layers) -> list[list]:
-    """Splits layers after each convolution; the last group may be empty."""
+    """Splits layers after each full convolution; the last group may be empty."""
     groups: list[list] = [[]]
     for layer in layers:
         groups[-1].append(layer)
@@ -310,7 +312,7 @@ def _span(layer, start: int, stop: int, size: int) -> tuple[int, int, int]:
         # A convolution of size 2 * padding + 1 follows, so all mirrored pixels are in the input.
         first, last = _inward(start - padding, count, size)
         return first, last, first
-    if isinstance(layer, keras.layers.Conv2D):
+    if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
         stride = layer.strides[0]
         return start * stride, (stop - 1) * stride + layer.kernel_size[0], start
     if isinstance(layer, CropTopLeft):

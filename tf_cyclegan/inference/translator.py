@@ -85,6 +85,12 @@ def find_generator(
         raise ValueError(f"{path} contains no generator: {error}") from None
 
 
+def directions_in(run_dir_or_file: str | os.PathLike[str]) -> list[str]:
+    """Returns the directions of the generators in a folder, or both for anything else."""
+    found = [d for d in ("a2b", "b2a") if (Path(run_dir_or_file) / f"{d}.keras").exists()]
+    return found or ["a2b", "b2a"]
+
+
 def translator(generator: keras.Model) -> Callable[[Any], np.ndarray]:
     """Returns a function that translates an image of any size into one of the same size.
 

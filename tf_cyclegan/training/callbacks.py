@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -208,6 +208,20 @@ def plot_losses(curves: Curves, path: Path) -> Figure:
     return figure
 
 
+def both_ways(model: keras.Model, real_a: np.ndarray, real_b: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns two images, uint8 `[h, w, c]`, and all their translations, by column name."""
+    a, b = to_float(real_a)[np.newaxis], to_float(real_b)[np.newaxis]
+    a2b, b2a = model.generators().values()
+    fake_b, fake_a = a2b(a), b2a(b)
+    made = {"fake_b": fake_b, "cycle_a": b2a(fake_b)}
+    made |= {"fake_a": fake_a, "cycle_b": a2b(fake_a)}
+    if a.shape[-1] == b.shape[-1]:
+        made |= {"same_a": b2a(a), "same_b": a2b(b)}
+    images = {"real_a": real_a, "real_b": real_b}
+    images |= {name: to_uint8(image.numpy()[0]) for name, image in made.items()}
+    return {name: images[name] for name in COLUMNS if name in images}
+
+
 class SampleGrid(keras.callbacks.Callback):
     """Writes a contact sheet of the same few images at regular steps of a training run.
 
@@ -220,6 +234,8 @@ class SampleGrid(keras.callbacks.Callback):
         every: number of steps between sheets; 0 for none before the end.
         logs: a log folder of TensorBoard, to show the sheets there, too.
         at_end: whether to write a sheet at the end of `fit`, too.
+        columns: a function of the model and an image of each domain that returns the images of a
+            row by column name.
 
     Example:
 
@@ -235,6 +251,7 @@ class SampleGrid(keras.callbacks.Callback):
         every: int = 500,
         logs: str | os.PathLike[str] | None = None,
         at_end: bool = True,
+        columns: Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]] = both_ways,
     ) -> None:
         super().__init__()
         self.folder = Path(folder)
@@ -244,6 +261,7 @@ class SampleGrid(keras.callbacks.Callback):
         self.images_b: list[np.ndarray] = list(images[1]) if images else []
         self.every = every
         self.at_end = at_end
+        self.columns = columns
         self.last_drawn = 0
 
     def take_images(self, data: Any) -> None:
@@ -273,11 +291,10 @@ class SampleGrid(keras.callbacks.Callback):
                 "SampleGrid has no images: pass `images`, or train on a tf.data.Dataset."
             )
         step = self.last_drawn = self.model.steps_done
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
+        columns: dict[str, list[np.ndarray]] = {}
         for a, b in zip(self.images_a, self.images_b, strict=True):
-            for name, image in both_ways(self.model, a, b).items():
-                columns[name].append(image)
-        columns = {name: column for name, column in columns.items() if column}
+            for name, image in self.columns(self.model, a, b).items():
+                columns.setdefault(name, []).append(image)
         side = max(self.images_a[0].shape[:2])
         sheet = contact_sheet(columns, scale=max(1, 128 // side))
         path = self.folder / f"step_{step:07d}.png"
@@ -287,19 +304,6 @@ class SampleGrid(keras.callbacks.Callback):
                 tf.summary.image("samples", sheet[np.newaxis])
             self.board.flush()
         return path
-
-
-def both_ways(model: keras.Model, real_a: np.ndarray, real_b: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns two images, uint8 `[h, w, c]`, and all their translations, by column name."""
-    a, b = to_float(real_a)[np.newaxis], to_float(real_b)[np.newaxis]
-    a2b, b2a = model.generators().values()
-    fake_b, fake_a = a2b(a), b2a(b)
-    made = {"fake_b": fake_b, "cycle_a": b2a(fake_b)}
-    made |= {"fake_a": fake_a, "cycle_b": a2b(fake_a)}
-    if a.shape[-1] == b.shape[-1]:
-        made |= {"same_a": b2a(a), "same_b": a2b(b)}
-    images = {name: to_uint8(image.numpy()[0]) for name, image in made.items()}
-    return {"real_a": real_a, "real_b": real_b} | images
 
 
 class StopSignals:

@@ -79,6 +79,11 @@ class NetworkSettings:
     """Number of downsampling layers in the U-Net; crop_size must be a multiple of 2^depth."""
     upsampling: Literal["transpose", "resize"] = "transpose"
     """transpose as in the paper, or resize, which avoids checkerboard artifacts."""
+    separable: bool = False
+    """Depthwise-separable 3x3 convolutions in the ResNet generators, for phones; needs
+    --upsampling=resize."""
+    kernel: Literal[3, 5, 7, 9] = 7
+    """Side of the kernels of the ResNet generators' first and last convolution."""
     norm: Literal["instance", "batch", "none"] = "instance"
     """Normalization in all networks."""
     d_norm: Literal["same", "instance", "batch", "none", "spectral"] = "same"
@@ -191,10 +196,16 @@ class MachineSettings:
 
 @dataclasses.dataclass(frozen=True)
 class RunFolderSettings:
-    """Where to write, and how often."""
+    """Where to write."""
 
     run_dir: str | None = None
     """Folder for all output; by default runs/ and the name of the data set or folders."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SavingSettings:
+    """What to write, and how often."""
+
     resume: bool = True
     """Continue from the last checkpoint of the run folder; --no_resume gives an error instead."""
     allow_other_data: bool = False
@@ -213,7 +224,8 @@ class RunFolderSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Config(
-    RunFolderSettings,  # the fields of the last base class come first
+    SavingSettings,  # the fields of the last base class come first
+    RunFolderSettings,
     MachineSettings,
     ValidationSettings,
     OptimizationSettings,
@@ -238,6 +250,11 @@ class Config(
     def multiple(self) -> int:
         """What the generators need height and width to be a multiple of."""
         return 4 if self.generator == "resnet" else 2**self.depth
+
+    @property
+    def smallest_crop(self) -> int:
+        """The smallest side of images that the networks can be trained on."""
+        return max(8, 3 * 2**self.d_layers if self.discriminator == "patch" else 0)
 
     @property
     def preprocessing(self) -> "Preprocessing":
@@ -287,11 +304,10 @@ class Config(
                     f"crop_size {self.crop_size} is larger than load_size {self.load_size}: "
                     f"use --load_size={self.crop_size} or more."
                 )
-            smallest = max(8, 3 * 2**self.d_layers if self.discriminator == "patch" else 0)
-            if self.crop_size < smallest:
+            if self.crop_size < self.smallest_crop:
                 raise ValueError(
                     f"crop_size {self.crop_size} is too small for the networks: use "
-                    f"--crop_size={smallest} or more, or a smaller --d_layers."
+                    f"--crop_size={self.smallest_crop} or more, or a smaller --d_layers."
                 )
             if self.crop_size % self.multiple:
                 below = max(self.crop_size // self.multiple, 1) * self.multiple
@@ -314,6 +330,8 @@ class Config(
         from tf_cyclegan.augmentation import check_kinds  # here, since it loads TensorFlow
 
         check_kinds(self.d_augment)
+        if self.separable and (self.generator != "resnet" or self.upsampling != "resize"):
+            raise ValueError("separable needs --generator=resnet and --upsampling=resize.")
         if not 0 < self.val_share < 1:
             raise ValueError(f"val_share is {self.val_share}: use more than 0 and less than 1.")
         chosen = self.val_dir or self.patience or self.val_features != "pixels"
@@ -331,9 +349,9 @@ class Config(
         """Returns all settings as a JSON object, with one line for each."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
-    @staticmethod
-    def from_json(text: str) -> "Config":
-        """Creates a `Config` from the output of `to_json`.
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """Creates settings from the output of `to_json`.
 
         Raises:
             ValueError: the text is not a JSON object, or has a setting unknown to this version.
@@ -342,13 +360,13 @@ class Config(
         if not isinstance(values, dict):
             raise ValueError("it is not a JSON object.")
         values.pop("model", None)  # from versions before --preset; the settings have its effect
-        known = {field.name for field in dataclasses.fields(Config)}
+        known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"unknown settings {', '.join(unknown)}: another version wrote them.")
         if isinstance(values.get("cache"), bool):  # from versions before --cache=disk
             values["cache"] = "memory" if values["cache"] else "none"
-        return Config(**values)
+        return cls(**values)
 
 
 # Preset -> the settings that it changes.

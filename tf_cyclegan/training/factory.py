@@ -92,6 +92,8 @@ def make_generator(config: Config, channels_in: int, channels_out: int) -> keras
             config.upsampling,
             config.norm,
             config.dropout,
+            config.separable,
+            config.kernel,
             dtype=config.precision,
         )
     network.build((None, None, None, channels_in))

@@ -43,8 +43,8 @@ class HealthWarnings(keras.callbacks.Callback):
             logs: mean losses of the epoch, by name.
         """
         found = []
-        for direction, source, target in (("a2b", "a", "b"), ("b2a", "b", "a")):
-            generator = self.model.generators()[direction]
+        for direction, generator in self.model.generators().items():
+            source, target = direction.split("2")
             real = self.images[source]
             fakes = [
                 to_uint8(generator(to_float(p)[None], training=False).numpy()[0]) for p in real

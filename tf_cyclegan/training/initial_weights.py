@@ -39,7 +39,7 @@ def initialize(model: CycleGAN, source: str) -> list[str]:
         _copy(network, getattr(model, name), name, path)
     names = list(found)
     if path.is_dir() and not {"d_a", "d_b"} & found.keys():
-        names += _discriminators_of_checkpoint(model, path)
+        names += read_discriminators(path, d_a=model.d_a, d_b=model.d_b)
     for name, average in model.averages.items():
         average.set_weights(getattr(model, name).get_weights())
     return names
@@ -96,8 +96,19 @@ def _copy(source: keras.Model, target: keras.Model, name: str, path: Path) -> No
     )
 
 
-def _discriminators_of_checkpoint(model: CycleGAN, run_dir: Path) -> list[str]:
-    """Sets the discriminators from the newest checkpoint of a run folder, if they fit."""
+def read_discriminators(run_dir: Path, **discriminators: keras.Model) -> list[str]:
+    """Sets the weights of discriminators from the newest checkpoint of a run folder.
+
+    Args:
+        run_dir: the run folder.
+        discriminators: built networks by name, `d_a` and `d_b` or one of them.
+
+    Returns:
+        The names of the networks that were set: none if there is no checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or it is of other networks.
+    """
     folder = run_dir / "checkpoints" / "worker_0"
     step = max(saved_steps(folder), default=None)
     if step is None:
@@ -108,11 +119,11 @@ def _discriminators_of_checkpoint(model: CycleGAN, run_dir: Path) -> list[str]:
             "again; otherwise restore it from a backup."
         )
     try:
-        read_checkpoint(tf.train.Checkpoint(d_a=model.d_a, d_b=model.d_b), folder, step)
+        read_checkpoint(tf.train.Checkpoint(**discriminators), folder, step)
     except ValueError as error:
         raise ValueError(
             f"the discriminators of {run_dir} are other networks than this run's ({error}): use "
             "the same --d_filters, --d_layers and --d_norm, or name a folder that holds only the "
             "generators."
         ) from None
-    return ["d_a", "d_b"]
+    return list(discriminators)

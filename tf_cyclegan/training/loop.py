@@ -1,9 +1,14 @@
 """The training loop, which can be stopped and continued at any step."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 
+from tf_cyclegan.data.image_files import ImageSet
 from tf_cyclegan.evaluation.features import load_features
 from tf_cyclegan.evaluation.metrics import score_translations
 from tf_cyclegan.evaluation.scores import pixel_features
@@ -16,6 +21,7 @@ from tf_cyclegan.training.callbacks import (
     SampleGrid,
     StopOnNonFinite,
     StopSignals,
+    both_ways,
 )
 from tf_cyclegan.training.config import Config
 from tf_cyclegan.training.factory import describe_devices, make_cyclegan, make_strategy
@@ -23,6 +29,8 @@ from tf_cyclegan.training.health import HealthWarnings
 from tf_cyclegan.training.initial_weights import initialize
 from tf_cyclegan.training.run_folder import RunFolder, has_checkpoints
 from tf_cyclegan.training.validation import BestGenerators
+
+Columns = Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
 def train(config: Config) -> int:
@@ -52,8 +60,6 @@ def train(config: Config) -> int:
         best = BestGenerators(
             config.run_folder, config, sets, data.shown_size, data.steps_per_epoch, features
         )
-    total = (config.epochs + config.decay_epochs) * data.steps_per_epoch
-    total = min(total, config.max_steps or total)
 
     # === Model, with the state from its last checkpoint ===
     model = make_cyclegan(config, strategy, data.shape_a, data.shape_b, data.steps_per_epoch)
@@ -66,7 +72,41 @@ def train(config: Config) -> int:
             flush=True,
         )
     run = RunFolder(config.run_folder, config, sets, replicas, worker, worker_count(strategy))
-    with run, StopSignals() as stop:
+    with run:
+        return run_to_end(run, config, strategy, sets, data, model, shown, both_ways, best)
+
+
+def run_to_end(
+    run: RunFolder,
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    sets: dict[str, ImageSet],
+    data: TrainingData,
+    model: keras.Model,
+    shown: tuple[list[np.ndarray], list[np.ndarray]],
+    columns: Columns,
+    best: BestGenerators | None = None,
+) -> int:
+    """Trains a model from its last checkpoint to its last step, or until a signal stops it.
+
+    Args:
+        run: the locked run folder.
+        config: the settings.
+        strategy: what the model was created with.
+        sets: from `load_dataset`.
+        data: the training images.
+        model: a compiled `CycleGAN` or `Distillation`.
+        shown: the images of contact sheets, from `data.examples`.
+        columns: makes the rows of contact sheets, as in `SampleGrid`.
+        best: measures during training, if anything does.
+
+    Returns:
+        The exit code: 0, or 128 + the number of the signal.
+    """
+    worker = worker_number(strategy)
+    total = (config.epochs + config.decay_epochs) * data.steps_per_epoch
+    total = min(total, config.max_steps or total)
+    with StopSignals() as stop:
         step = run.attach(model)
         print(f"{run.path}: step {step} of {total}, {data.steps_per_epoch} per epoch", flush=True)
         if step >= total:
@@ -78,7 +118,12 @@ def train(config: Config) -> int:
         callbacks = [StopOnNonFinite(), Checkpoints(run, stop, config.save_every, minutes)]
         if worker == 0:
             samples = SampleGrid(
-                run.path / "samples", shown, config.sample_every, run.path / "logs", at_end=False
+                run.path / "samples",
+                shown,
+                config.sample_every,
+                run.path / "logs",
+                at_end=False,
+                columns=columns,
             )
             samples.set_model(model)  # for draw() below, since fit may have no step left to run
             images_a, images_b = data.examples(sets, 16)
@@ -128,9 +173,10 @@ def train(config: Config) -> int:
         # === Results ===
         if worker > 0:
             return 0
-        for direction, domain in (("a2b", "A"), ("b2a", "B")):
+        for direction, generator in model.generators().items():
+            domain = direction[0].upper()
             if f"truth{domain}" in sets:
-                translate = translator(model.generators()[direction])
+                translate = translator(generator)
                 real, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
                 after, before = score_translations(translate, real, truth)
                 print(
@@ -142,5 +188,6 @@ def train(config: Config) -> int:
             if step < total:
                 print(f"No improvement in {config.patience} epochs: stopped at step {step}.")
             print(best.report())
-        print(f"Done. Samples: {samples.draw()}   Generators: {run.path}/a2b.keras, b2a.keras")
+        files = ", ".join(f"{direction}.keras" for direction in model.generators())
+        print(f"Done. Samples: {samples.draw()}   Generators: {run.path}/{files}")
         return 0

@@ -31,6 +31,7 @@ from tf_cyclegan.training.checkpoint_files import (
     write_checkpoint,
 )
 from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.student_config import StudentConfig
 
 # Settings that may change when a training run continues; others would alter its results.
 MAY_CHANGE = {
@@ -128,6 +129,11 @@ class RunFolder:
                 "training run: restore that file, or use another --run_dir."
             )
         old, new = dataclasses.asdict(read_config(self.path)), dataclasses.asdict(config)
+        if old.keys() != new.keys():
+            raise ValueError(
+                f"{self.path} holds the training run of a {kind_of(old)}, not of a {kind_of(new)}: "
+                "use another --run_dir."
+            )
         changed = [k for k in old if old[k] != new[k] and k not in MAY_CHANGE]
         if changed:
             was = ", ".join(f"--{k}={old[k]}, now {new[k]}" for k in changed)
@@ -187,8 +193,9 @@ class RunFolder:
         a checkpoint is damaged or missing, a message says so and what is used instead.
 
         Args:
-            model: a compiled `CycleGAN`. Call this outside of its strategy's scope: inside, saving
-                the generators would create mirrored variables on one worker only.
+            model: a compiled `CycleGAN` or `Distillation`. Call this outside of its strategy's
+                scope: inside, saving the generators would create mirrored variables on one worker
+                only.
 
         Returns:
             The number of steps done.
@@ -282,9 +289,14 @@ class RunFolder:
     def _save_generators_after(self, step):
         """Saves the generators if the process was killed between this checkpoint and them."""
         written = (self.checkpoints / f"ckpt-{step}.index").stat().st_mtime_ns
-        files = [self.path / f"{name}.keras" for name in ("a2b", "b2a")]
+        files = [self.path / f"{name}.keras" for name in self.model.generators()]
         if not all(file.exists() and file.stat().st_mtime_ns >= written for file in files):
             self._save_generators()
+
+
+def kind_of(settings: dict) -> str:
+    """Names what a run with these settings trains."""
+    return "student" if "teacher" in settings else "CycleGAN"
 
 
 def has_checkpoints(path: Path) -> bool:
@@ -298,8 +310,8 @@ def _numbered(parts):
 
 def _dropout_states(model):
     """Returns the random states of Dropout layers, which TensorFlow checkpoints of Keras lack."""
-    networks = (model.a2b, model.b2a)
-    variables = [v for network in networks for v in network.non_trainable_variables]
+    generators = [network for name, network in model.networks().items() if name[0] != "d"]
+    variables = [v for network in generators for v in network.non_trainable_variables]
     return [v.value for v in variables if is_seed(v)]
 
 
@@ -311,7 +323,8 @@ def read_config(run_dir) -> Config:
     """
     path = Path(run_dir) / "config.json"
     try:
-        return Config.from_json(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        return (StudentConfig if '"teacher":' in text else Config).from_json(text)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run_dir} is not a run folder: it has no config.json.") from None
     except (OSError, ValueError) as error:

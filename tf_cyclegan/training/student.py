@@ -1,0 +1,172 @@
+"""Trains a student from a teacher: a run folder or a generator file to a run folder."""
+
+import dataclasses
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from tf_cyclegan.cyclegan import CycleGAN
+from tf_cyclegan.export.multiply_adds import convolutions
+from tf_cyclegan.inference.translator import find_generator
+from tf_cyclegan.interop import load_discriminator, load_generator
+from tf_cyclegan.replicas import worker_count, worker_number
+from tf_cyclegan.schedules import LinearDecay
+from tf_cyclegan.training.batches import TrainingData, load_dataset
+from tf_cyclegan.training.config import Config
+from tf_cyclegan.training.distillation import Distillation
+from tf_cyclegan.training.factory import (
+    describe_devices,
+    make_discriminator,
+    make_generator,
+    make_strategy,
+)
+from tf_cyclegan.training.initial_weights import read_discriminators
+from tf_cyclegan.training.loop import run_to_end
+from tf_cyclegan.training.run_folder import RunFolder, has_checkpoints, read_config, save_generator
+from tf_cyclegan.training.student_config import StudentConfig
+
+
+def train_student(config: StudentConfig) -> int:
+    """Trains a student, and returns the exit code: 0, or 128 + the number of the signal.
+
+    The teacher is copied into the folder `teacher` of the run folder, from where a run that
+    continues reads it: it does not change when the teacher's own training run goes on.
+
+    Raises:
+        ValueError: the teacher does not exist or does not fit the settings.
+    """
+    # === Data and teacher: all is read and checked before anything is written ===
+    config.check()
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = make_strategy(config.strategy)
+    replicas = strategy.num_replicas_in_sync
+    print(f"Training on {describe_devices(strategy)}, {replicas} replica(s)", flush=True)
+    kept = config.run_folder / "teacher"
+    resumes = kept.is_dir() and has_checkpoints(config.run_folder)
+    with strategy.scope():
+        teacher, discriminator, source = load_teacher(kept if resumes else config.teacher, config)
+    check_fits(teacher, config, source)
+    sets = load_dataset(config)
+    print(f"Reading {len(sets['trainA'])} + {len(sets['trainB'])} images ...", flush=True)
+    data = TrainingData(sets, config, replicas)
+    if config.both_domains and data.shape_a != data.shape_b:
+        raise ValueError("The images of both domains differ in shape: use --no_both_domains.")
+    shown = data.examples(sets)
+
+    # === Student ===
+    model = make_distillation(config, strategy, teacher, discriminator, data.steps_per_epoch)
+    compare(teacher, model.student, source, (1, *data.shown_size, teacher.input_channels))
+    worker = worker_number(strategy)
+    run = RunFolder(config.run_folder, config, sets, replicas, worker, worker_count(strategy))
+    with run:
+        if worker == 0 and not resumes:
+            kept.mkdir(exist_ok=True)
+            save_generator(teacher, kept / f"{config.direction}.keras")
+            if discriminator is not None:
+                save_generator(discriminator, kept / f"{model.critic_name}.keras")
+        return run_to_end(run, config, strategy, sets, data, model, shown, Distillation.rows)
+
+
+def load_teacher(
+    path: str | Path, config: StudentConfig
+) -> tuple[keras.Model, keras.Model | None, Path]:
+    """Loads the teacher's generator, and its discriminator of the target domain if it has one.
+
+    Args:
+        path: as `StudentConfig.teacher`, or the folder that an earlier start wrote. Of a run
+            folder with best generators, the best one is used.
+        config: the settings.
+
+    Returns:
+        The generator, the discriminator or None, and the file or folder of the generator.
+
+    Raises:
+        ValueError: there is no generator of this direction.
+    """
+    path, direction = Path(path), config.direction
+    name = f"d_{direction[-1]}"
+    best = path / "best"
+    source = best if (best / f"{direction}.keras").exists() else path
+    generator = find_generator(source, direction)
+    discriminator = None
+    if path.is_file():
+        whole = load_generator(path)
+        discriminator = getattr(whole, name) if isinstance(whole, CycleGAN) else None
+    elif (path / f"{name}.keras").exists():
+        discriminator = load_discriminator(path / f"{name}.keras")
+    elif (path / "config.json").exists():
+        theirs = read_config(path)
+        channels = theirs.channels_a, theirs.channels_b
+        inputs, outputs = channels if direction == "a2b" else channels[::-1]
+        single = dataclasses.replace(theirs, precision="float32")
+        network = make_discriminator(single, outputs, inputs)
+        if theirs.lambda_adversarial and read_discriminators(path, **{name: network}):
+            discriminator = network
+    return generator, discriminator, source
+
+
+def check_fits(teacher: keras.Model, config: StudentConfig, source: Path) -> None:
+    """Raises a ValueError if the data or the losses of the config do not fit a teacher."""
+    channels = config.channels_a, config.channels_b
+    wanted = channels if config.direction == "a2b" else channels[::-1]
+    own = teacher.input_channels, teacher.channels
+    if own != wanted:
+        a, b = own if config.direction == "a2b" else own[::-1]
+        raise ValueError(
+            f"{source} translates images of {own[0]} channels to {own[1]}: use --channels_a={a} "
+            f"--channels_b={b}."
+        )
+    if config.both_domains and own[0] != own[1]:
+        raise ValueError("The domains differ in channels: use --no_both_domains.")
+    if config.crop_size % teacher.multiple and "crop" in config.preprocess:
+        raise ValueError(
+            f"crop_size {config.crop_size} is not a multiple of {teacher.multiple}, as the teacher "
+            "needs: use another --crop_size."
+        )
+
+
+def make_distillation(
+    config: StudentConfig,
+    strategy: tf.distribute.Strategy,
+    teacher: keras.Model,
+    discriminator: keras.Model | None,
+    steps_per_epoch: int,
+) -> Distillation:
+    """Returns a compiled `Distillation`, its student initialized by the seed of the config."""
+
+    def adam(learning_rate: float, beta_1: float) -> keras.optimizers.Optimizer:
+        rate = LinearDecay(learning_rate, config.epochs, config.decay_epochs, steps_per_epoch)
+        optimizer = keras.optimizers.Adam(rate, beta_1=beta_1, beta_2=0.999, epsilon=1e-8)
+        half = config.precision == "mixed_float16"
+        return keras.optimizers.LossScaleOptimizer(optimizer) if half else optimizer
+
+    features = config.lambda_features
+    if features is None:
+        features = 0.0 if discriminator is None else 1.0
+    keras.utils.set_random_seed(config.seed)
+    with strategy.scope():
+        student = make_generator(config, teacher.input_channels, teacher.channels)
+        model = Distillation(student, teacher, config.direction, discriminator, config.both_domains)
+        plain = Config()  # the critic goes on as in the teacher's training run
+        model.compile(
+            adam(config.learning_rate, config.beta_1),
+            adam(plain.learning_rate, plain.beta_1),
+            config.lambda_teacher,
+            config.lambda_ssim,
+            features,
+            config.lambda_adversarial,
+            config.adversarial,
+            config.jit_compile,
+        )
+    return model
+
+
+def compare(teacher: keras.Model, student: keras.Model, source: Path, shape) -> None:
+    """Prints weights and multiply-adds of both networks, for an image of a shape."""
+    counts = [(sum(convolutions(n, shape)), n.count_params()) for n in (teacher, student)]
+    for name, (operations, weights) in zip((f"Teacher {source}", "Student"), counts, strict=True):
+        print(f"{name}: {operations / 1e6:,.1f} million multiply-adds, {weights:,} weights")
+    fewer = [before / after for before, after in zip(*counts, strict=True)]
+    print(f"{fewer[0]:.0f} times fewer multiply-adds, {fewer[1]:.0f} times fewer weights")
