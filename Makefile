@@ -4,6 +4,7 @@
 # make check: lint, types and the quick unit tests, in about two minutes.
 # make test: lint, types, docs and all tests but the slow ones.
 # make test-all: the slow tests, too: killed processes, browsers, the Android app, benchmarks. As CI.
+# make arm: an emulated Arm machine for the tests of exported files, where qemu-user-static is.
 # make docs: the documentation site, in site/.
 # make floors: the tests of a plain installation, with the oldest versions that setup.cfg allows.
 # make torture: kills, hostile files and full disks, over and over; about half an hour.
@@ -16,7 +17,7 @@ PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10; do $$p -c '' 2>/dev/nul
 # TensorFlow logs its failed optimisations and absent GPUs as errors; real ones reach Python anyway.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo export web check test test-all docs torture floors lint venv tested addons jax clean
+.PHONY: demo export web check test test-all docs torture floors lint venv tested addons jax arm clean
 
 demo: venv
 	.venv/bin/python scripts/train.py --preset=demo --run_dir=runs/demo
@@ -50,7 +51,7 @@ PYTEST = .venv/bin/python -m pytest -q --numprocesses=2 --dist=loadfile --no-loa
 test: tested lint docs
 	$(PYTEST) -m "not slow"
 
-test-all: tested addons jax lint docs
+test-all: tested addons jax arm lint docs
 	$(PYTEST) --durations=10
 
 torture: tested
@@ -115,5 +116,9 @@ jax: .venv-jax/installed
 	.venv-jax/bin/pip install --quiet --requirement benchmarks/xla/requirements.txt
 	touch $@
 
+# Exit code 77: this machine has no emulator, and the tests say so.
+arm: tested
+	tests/arm/prepare.sh .venv-arm .venv/bin/pip || [ $$? = 77 ]
+
 clean:
-	rm -rf .venv .venv-addons .venv-jax .venv-floors
+	rm -rf .venv .venv-addons .venv-jax .venv-floors .venv-arm

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Fills a folder with Python, NumPy and LiteRT for 64-bit Arm, which qemu-aarch64-static can run on
+# another processor. Python comes from the Debian or Ubuntu archive that apt-get is configured for,
+# and the packages from PyPI. Nothing is installed into the system.
+#
+#     tests/arm/prepare.sh FOLDER PIP
+#
+# The version of LiteRT is that of PIP's own environment.
+set -euo pipefail
+folder=$(realpath -m "$1") pip=$2
+[[ -e $folder/ready ]] && exit
+for program in qemu-aarch64-static apt-get dpkg-deb; do
+    command -v "$program" > /dev/null || { echo "no $program on this machine" >&2; exit 77; }
+done
+rm -rf "$folder"
+mkdir -p "$folder"/{root,packages,apt/state/lists/partial,apt/cache/archives/partial}
+touch "$folder/apt/status"
+arm() {
+    apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 \
+        -o APT::Sandbox::User="$(id -un)" -o Dir::State="$folder/apt/state" \
+        -o Dir::State::status="$folder/apt/status" -o Dir::Cache="$folder/apt/cache" "$@"
+}
+arm update
+arm install --download-only --yes --no-install-recommends python3 libstdc++6 > /dev/null
+for package in "$folder"/apt/cache/archives/*.deb; do
+    dpkg-deb --extract "$package" "$folder/root"
+done
+version=$(basename "$(readlink "$folder/root/usr/bin/python3")")
+litert=$("$pip" show ai-edge-litert | sed -n 's/^Version: //p')
+"$pip" install --quiet --no-warn-conflicts --target="$folder/packages" --only-binary=:all: --no-compile \
+    --python-version="${version#python}" --implementation=cp \
+    --platform=manylinux_2_28_aarch64 --platform=manylinux_2_27_aarch64 \
+    --platform=manylinux2014_aarch64 "ai-edge-litert==$litert" numpy
+# LiteRT reads the processor from this file. QEMU opens files of this folder first, and the host's own
+# /proc/cpuinfo describes another processor, with which LiteRT crashes.
+mkdir -p "$folder/root/proc"
+for processor in 0 1; do
+    printf 'processor\t: %s\nCPU implementer\t: 0x41\nCPU architecture: 8\n' "$processor"
+    printf 'CPU variant\t: 0x1\nCPU part\t: 0xd0b\nCPU revision\t: 0\n\n'
+done > "$folder/root/proc/cpuinfo"
+rm -rf "$folder/apt"
+touch "$folder/ready"
