@@ -248,13 +248,20 @@ def test_descriptions_are_checked(kotlin, wrong, reason):
     )
 
 
+@pytest.mark.parametrize(
+    "wrong, title", [("nothing", "mine, 12.3 million multiply-adds"), ("old", "mine")]
+)
+def test_the_app_says_which_model_it_is(kotlin, wrong, title):
+    assert kotlin("title", wrong).decode() == title + "\n"
+
+
 def test_descriptions_hold_what_the_app_reads():
     generator = ResNetGenerator(filters=4, blocks=1)
     generator.build((None, None, None, 3))
     description = describe(generator, "demo", "a2b", 64, resizable=False) | {"bytes": 1}
     kinds = {"Int": int, "Long": int, "String": str, "Boolean": bool, "JSONArray": list}
-    reads = re.findall(r'json\.get(\w+)\("(\w+)"\)', source())
-    assert len(reads) == 9
+    reads = re.findall(r'json\.(?:get|opt)(\w+)\("(\w+)"[),]', source())
+    assert len(reads) == 11
     for kind, key in reads:
         assert type(description[key]) is kinds[kind], key
     assert description["range"] == [-1, 1] and description["format"] == 1

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from test_model_file import converted
 
 from tf_cyclegan.cli import page
 from tf_cyclegan.data.image_files import read_image, to_channels, to_float, to_uint8, write_image
@@ -250,7 +251,9 @@ def test_it_computes_what_keras_computes(visit, networks, photo):
     assert waiting.value.suggested_filename == "photo-a2b.png"
     levels = read_image(waiting.value.path()).astype(int) - to_uint8(expected)[0]
     assert abs(levels).max() <= 1
-    assert page.text_content("#details") == "a2b · 32 × 32 · float32 · 0.1 MB"
+    assert page.text_content("#details") == (
+        "a2b · 32 × 32 · float32 · 0.1 MB · 1.79 million multiply-adds"
+    )
     assert page.text_content("#caption").startswith("The photo scaled to 32 × 32 pixels: this")
     assert page.text_content("#engine").startswith("CPU (wasm), ")  # multithreaded
     assert all(page.text_content(f"#{x}").endswith("s") for x in ("loading", "running"))
@@ -355,6 +358,13 @@ def test_webgpu(visit, launch, networks, photo):
     visitor.choose(ANY)  # has a dynamic shape, which the GPU refuses
     assert_near(visitor.result(), run_keras(networks["rgb"], photo))
     assert "WebGPU cannot run this model" in visitor.page.text_content("#note")
+
+    # A file of someone else, with an operator that the GPU does not have.
+    content = converted(keras.layers.GroupNormalization(groups=-1))
+    visitor.give(("partly.tflite", content), to="own")
+    visitor.result()
+    engine = visitor.page.text_content("#engine")
+    assert "CPU" in engine and engine != "GPU (WebGPU)"
     browser.close()
 
 

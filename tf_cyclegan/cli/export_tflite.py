@@ -98,6 +98,10 @@ def export(options: Options) -> str:
     height, width = size
     keras = report["keras_milliseconds"]
     shown = command.counted(len(examples), "image")
+    print(
+        f"{report['multiply_adds'] / 1e6:,.1f} million multiply-adds for {width}x{height}, "
+        f"{report['weights']:,} weights"
+    )
     print(f"{shown} of {width}x{height}, Keras {keras:.1f} ms an image")
     print(f"{'file':<36}{'MB':>7}{'PSNR':>8}{'max diff':>10}{'time/Keras':>12}{'pieces':>8}")
     for mode in report["modes"].values():

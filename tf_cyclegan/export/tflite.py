@@ -26,6 +26,7 @@ from tf_cyclegan.export.compare import (
 from tf_cyclegan.export.description import Size, describe_generator, sides, size_text
 from tf_cyclegan.export.lite_form import lite_form
 from tf_cyclegan.export.model_file import check_operators, operators, seal
+from tf_cyclegan.export.multiply_adds import convolutions
 
 # Mode -> minimum PSNR against Keras, mean over the images, in dB over [-1, 1]: less than trained
 # generators reach, but more than a wrong conversion.
@@ -207,7 +208,14 @@ def describe(generator, name: str, direction: str, size: Size, resizable: bool) 
         resizable: whether the file accepts other sizes, multiples of `multiple`.
     """
     height, width = sides(size)
-    own = {"height": height, "width": width, "resizable": resizable}
+    shape = (1, height, width, generator.input_channels)
+    own = {
+        "height": height,
+        "width": width,
+        "resizable": resizable,
+        "weights": generator.count_params(),
+        "multiply_adds": sum(convolutions(generator, shape)),  # at this height and width
+    }
     return describe_generator(generator, name, direction) | own
 
 

@@ -31,6 +31,7 @@ fun main(args: Array<String>) = when (args[0]) {
         },
     )
     "check" -> println(sentence { "fine: " + info(args[1]).check().file })
+    "title" -> println(info(args[1]).title)
     "translate" -> {
         Fake.failing = args.drop(1).toSet()
         val answer = sentence {
@@ -56,6 +57,7 @@ private fun sentence(block: () -> String) = try {
 /** A good description with one thing [wrong]. */
 private fun info(wrong: String) = ModelInfo(
     file = "a2b_1x1.tflite",
+    name = "mine",
     format = if (wrong == "format") 2 else 1,
     height = if (wrong == "height") 0 else 1,
     width = if (wrong == "width") 4096 else 1,
@@ -65,4 +67,5 @@ private fun info(wrong: String) = ModelInfo(
     range = if (wrong == "range") listOf(0.0, 1.0) else listOf(-1.0, 1.0),
     resizable = wrong == "resizable",
     bytes = 1,
+    multiplyAdds = if (wrong == "old") 0 else 12_345_678,
 )

@@ -217,8 +217,16 @@ function progress(sentence, part) {
 function showModel(contract) {
   $("sizes").hidden = !contract.resizable;
   const size = `${megabytes(contract.bytes)} MB`;
-  const details = [contract.direction, sizeOf(contract), contract.mode, size];
+  const details = [contract.direction, sizeOf(contract), contract.mode, size, workOf(contract)];
   $("details").textContent = details.filter(Boolean).join(" · ");
+}
+
+/** Returns how much a model computes, which tells a student from its teacher. */
+function workOf({ multiply_adds: operations, resizable, width, height }) {
+  if (!operations) return ""; // a file of an earlier version
+  const millions = (operations / 1e6).toLocaleString("en", { maximumSignificantDigits: 3 });
+  const at = resizable ? ` at ${width} × ${height}` : "";
+  return `${millions} million multiply-adds${at}`;
 }
 
 function sizeOf({ resizable, width, height }) {
@@ -239,13 +247,14 @@ async function showOutput(output, { width, height }, contract, photoName) {
   link.download = `${photoName.replace(/\.\w+$/, "")}-${contract.direction ?? contract.name}.png`;
 }
 
-function showReport({ note, loading, milliseconds, accelerator, threads }, caption) {
+function showReport({ note, loading, milliseconds, accelerator, whole, threads }, caption) {
   $("note").textContent = note;
   $("caption").textContent = caption;
   $("loading").textContent = duration(loading);
   $("running").textContent = duration(milliseconds);
   const cpu = threads > 1 ? `CPU (wasm), ${threads} threads` : "CPU (wasm)";
-  $("engine").textContent = accelerator === "webgpu" ? "GPU (WebGPU)" : cpu;
+  const gpu = whole ? "GPU (WebGPU)" : "GPU (WebGPU), but some operators on the CPU";
+  $("engine").textContent = accelerator === "webgpu" ? gpu : cpu;
 }
 
 function caption({ resizable, multiple }, bitmap, part, { width, height }) {

@@ -21,7 +21,8 @@ export class Runner {
   /**
    * @param {ArrayBuffer} buffer the .tflite
    * @param {"wasm" | "webgpu"} accelerator
-   * @returns {Promise<{accelerator: string, threads: number}>} what it was actually compiled for
+   * @returns {Promise<{accelerator: string, whole: boolean, threads: number}>} what it was really
+   *   compiled for, and whether that runs all operators
    */
   compile(buffer, accelerator) {
     return this.#ask({ bytes: new Uint8Array(buffer), accelerator });

@@ -43,8 +43,13 @@ async function compile({ bytes, accelerator }) {
   if (gpu && !litert.getWebGpuDevice()) return { failure: "no WebGPU" };
   // Sums over whole feature maps can overflow in float16.
   model = await litert.loadAndCompile(bytes, { accelerator, gpuOptions: { precision: "fp32" } });
-  // LiteRT.js falls back to wasm if WebGPU supports only a part and the browser has no JSPI.
-  return { accelerator: model.options.accelerator, threads: runtime.liteRtWasm.getThreadCount() };
+  // If WebGPU supports only a part of the model, LiteRT.js runs the rest by wasm, or all of it in a
+  // browser without JSPI, and only logs that.
+  return {
+    accelerator: model.options.accelerator,
+    whole: model.isFullyAccelerated,
+    threads: runtime.liteRtWasm.getThreadCount(),
+  };
 }
 
 async function run({ input, shape }) {

@@ -6,6 +6,7 @@ class JSONObject(json: String) {
     fun getBoolean(name: String): Boolean = TODO()
     fun getInt(name: String): Int = TODO()
     fun getLong(name: String): Long = TODO()
+    fun optLong(name: String, fallback: Long): Long = TODO()
     fun getString(name: String): String = TODO()
     fun getJSONArray(name: String): JSONArray = TODO()
 }

@@ -1,12 +1,16 @@
 package tfcyclegan.android
 
+import java.util.Locale
+
 /**
  * What the .json beside a .tflite says of it, as far as this app needs it.
  *
  * [range] is that of the floats on both sides, and [bytes] is the size of the .tflite.
+ * [multiplyAdds] is 0 in files of earlier versions.
  */
 data class ModelInfo(
     val file: String,
+    val name: String,
     val format: Int,
     val height: Int,
     val width: Int,
@@ -16,7 +20,12 @@ data class ModelInfo(
     val range: List<Double>,
     val resizable: Boolean,
     val bytes: Long,
+    val multiplyAdds: Long,
 ) {
+    /** The name, and how much the model computes, which tells a student from its teacher. */
+    val title: String
+        get() = if (multiplyAdds == 0L) name else "$name, ${multiplyAdds.inMillions()} multiply-adds"
+
     /** This, or an IllegalArgumentException whose message says what to do. */
     fun check(): ModelInfo {
         require(format == 1) {
@@ -37,6 +46,8 @@ data class ModelInfo(
         }
         return this
     }
+
+    private fun Long.inMillions() = String.format(Locale.ROOT, "%,.1f million", this / 1e6)
 
     private companion object {
         val CHANNELS = setOf(1, 3)

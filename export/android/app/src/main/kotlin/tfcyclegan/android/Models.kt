@@ -19,6 +19,7 @@ fun readModelInfo(assets: AssetManager, file: String): ModelInfo {
         val range = json.getJSONArray("range")
         ModelInfo(
             file = file,
+            name = json.getString("name"),
             format = json.getInt("format"),
             height = json.getInt("height"),
             width = json.getInt("width"),
@@ -28,6 +29,7 @@ fun readModelInfo(assets: AssetManager, file: String): ModelInfo {
             range = List(range.length()) { range.getDouble(it) },
             resizable = json.getBoolean("resizable"),
             bytes = json.getLong("bytes"),
+            multiplyAdds = json.optLong("multiply_adds", 0),
         )
     } catch (error: FileNotFoundException) {
         throw IllegalStateException("$file has no $description beside it: copy both.", error)

@@ -70,6 +70,7 @@ fun TranslatorScreen(
                 Text(
                     stringResource(
                         R.string.report,
+                        state.translation.model,
                         state.translation.accelerator,
                         state.translation.milliseconds,
                     ),

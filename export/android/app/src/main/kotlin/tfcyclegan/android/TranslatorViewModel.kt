@@ -23,6 +23,7 @@ data class Translation(
     val before: Bitmap,
     val after: Bitmap,
     val file: File,
+    val model: String,
     val accelerator: String,
     val milliseconds: Long,
 )
@@ -92,6 +93,7 @@ class TranslatorViewModel(private val app: Application) : AndroidViewModel(app) 
                 before = before.toBitmap(),
                 after = after,
                 file = writePng(after),
+                model = info.title,
                 accelerator = translator.accelerator,
                 milliseconds = duration.inWholeMilliseconds,
             )
