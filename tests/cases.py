@@ -100,7 +100,8 @@ def make(case, dtype="float32"):
         if variable.name in ("gamma", "moving_variance"):
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
         elif variable.name != "seed_generator_state":
-            fan_in = max(np.prod(variable.shape[:-1]), 24)
+            by_channel = "depthwise" in variable.path
+            fan_in = max(np.prod(variable.shape[: 2 if by_channel else -1]), 24)
             variable.assign(rng.uniform(-1, 1, variable.shape) * np.sqrt(6 / fan_in))
     return network
 

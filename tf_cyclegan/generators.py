@@ -419,8 +419,7 @@ def upsample(
         ]
         if not separable:
             return [*resized, convolution(filters, 3, norm=norm, dtype=dtype)]
-        pointwise = convolution(filters, 1, norm=norm, dtype=dtype)
-        return [pointwise, *normalization(norm, dtype), *resized, depthwise(1, norm, dtype)]
+        return [convolution(filters, 1, dtype=dtype), *resized, depthwise(dtype=dtype)]
     raise ValueError(f"upsampling={upsampling!r} is not known: use 'transpose' or 'resize'.")
 
 

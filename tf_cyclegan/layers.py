@@ -365,15 +365,15 @@ def convolution(
 
 
 def depthwise(
-    strides: int, norm: str, dtype: keras.DTypePolicy | str | None = None
+    strides: int = 1, dtype: keras.DTypePolicy | str | None = None
 ) -> keras.layers.DepthwiseConv2D:
-    """Returns an unpadded 3x3 convolution of each channel by itself; arguments as above."""
+    """Returns an unpadded 3x3 convolution of each channel by itself, without a bias."""
     return keras.layers.DepthwiseConv2D(
         3,
         strides=strides,
         padding="valid",
         data_format="channels_last",
-        use_bias=norm == "instance",
+        use_bias=False,
         depthwise_initializer=initializer(),
         dtype=dtype,
     )
@@ -384,14 +384,11 @@ def separable_convolution(
 ) -> list[keras.Layer]:
     """Returns an unpadded 3x3 convolution in two parts: one of each channel, and a 1x1 one.
 
-    It needs about a ninth of the weights and multiplications of a full convolution (Howard et al.
-    2017, arXiv:1704.04861). A norm is between the two, but not after them.
+    It needs about a ninth of the weights and multiplications of a full convolution. Howard et al.
+    2017, arXiv:1704.04861, have a norm and a ReLU between the two. Here is nothing: a norm made
+    students slower, and no better (docs/design/student.md).
     """
-    return [
-        depthwise(strides, norm, dtype),
-        *normalization(norm, dtype),
-        convolution(filters, 1, norm=norm, dtype=dtype),
-    ]
+    return [depthwise(strides, dtype), convolution(filters, 1, norm=norm, dtype=dtype)]
 
 
 def normalization(norm: str, dtype: keras.DTypePolicy | str | None = None) -> list[keras.Layer]:

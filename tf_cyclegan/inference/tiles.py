@@ -140,9 +140,7 @@ class _TiledResNet:
             reader = self.blocks[0][0] if self.blocks else self.decoder
             tiles.compute(quarter, self.encoder, source, x, reader)
             for first, second, skip, last in self.blocks:
-                tiles.measure(half, first, x)  # norms inside: between separable convolutions
                 tiles.compute(half, first, x, y, second)
-                tiles.measure(half, second, y)
                 tiles.compute(half, second, y, z, last)
                 for windows in tiles.windows(half, shape):
                     total = skip(x, windows, tiles.moments) + last(z, windows, tiles.moments)
