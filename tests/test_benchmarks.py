@@ -202,6 +202,40 @@ def test_without_torch_one_line_says_so(monkeypatch):
         train_step.main(train_step.Options())
 
 
+def test_students_are_compared_with_teacher_and_control(tmp_path):
+    write_landscapes(tmp_path / "data", (4, 4), (20, 20))
+    write_landscapes(tmp_path / "data", (4, 4), (20, 20), ("testA", "testB"))
+    data = "--data_dir=data --load_size=20 --crop_size=16 --filters=2 --blocks=1 --epochs=1"
+    flags = f"{data} --d_filters=2 --d_layers=1 --decay_epochs=0"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tf_cyclegan.cli",
+            "train",
+            *shlex.split(flags),
+            "--run_dir=teacher",
+        ],
+        check=True,
+        cwd=tmp_path,
+    )
+    process = start(
+        tmp_path,
+        "student",
+        "--run_dir=teacher --output=students --seeds 0 "
+        f"--student='--filters=2 --blocks=1 --epochs=1 --decay_epochs=0' --control='{flags}'",
+    )
+    printed, errors = process.communicate()
+    assert process.returncode == 0, errors
+    result = json.loads((tmp_path / "students" / "students.json").read_text())
+    assert [len(result[name]) for name in ("teacher", "student", "CycleGAN")] == [1, 1, 1]
+    for runs in result.values():
+        for run in runs:
+            assert all(math.isfinite(run[direction]["kid"]) for direction in ("a2b", "b2a"))
+    process = start(tmp_path, "student", "--run_dir=teacher --output=students --seeds 0")
+    assert "has runs with other flags: use another --output" in process.communicate()[1]
+
+
 # === Multiply-adds ===
 
 

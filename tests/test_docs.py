@@ -124,7 +124,7 @@ def test_every_command_has_flags_that_exist(page, monkeypatch):
 
 def parse(name, flags):
     module = importlib.import_module(f"tf_cyclegan.cli.{COMMANDS[name][0]}")
-    if name in ("train", "translate-many"):
+    if name in ("train", "student", "translate-many"):
         module.parse(flags)
     else:
         options = command.parse(module.Options, None, arguments=flags)
@@ -145,6 +145,8 @@ def test_the_commands_of_the_readme_run(home, monkeypatch, capsys):
                 if Path("runs/mine").exists():
                     continue  # the laptop settings, which belong to another run
                 flags = [*flags, *TINY]
+            if name == "student":
+                flags = [*flags, "--filters=2", "--blocks=0", "--max_steps=2"]
             if name == "export tflite":
                 flags = ["--size=16" if flag == "--size=256" else flag for flag in flags]
             monkeypatch.setattr(sys, "argv", [name, *flags])

@@ -28,7 +28,7 @@ class Options:
     output: str | None = None
     """Folder for the site; by default, page/ in the run folder. An earlier build is replaced."""
     direction: Literal["a2b", "b2a", "both"] = "both"
-    """Which generators of the folder to export."""
+    """Which generators of the folder to export; "both" exports a student's only one, too."""
     size: str | None = None
     """Image size of the fixed-size files, as in tf-cyclegan export tflite."""
     images: tuple[str, ...] = ()
@@ -43,6 +43,7 @@ def main(options: Options) -> int:
     """Builds and serves the page, and returns the exit code."""
     from tf_cyclegan.cli import export_tflite  # imported here to keep --help fast
     from tf_cyclegan.export.site import build_site, check_site, install_litert, make_server
+    from tf_cyclegan.inference.translator import directions_in
 
     # === Check all flags before any work ===
     if (options.run_dir is None) == (options.models is None):
@@ -60,9 +61,9 @@ def main(options: Options) -> int:
     # === Export and build ===
     with tempfile.TemporaryDirectory() as folder:
         if options.run_dir is not None:
-            directions: tuple[Literal["a2b", "b2a"], ...] = ("a2b", "b2a")
+            directions = directions_in(options.run_dir)
             if options.direction != "both":
-                directions = (options.direction,)
+                directions = [options.direction]
             for direction in directions:
                 for resizable in (False, True):
                     flags = export_tflite.Options(

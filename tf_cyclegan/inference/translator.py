@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -85,10 +85,10 @@ def find_generator(
         raise ValueError(f"{path} contains no generator: {error}") from None
 
 
-def directions_in(run_dir_or_file: str | os.PathLike[str]) -> list[str]:
+def directions_in(run_dir_or_file: str | os.PathLike[str]) -> list[Literal["a2b", "b2a"]]:
     """Returns the directions of the generators in a folder, or both for anything else."""
-    found = [d for d in ("a2b", "b2a") if (Path(run_dir_or_file) / f"{d}.keras").exists()]
-    return found or ["a2b", "b2a"]
+    both: list[Literal["a2b", "b2a"]] = ["a2b", "b2a"]
+    return [d for d in both if (Path(run_dir_or_file) / f"{d}.keras").exists()] or both
 
 
 def translator(generator: keras.Model) -> Callable[[Any], np.ndarray]:

@@ -189,6 +189,9 @@ class Distillation(keras.Model):
         gradients = tape.gradient(scaled, self.student.trainable_variables)
         return gradients, losses, fakes[: own.shape[0]]
 
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Does nothing, since everything is built: see `CycleGAN`."""
+
     def student_losses(
         self, images: tf.Tensor, fakes: tf.Tensor, targets: tf.Tensor, own: int
     ) -> dict[str, tf.Tensor]:
