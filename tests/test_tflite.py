@@ -81,6 +81,17 @@ def test_modes_differ_in_what_they_hold(exported):
         check_operators(files[f"a2b_16_{mode}.tflite"])
 
 
+def test_a_separable_generator_is_one_piece(images):
+    network = make(CASES["resnet_separable"])
+    description = describe(network, "student", "a2b", 16, resizable=False)
+    modes = ["float32", "float16", "dynamic"]
+    files, report, _ = export_files(network, description, modes, [], images)
+    assert [report["modes"][mode]["partitions"] for mode in modes] == [1, 1, 1]
+    assert report["weights"] == network.count_params()
+    for mode in modes:
+        check_operators(files[f"a2b_16_{mode}.tflite"])
+
+
 def test_fixed_size_float_modes_are_one_piece(exported):
     _, report, _ = exported
     assert [report["modes"][m]["partitions"] for m in ("float32", "float16", "dynamic")] == [1] * 3

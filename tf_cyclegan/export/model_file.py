@@ -13,10 +13,13 @@ from tf_cyclegan.export import lite_metadata
 DESCRIPTION = "tf_cyclegan"  # the metadata buffer that holds the description as JSON
 
 # The operators of our generators, with the versions that XNNPACK and LiteRT's GPU backends support.
+# Version 6 of DEPTHWISE_CONV_2D has 8-bit weights and float inputs, and runs without XNNPACK on a
+# CPU: the dynamic mode of separable generators with 29 filters or more has it.
 ALLOWED = {
-    "ADD": 2, "CONCATENATION": 2, "CONV_2D": 5, "DEQUANTIZE": 3, "LEAKY_RELU": 2, "MEAN": 2,
-    "MINIMUM": 1, "MUL": 2, "PAD": 2, "QUANTIZE": 2, "RELU": 2, "RESHAPE": 1, "RSQRT": 2,
-    "SLICE": 2, "STRIDED_SLICE": 2, "SUB": 2, "TANH": 2, "TRANSPOSE_CONV": 3,
+    "ADD": 2, "CONCATENATION": 2, "CONV_2D": 5, "DEPTHWISE_CONV_2D": 6, "DEQUANTIZE": 3,
+    "LEAKY_RELU": 2, "MEAN": 2, "MINIMUM": 1, "MUL": 2, "PAD": 2, "QUANTIZE": 2, "RELU": 2,
+    "RESHAPE": 1, "RSQRT": 2, "SLICE": 2, "STRIDED_SLICE": 2, "SUB": 2, "TANH": 2,
+    "TRANSPOSE_CONV": 3,
 }  # fmt: skip
 MOST_JOINED = 4  # maximum number of tensors that a GPU concatenates
 
