@@ -4,7 +4,7 @@
 # make check: lint, types and the quick unit tests, in about two minutes.
 # make test: lint, types, docs and all tests but the slow ones.
 # make test-all: the slow tests, too: killed processes, browsers, the Android app, benchmarks. As CI.
-# make arm: an emulated Arm machine for the tests of exported files, where qemu-user-static is.
+# make arm: an emulated Arm machine for the tests of exported files; needs qemu-user-static.
 # make docs: the documentation site, in site/.
 # make floors: the tests of a plain installation, with the oldest versions that setup.cfg allows.
 # make torture: kills, hostile files and full disks, over and over; about half an hour.

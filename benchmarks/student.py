@@ -47,12 +47,14 @@ class Options:
 def main(options: Options) -> int:
     """Trains and evaluates what is missing, prints, writes, and returns the exit code."""
     output, record = Path(options.output), Path(options.output) / "flags.txt"
-    flags = f"{options.student}\n{options.control}\n"
+    flags = f"{options.run_dir}\n{options.student}\n{options.control}\n{options.features}\n"
     if record.exists() and record.read_text() != flags:
         raise ValueError(f"{output} has runs with other flags: use another --output.")
     output.mkdir(parents=True, exist_ok=True)
     write_text(record, flags)
-    teacher = scores(Path(options.run_dir), output / "teacher", options.features)
+    best = Path(options.run_dir) / "best"  # what students learn from, if it exists
+    source = best if best.exists() else Path(options.run_dir)
+    teacher = scores(source, output / "teacher", options.features)
     results: dict[str, list[dict]] = {"teacher": [teacher], "student": [], "CycleGAN": []}
     for seed in options.seeds:
         folder = output / f"seed_{seed}"

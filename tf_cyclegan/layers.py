@@ -385,8 +385,8 @@ def separable_convolution(
     """Returns an unpadded 3x3 convolution in two parts: one of each channel, and a 1x1 one.
 
     It needs about a ninth of the weights and multiplications of a full convolution. Howard et al.
-    2017, arXiv:1704.04861, have a norm and a ReLU between the two. Here is nothing: a norm made
-    students slower, and no better (docs/design/student.md).
+    2017, arXiv:1704.04861, have a norm and a ReLU between the two. Here, there is no layer between
+    them, because a norm made students slower and not better (docs/student.md).
     """
     return [depthwise(strides, dtype), convolution(filters, 1, norm=norm, dtype=dtype)]
 

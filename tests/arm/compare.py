@@ -92,7 +92,7 @@ def run_on_arm(folder: str, processor: str) -> None:
     program = ["qemu-aarch64-static", "-cpu", processor, "-L", str(root)]
     program += ["-E", f"PYTHONPATH={MACHINE}/packages", "-E", f"PYTHONHOME={root}/usr"]
     command = [*program, f"{root}/usr/bin/python3", str(script), folder]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode or done.stdout.split() != ["aarch64"]:
         raise ValueError(f"the emulated machine failed: {done.stdout} {done.stderr[-500:]}")
 

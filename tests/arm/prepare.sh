@@ -8,7 +8,8 @@
 # The version of LiteRT is that of PIP's own environment.
 set -euo pipefail
 folder=$(realpath -m "$1") pip=$2
-[[ -e $folder/ready ]] && exit
+litert=$("$pip" show ai-edge-litert | sed -n 's/^Version: //p')
+[[ -e $folder/ready && $(< "$folder/ready") == "$litert" ]] && exit
 for program in qemu-aarch64-static apt-get dpkg-deb; do
     command -v "$program" > /dev/null || { echo "no $program on this machine" >&2; exit 77; }
 done
@@ -26,7 +27,6 @@ for package in "$folder"/apt/cache/archives/*.deb; do
     dpkg-deb --extract "$package" "$folder/root"
 done
 version=$(basename "$(readlink "$folder/root/usr/bin/python3")")
-litert=$("$pip" show ai-edge-litert | sed -n 's/^Version: //p')
 "$pip" install --quiet --no-warn-conflicts --target="$folder/packages" --only-binary=:all: --no-compile \
     --python-version="${version#python}" --implementation=cp \
     --platform=manylinux_2_28_aarch64 --platform=manylinux_2_27_aarch64 \
@@ -39,4 +39,4 @@ for processor in 0 1; do
     printf 'CPU variant\t: 0x1\nCPU part\t: 0xd0b\nCPU revision\t: 0\n\n'
 done > "$folder/root/proc/cpuinfo"
 rm -rf "$folder/apt"
-touch "$folder/ready"
+echo "$litert" > "$folder/ready"

@@ -27,8 +27,8 @@ class Options:
     """The flags."""
 
     run_dir: str
-    """A run folder, or a folder from import-weights. With only one direction, such as a student,
-    cycles are not measured."""
+    """A run folder, or a folder from import-weights. If it has only one direction, as a student's
+    has, cycles are not measured."""
     features: str = "pixels"
     """Features for distances: pixels, inception, inception-clean, or a FILE.h5 or .keras."""
     dataset: str | None = None
@@ -89,6 +89,10 @@ def main(options: Options) -> int:
         config = dataclasses.replace(config, **other, data_a=None, data_b=None, paired=False)
     elif own is None:
         raise ValueError(f"{run_dir} has no data of its own: use --data_dir or --dataset.")
+    if config.data_a and config.data_a == config.data_b:
+        raise ValueError(
+            f"{run_dir} was trained on images of one domain: name those of both with --data_dir."
+        )
     paired = config.paired or options.paired or config.side_by_side or config.dataset in PAIRED
     if options.palette and not paired:
         raise ValueError("--palette needs true label maps: add --paired, or leave it out.")

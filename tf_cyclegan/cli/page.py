@@ -28,7 +28,7 @@ class Options:
     output: str | None = None
     """Folder for the site; by default, page/ in the run folder. An earlier build is replaced."""
     direction: Literal["a2b", "b2a", "both"] = "both"
-    """Which generators of the folder to export; "both" exports a student's only one, too."""
+    """Which generators of the folder to export; "both" exports all that it has."""
     size: str | None = None
     """Image size of the fixed-size files, as in tf-cyclegan export tflite."""
     images: tuple[str, ...] = ()

@@ -29,11 +29,14 @@ class Options:
     discriminator."""
     teacher: str | None = None
     """Instead of --run_dir, a teacher's generator file, .keras or .pth, or a folder of imported
-    weights. Name images to train on, such as --data_a=photos."""
+    weights. Name images to train on: --data_a=photos is enough for --direction=a2b."""
     student: StudentSettings = StudentSettings()
     data: settings.DataSettings = settings.DataSettings()
     machine: settings.MachineSettings = settings.MachineSettings()
     saving: settings.SavingSettings = settings.SavingSettings()
+
+
+SOURCES = ("dataset", "data_dir", "data_a", "data_b")  # flags that name images
 
 
 def main(config: StudentConfig) -> int:
@@ -42,37 +45,48 @@ def main(config: StudentConfig) -> int:
     from tf_cyclegan.training.student import train_student
 
     keep_freed_memory()
-    return train_student(config)
+    try:
+        return train_student(config)
+    except ValueError as error:  # errors of run folders name the flag of tf-cyclegan train
+        raise ValueError(str(error).replace("another --run_dir", "another --output")) from None
 
 
 def parse(arguments: list[str]) -> StudentConfig:
-    """Reads the flags; the defaults for the data are those of the teacher's run folder."""
-    options = command.parse(Options, __doc__, arguments=arguments)
-    if options.run_dir and (Path(options.run_dir) / "config.json").exists():
-        from tf_cyclegan.training.run_folder import read_config  # late, since it loads TensorFlow
-
-        theirs = vars(read_config(options.run_dir))
-        data = replace(options.data, **{name: theirs[name] for name in vars(options.data)})
-        options = replace(options, data=data)
-        options = command.parse(Options, __doc__, options, arguments)
-    return to_config(options)
-
-
-def to_config(options: Options) -> StudentConfig:
-    """Returns the settings of all groups.
+    """Reads the flags; the defaults for the data are those of the run so far, or the teacher's.
 
     Raises:
-        ValueError: there is no teacher, or more than one.
+        ValueError: there is no teacher, or more than one, or no images to train on.
     """
-    if (options.run_dir is None) == (options.teacher is None):
+    options = command.parse(Options, __doc__, arguments=arguments)
+    teacher = options.run_dir or options.teacher
+    if teacher is None or (options.run_dir and options.teacher):
         raise ValueError("use either --run_dir or --teacher.")
+    folders = (options.output, teacher)
+    found = [folder for folder in folders if (Path(folder) / "config.json").exists()]
+    if not found and not Path(teacher).exists():
+        raise ValueError(f"{teacher} does not exist: name a run folder, or a .keras or .pth file.")
+    named = any(getattr(options.data, name) for name in SOURCES)
+    if found:
+        from tf_cyclegan.training.run_folder import read_config  # late, since it loads TensorFlow
+
+        theirs = vars(read_config(found[0]))
+        names = [name for name in vars(options.data) if not (named and name in SOURCES)]
+        data = replace(options.data, **{name: theirs[name] for name in names})
+        options = command.parse(Options, __doc__, replace(options, data=data), arguments)
+    elif not named:
+        raise ValueError("name images to train on, for example with --data_a=photos.")
+    return to_config(options, teacher)
+
+
+def to_config(options: Options, teacher: str) -> StudentConfig:
+    """Returns the settings of all groups."""
     groups = (options.student, options.data, options.machine, options.saving)
     values = {name: value for group in groups for name, value in vars(group).items()}
-    if (options.data.data_a is None) != (options.data.data_b is None):
-        # One folder of images is enough to copy a teacher.
-        folder = options.data.data_a or options.data.data_b
-        values |= {"data_a": folder, "data_b": folder, "both_domains": False}
-    teacher = options.run_dir or options.teacher or ""
+    source, target = ("a", "b") if options.student.direction == "a2b" else ("b", "a")
+    folder = values[f"data_{source}"]
+    if folder and not values[f"data_{target}"]:
+        # One folder is enough to copy a teacher.
+        values |= {f"data_{target}": folder, "both_domains": False}
     return StudentConfig(**values, run_dir=options.output, teacher=teacher)
 
 

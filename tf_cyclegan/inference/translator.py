@@ -70,6 +70,9 @@ def find_generator(
         raise ValueError(f'direction is {direction!r}: use "a2b" or "b2a".')
     path = Path(run_dir_or_file)
     if path.is_dir():
+        if direction not in directions_in(path):
+            [other] = directions_in(path)
+            raise ValueError(f"{path} has only {other}.keras: use --direction={other}.")
         path = path / f"{direction}.keras"
     if not path.is_file():
         raise ValueError(

@@ -38,9 +38,9 @@ class Distillation(keras.Model):
         student: a built generator, `[n, h, w, c] -> [n, h, w, c']` in [-1, 1].
         teacher: a built generator of the same shapes.
         direction: "a2b" or "b2a", of both.
-        discriminator: the teacher's discriminator of its target domain, `PatchDiscriminator` or
-            `PixelDiscriminator`. It may see each image together with its input, as in pix2pix.
-            None for no features and no adversarial loss.
+        discriminator: the teacher's discriminator of its target domain, a `PatchDiscriminator` or
+            `PixelDiscriminator`. It may see each image together with its input, as in pix2pix: then
+            there is no adversarial loss. None for no features and no adversarial loss.
         both_domains: whether to learn on images of both domains, or only on those that the teacher
             translates. Both must have the same channels.
     """
@@ -60,8 +60,9 @@ class Distillation(keras.Model):
         self.both_domains = both_domains
         teacher.trainable = False
         self.discriminator = discriminator
-        if discriminator is not None:
-            self.sees_input = discriminator.input_channels > teacher.channels
+        self.critic: Any = None  # a model, with an adversarial loss
+        channels = discriminator.input_channels if discriminator else 0
+        self.sees_input = channels > teacher.channels
         self.pool_a: list[ImagePool] = []
         self.pool_b: list[ImagePool] = []
         self.step = tf.Variable(
@@ -85,8 +86,8 @@ class Distillation(keras.Model):
         """Sets the objective and the optimizers.
 
         Args:
-            optimizer, critic_optimizer: of the student, and of the discriminator that is trained
-                on.
+            optimizer, critic_optimizer: of the student, and of the critic, a discriminator that
+                starts from the teacher's and is trained for the adversarial loss.
             lambda_teacher: weight of the L1 distance to the teacher's image.
             lambda_ssim: weight of 1 - SSIM (Wang et al. 2004) between both images.
             lambda_features: weight of the L1 distance between the features of both images after
@@ -96,12 +97,19 @@ class Distillation(keras.Model):
             jit_compile: whether to compile the gradients with XLA.
 
         Raises:
-            ValueError: a term needs a discriminator, and there is none.
+            ValueError: all weights of the teacher's terms are 0, or a term needs a discriminator
+                that the teacher does not have.
         """
+        if lambda_teacher == lambda_ssim == lambda_features == 0:
+            raise ValueError("All weights are 0: there is nothing to learn from the teacher.")
         if self.discriminator is None and (lambda_features or lambda_adversarial):
             raise ValueError(
                 "The teacher has no discriminator: use --lambda_features=0 and "
                 "--lambda_adversarial=0."
+            )
+        if lambda_adversarial and self.sees_input:
+            raise ValueError(
+                "The discriminator of a teacher of pairs needs pairs: use --lambda_adversarial=0."
             )
         super().compile(optimizer=None)
         self.student_optimizer, self.critic_optimizer = optimizer, critic_optimizer
@@ -111,13 +119,12 @@ class Distillation(keras.Model):
             "features": lambda_features,
             f"g_adv_{self.direction}": lambda_adversarial,
         }
-        self.lambda_adversarial = lambda_adversarial
         self.adversarial = adversarial
         self.compiles = jit_compile
         optimizer.build(self.student.trainable_variables)
         names = [name for name, weight in self.weights_of_terms.items() if weight]
         if lambda_adversarial:
-            # Two copies: the features stay those of the teacher's training run.
+            # A copy: the features stay those of the teacher's training run.
             self.critic = copy_network(self.discriminator)
             critic_optimizer.build(self.critic.trainable_variables)
             names.append(self.critic_name)
@@ -132,7 +139,7 @@ class Distillation(keras.Model):
 
     def networks(self) -> dict[str, keras.Model]:
         """The networks that are trained, by name."""
-        critic = {self.critic_name: self.critic} if self.lambda_adversarial else {}
+        critic = {self.critic_name: self.critic} if self.critic else {}
         return {self.direction: self.student} | critic
 
     def generators(self) -> dict[str, keras.Model]:
@@ -145,7 +152,7 @@ class Distillation(keras.Model):
 
     def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
         """The optimizers of `networks` by name."""
-        critic = {"critic_optimizer": self.critic_optimizer} if self.lambda_adversarial else {}
+        critic = {"critic_optimizer": self.critic_optimizer} if self.critic else {}
         return {"student_optimizer": self.student_optimizer} | critic
 
     @property
@@ -170,7 +177,7 @@ class Distillation(keras.Model):
             rate = self.student_optimizer.learning_rate
             gradients, losses, fakes = compiled_if(self.compiles, self._gradients)(own, other)
             apply_gradients(self.student_optimizer, gradients, self.student.trainable_variables)
-            if self.lambda_adversarial:
+            if self.critic:
                 part = compiled_if(self.compiles, self._critic_gradients)
                 gradients, losses[self.critic_name] = part(own, other, fakes)
                 apply_gradients(self.critic_optimizer, gradients, self.critic.trainable_variables)
@@ -199,7 +206,8 @@ class Distillation(keras.Model):
         adversarial = f"g_adv_{self.direction}"
         terms = {
             "teacher": lambda: per_example_mean(tf.abs(fakes - targets)),
-            "ssim": lambda: 1 - tf.image.ssim(fakes, targets, max_val=2.0),
+            # SSIM is defined for values of 0 or more.
+            "ssim": lambda: 1 - tf.image.ssim(fakes + 1, targets + 1, max_val=2.0),
             "features": lambda: feature_distance(
                 self._seen(self.discriminator, images, fakes),
                 self._seen(self.discriminator, images, targets),

@@ -38,7 +38,7 @@ MAY_CHANGE = {
     "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "paired", "recursive",
     "side_by_side", "cache", "run_dir", "resume", "allow_other_data", "sample_every",
     "watch_every", "save_every", "save_minutes", "keep_checkpoints", "recompute", "val_dir",
-    "evaluate_every", "patience",
+    "evaluate_every", "patience", "teacher",
 }  # fmt: skip
 
 

@@ -1,13 +1,14 @@
 """Trains a student from a teacher: a run folder or a generator file to a run folder."""
 
-import dataclasses
+import shutil
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from tf_cyclegan.cyclegan import CycleGAN
+from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
 from tf_cyclegan.export.multiply_adds import convolutions
+from tf_cyclegan.generators import in_float32
 from tf_cyclegan.inference.translator import find_generator
 from tf_cyclegan.interop import load_discriminator, load_generator
 from tf_cyclegan.replicas import worker_count, worker_number
@@ -47,12 +48,12 @@ def train_student(config: StudentConfig) -> int:
     resumes = kept.is_dir() and has_checkpoints(config.run_folder)
     with strategy.scope():
         teacher, discriminator, source = load_teacher(kept if resumes else config.teacher, config)
-    check_fits(teacher, config, source)
+    check_fits(teacher, discriminator, config, source)
     sets = load_dataset(config)
     print(f"Reading {len(sets['trainA'])} + {len(sets['trainB'])} images ...", flush=True)
     data = TrainingData(sets, config, replicas)
-    if config.both_domains and data.shape_a != data.shape_b:
-        raise ValueError("The images of both domains differ in shape: use --no_both_domains.")
+    if config.both_domains and (data.shape_a != data.shape_b or None in data.shape_a):
+        raise ValueError("The images of both domains differ in size: use --no_both_domains.")
     shown = data.examples(sets)
 
     # === Student ===
@@ -62,7 +63,8 @@ def train_student(config: StudentConfig) -> int:
     run = RunFolder(config.run_folder, config, sets, replicas, worker, worker_count(strategy))
     with run:
         if worker == 0 and not resumes:
-            kept.mkdir(exist_ok=True)
+            shutil.rmtree(kept, ignore_errors=True)  # of a start that saved no checkpoint
+            kept.mkdir()
             save_generator(teacher, kept / f"{config.direction}.keras")
             if discriminator is not None:
                 save_generator(discriminator, kept / f"{model.critic_name}.keras")
@@ -70,12 +72,12 @@ def train_student(config: StudentConfig) -> int:
 
 
 def load_teacher(
-    path: str | Path, config: StudentConfig
+    teacher: str | Path, config: StudentConfig
 ) -> tuple[keras.Model, keras.Model | None, Path]:
     """Loads the teacher's generator, and its discriminator of the target domain if it has one.
 
     Args:
-        path: as `StudentConfig.teacher`, or the folder that an earlier start wrote. Of a run
+        teacher: as `StudentConfig.teacher`, or the folder that an earlier start wrote. Of a run
             folder with best generators, the best one is used.
         config: the settings.
 
@@ -85,30 +87,34 @@ def load_teacher(
     Raises:
         ValueError: there is no generator of this direction.
     """
-    path, direction = Path(path), config.direction
+    path, direction = Path(teacher), config.direction
     name = f"d_{direction[-1]}"
     best = path / "best"
     source = best if (best / f"{direction}.keras").exists() else path
     generator = find_generator(source, direction)
     discriminator = None
     if path.is_file():
-        whole = load_generator(path)
-        discriminator = getattr(whole, name) if isinstance(whole, CycleGAN) else None
+        discriminator = getattr(load_generator(path), name, None)  # of a saved CycleGAN
     elif (path / f"{name}.keras").exists():
         discriminator = load_discriminator(path / f"{name}.keras")
     elif (path / "config.json").exists():
         theirs = read_config(path)
+        if isinstance(theirs, StudentConfig):  # has that of its own teacher, if any
+            return generator, load_teacher(path / "teacher", config)[1], source
         channels = theirs.channels_a, theirs.channels_b
         inputs, outputs = channels if direction == "a2b" else channels[::-1]
-        single = dataclasses.replace(theirs, precision="float32")
-        network = make_discriminator(single, outputs, inputs)
+        network = make_discriminator(theirs, outputs, inputs)
         if theirs.lambda_adversarial and read_discriminators(path, **{name: network}):
             discriminator = network
-    return generator, discriminator, source
+    if not isinstance(discriminator, PatchDiscriminator | PixelDiscriminator):
+        return generator, None, source
+    return generator, in_float32(discriminator), source
 
 
-def check_fits(teacher: keras.Model, config: StudentConfig, source: Path) -> None:
-    """Raises a ValueError if the data or the losses of the config do not fit a teacher."""
+def check_fits(
+    teacher: keras.Model, discriminator: keras.Model | None, config: StudentConfig, source: Path
+) -> None:
+    """Raises a ValueError if the data settings of the config do not fit a teacher."""
     channels = config.channels_a, config.channels_b
     wanted = channels if config.direction == "a2b" else channels[::-1]
     own = teacher.input_channels, teacher.channels
@@ -120,10 +126,23 @@ def check_fits(teacher: keras.Model, config: StudentConfig, source: Path) -> Non
         )
     if config.both_domains and own[0] != own[1]:
         raise ValueError("The domains differ in channels: use --no_both_domains.")
-    if config.crop_size % teacher.multiple and "crop" in config.preprocess:
+    if "crop" not in config.preprocess:
+        if teacher.multiple > config.multiple:
+            raise ValueError(
+                f"The teacher needs sides that are multiples of {teacher.multiple}: use a "
+                "--preprocess with crop."
+            )
+        return
+    if config.crop_size % teacher.multiple:
         raise ValueError(
             f"crop_size {config.crop_size} is not a multiple of {teacher.multiple}, as the teacher "
             "needs: use another --crop_size."
+        )
+    smallest = 3 * 2 ** getattr(discriminator, "strided_layers", 0)
+    if discriminator is not None and config.crop_size < smallest:
+        raise ValueError(
+            f"crop_size {config.crop_size} is too small for the teacher's discriminator: use "
+            f"--crop_size={smallest} or more."
         )
 
 
@@ -149,7 +168,7 @@ def make_distillation(
     with strategy.scope():
         student = make_generator(config, teacher.input_channels, teacher.channels)
         model = Distillation(student, teacher, config.direction, discriminator, config.both_domains)
-        plain = Config()  # the critic goes on as in the teacher's training run
+        plain = Config()  # the critic is trained as the paper's discriminators are
         model.compile(
             adam(config.learning_rate, config.beta_1),
             adam(plain.learning_rate, plain.beta_1),

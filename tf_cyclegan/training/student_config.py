@@ -20,7 +20,7 @@ class StudentSettings:
     kernel: Literal[3, 5, 7, 9] = 5
     """Side of the kernels of the first and the last convolution."""
     separable: bool = True
-    """Depthwise-separable 3x3 convolutions, which need a ninth of the multiplications."""
+    """Depthwise-separable 3x3 convolutions, which need about a ninth of the multiplications."""
     upsampling: Literal["transpose", "resize"] = "resize"
     """resize, or transpose as in the paper, which needs --no_separable."""
     norm: Literal["instance", "batch", "none"] = "instance"
@@ -35,7 +35,8 @@ class StudentSettings:
     """Weight of the L1 distance between the features of both images in the teacher's
     discriminator; by default 1, and 0 for a teacher without one."""
     lambda_adversarial: float = 0.0
-    """Weight of an adversarial loss, with the teacher's discriminator trained on."""
+    """Weight of an adversarial loss, whose discriminator starts from the teacher's and is trained
+    with the student."""
     learning_rate: float = 1e-3
     """Initial learning rate of Adam."""
     beta_1: float = 0.9
@@ -52,7 +53,11 @@ class StudentSettings:
 
 @dataclasses.dataclass(frozen=True)
 class StudentConfig(StudentSettings, Config):
-    """All settings of a training run of a student; of a `Config` it uses those that apply."""
+    """All settings of a training run of a student.
+
+    Of the settings of a `Config`, it uses those in `StudentSettings`, those for data, machine and
+    saving, and `adversarial`.
+    """
 
     teacher: str = ""
     """A run folder, a folder of imported weights, or a generator file: .keras or .pth."""
@@ -66,13 +71,20 @@ class StudentConfig(StudentSettings, Config):
     @property
     def smallest_crop(self) -> int:
         """The smallest side of images that the student can be trained on."""
-        return 12 if self.lambda_ssim else 8  # the window of SSIM has 11 pixels
+        return 8
 
     def check(self) -> None:
         """Raises a one-line ValueError if the settings are invalid."""
         super().check()
+        if self.lambda_ssim and "crop" in self.preprocess and self.crop_size < 12:
+            raise ValueError("SSIM compares windows of 11 pixels: use --crop_size=12 or more.")
         for name in ("lambda_teacher", "lambda_ssim", "lambda_features"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: use 0 or more.")
-        if self.lambda_teacher == self.lambda_ssim == self.lambda_features == 0:
-            raise ValueError("All weights are 0: there is nothing to learn from the teacher.")
+        source, target = ("a", "b") if self.direction == "a2b" else ("b", "a")
+        if self.data_a and self.data_a == self.data_b:
+            if self.both_domains or self.lambda_adversarial:
+                raise ValueError(
+                    f"Images of domain {target} are missing: add --data_{target}, or use "
+                    "--no_both_domains and --lambda_adversarial=0."
+                )
