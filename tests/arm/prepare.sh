@@ -16,8 +16,15 @@ done
 rm -rf "$folder"
 mkdir -p "$folder"/{root,packages,apt/state/lists/partial,apt/cache/archives/partial}
 touch "$folder/apt/status"
+sources=()
+if grep -q '^ID=ubuntu' /etc/os-release; then # whose usual servers have no packages for Arm
+    . /etc/os-release
+    echo "deb http://ports.ubuntu.com/ubuntu-ports $VERSION_CODENAME main universe" \
+        > "$folder/apt/ports.list"
+    sources=(-o Dir::Etc::sourcelist="$folder/apt/ports.list" -o Dir::Etc::sourceparts=-)
+fi
 arm() {
-    apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 \
+    apt-get -qq "${sources[@]}" -o APT::Architecture=arm64 -o APT::Architectures=arm64 \
         -o APT::Sandbox::User="$(id -un)" -o Dir::State="$folder/apt/state" \
         -o Dir::State::status="$folder/apt/status" -o Dir::Cache="$folder/apt/cache" "$@"
 }
