@@ -124,7 +124,7 @@ def test_every_command_has_flags_that_exist(page, monkeypatch):
 
 def parse(name, flags):
     module = importlib.import_module(f"tf_cyclegan.cli.{COMMANDS[name][0]}")
-    if name in ("train", "student", "translate-many"):
+    if name in ("train", "translate-many"):
         module.parse(flags)
     else:
         options = command.parse(module.Options, None, arguments=flags)
