@@ -15,7 +15,7 @@ tf.config.set_logical_device_configuration(
 
 # The slowest files. `make test` starts them first, so that both processes end at the same time.
 LONGEST = """
-    cyclegan train workers docs benchmarks public_api xla gpu_gate runtimes wheel tflite
+    cyclegan train workers docs benchmarks public_api student xla gpu_gate runtimes wheel tflite arm
     experiments evaluation onnx_file translate_many goldens serving checkpoints web android
 """.split()
 

@@ -110,10 +110,19 @@ class Recorder(CycleGAN):
         self.recorded["images"] = images
         return images
 
-    def _update(self, optimizer, gradients, variables):
+    def _generator_gradients(self, *images):
+        gradients, *others = super()._generator_gradients(*images)
+        self._record(self._generator_variables(), gradients)
+        return gradients, *others
+
+    def _discriminator_gradients(self, *images):
+        gradients, losses = super()._discriminator_gradients(*images)
+        self._record(self._discriminator_variables(), gradients)
+        return gradients, losses
+
+    def _record(self, variables, gradients):
         for variable, gradient in zip(variables, gradients, strict=True):
             self.recorded[id(variable)] = gradient
-        super()._update(optimizer, gradients, variables)
 
 
 @pytest.fixture

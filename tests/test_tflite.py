@@ -274,7 +274,7 @@ def test_script_takes_other_images_sizes_and_one_generator(script, run, tmp_path
         ({"size": "30"}, "size is 30: use a multiple of 4"),
         ({"size": "32x30"}, "size is 32x30: use a multiple of 4"),
         ({"modes": "float32,int4"}, "mode 'int4' is not known"),
-        ({"direction": "b2a"}, "b2a.keras does not exist"),
+        ({"direction": "b2a"}, "has only a2b.keras: use --direction=a2b"),
         ({"modes": "int8", "resizable": True}, "leave --resizable out"),
         ({"images": ("{run}/missing",)}, "missing"),
     ],

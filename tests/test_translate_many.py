@@ -229,7 +229,7 @@ def test_wrong_flags_are_found_before_any_work(run, tmp_path):
     photos, out = fill(tmp_path / "photos", "1.png"), tmp_path / "out"
     (tmp_path / "file").touch()
     cases = [
-        ("b2a.keras does not exist: name a run folder", run, photos, out, (), {"direction": "b2a"}),
+        ("has only a2b.keras: use --direction=a2b", run, photos, out, (), {"direction": "b2a"}),
         ("nowhere does not exist: name a run", tmp_path / "nowhere", photos, out, (), {}),
         ("a2b.keras does not exist: name a run", photos, photos, out, (), {}),
         ("1.png is neither a .keras nor a .pth", photos / "1.png", photos, out, (), {}),
