@@ -509,6 +509,6 @@ def test_the_script_exports_a_run_folder(tmp_path, a2b, capsys):
     assert script.main(script.Options(**options, direction="b2a", version=7)) == 0
     assert str(tmp_path / "models" / "summer" / "7") in capsys.readouterr().out
     assert (tmp_path / "models" / "summer" / "7" / "saved_model.pb").is_file()
-    with pytest.raises(ValueError, match="a2b.keras does not exist"):
+    with pytest.raises(ValueError, match="has only b2a.keras: use --direction=b2a"):
         script.main(script.Options(**options))
     assert script.Options(**options).max_pixels == saved_model.MAX_PIXELS

@@ -241,7 +241,7 @@ def test_what_is_no_generator_is_named(tmp_path, run):
 def test_a_run_with_one_direction_translates_that_one(tmp_path, a2b):
     save_generator(a2b, tmp_path / "a2b.keras")
     load_translator(tmp_path, "a2b")
-    with pytest.raises(ValueError, match=r"b2a\.keras does not exist"):
+    with pytest.raises(ValueError, match=r"has only a2b\.keras: use --direction=a2b"):
         load_translator(tmp_path, "b2a")
 
 
@@ -441,7 +441,7 @@ def test_wrong_flags_are_found_before_any_work(script, run, tmp_path):
     out = tmp_path / "out"
     cases = [
         ("resize is 0: use 1 or more", run, out, {"resize": 0}),
-        ("b2a.keras does not exist", one, out, {"direction": "both"}),
+        ("has only a2b.keras: use --direction=a2b", one, out, {"direction": "both"}),
         ("single generator: use --direction=a2b", one / "a2b.keras", out, {"direction": "both"}),
         ("file cannot be written .*another --output", run, tmp_path / "file", {}),
         ("file.a2b cannot be written .*another --output", run, tmp_path / "file" / "a2b", {}),

@@ -52,7 +52,8 @@ def main(options: Options) -> int:
         "input_channels": generator.input_channels,
     }
     config = generator.get_config()
-    origin |= {k: v for k, v in config.items() if k not in ("name", "trainable", "dtype")}
+    same = ("name", "trainable", "dtype", "separable", "kernel")  # for all of the authors' networks
+    origin |= {k: v for k, v in config.items() if k not in same}
     if target.exists() and origins.get(options.direction) != origin:
         raise ValueError(f"{target} exists and is not from {source}: use another --output.")
 

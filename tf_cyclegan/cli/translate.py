@@ -50,12 +50,7 @@ def main(options: Options) -> int:
     from tf_cyclegan.evaluation.contact_sheets import Page, thumbnail
     from tf_cyclegan.files import check_output, write_text
     from tf_cyclegan.inference.tiles import MAX_TILED_PIXELS, check_tile, tiled_translator
-    from tf_cyclegan.inference.translator import (
-        directions_in,
-        find_generator,
-        find_images,
-        translator,
-    )
+    from tf_cyclegan.inference.translator import find_generator, find_images, translator
     from tf_cyclegan.training.run_folder import load_test_images
 
     # === Check all flags before any work ===
@@ -68,8 +63,7 @@ def main(options: Options) -> int:
         check_tile(options.tile)
     outputs = {options.direction: Path(options.output)}
     if both:
-        directions = directions_in(options.run_dir)
-        outputs = {direction: Path(options.output) / direction for direction in directions}
+        outputs = {direction: Path(options.output) / direction for direction in ("a2b", "b2a")}
     for output in outputs.values():
         check_output(output)
     jobs = []
