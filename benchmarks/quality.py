@@ -76,11 +76,7 @@ def main(options: Options) -> int:
             results[name].append(scores(folder / path, options.features))
     rows = []
     for name, runs in results.items():
-        cells = [
-            f"{mean(values):.4g} ({min(values):.4g} to {max(values):.4g})"
-            for key in ("a2b", "b2a", "seconds", "steps")
-            for values in [[run[key] for run in runs]]
-        ]
+        cells = [cell([run[key] for run in runs]) for key in ("a2b", "b2a", "seconds", "steps")]
         rows.append([name, *cells])
     report.print_table(["", "KID a2b", "KID b2a", "seconds", "steps"], rows)
     write_text(output / "quality.json", json.dumps(results, indent=2) + "\n")
@@ -107,13 +103,23 @@ def command(name: str, *flags: str) -> None:
         raise ValueError(f"tf-cyclegan {name} failed with exit code {code}: see above.")
 
 
-def scores(path: Path, features: str) -> dict:
-    """Returns KID in both directions, seconds and steps of a run."""
-    folder = path / f"evaluation_{Path(features).stem}"
+def cell(values: list[float]) -> str:
+    """Formats a mean and a range."""
+    return f"{mean(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+
+
+def evaluation(path: Path, features: str, folder: Path | None = None) -> dict:
+    """Returns the evaluation.json of a run, in a folder of its own; evaluates first if needed."""
+    folder = folder or path / f"evaluation_{Path(features).stem}"
     result = folder / "evaluation.json"
     if not result.exists():
         command("evaluate", f"--run_dir={path}", f"--features={features}", f"--output={folder}")
-    measured = json.loads(result.read_text())
+    return json.loads(result.read_text())
+
+
+def scores(path: Path, features: str) -> dict:
+    """Returns KID in both directions, seconds and steps of a run."""
+    measured = evaluation(path, features)
     facts = json.loads((path / "finished.json").read_text())
     steps = facts.get("steps", measured["protocol"]["step"])
     kid = {direction: measured[direction]["distance"]["kid"] for direction in ("a2b", "b2a")}

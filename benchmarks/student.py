@@ -15,10 +15,9 @@ import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 import report
-from quality import command, timed
+from quality import cell, command, evaluation, timed
 
 from tf_cyclegan.files import write_text
 
@@ -54,7 +53,7 @@ def main(options: Options) -> int:
     write_text(record, flags)
     best = Path(options.run_dir) / "best"  # what students learn from, if it exists
     source = best if best.exists() else Path(options.run_dir)
-    teacher = scores(source, output / "teacher", options.features)
+    teacher = scores(source, options.features, output / "teacher")
     results: dict[str, list[dict]] = {"teacher": [teacher], "student": [], "CycleGAN": []}
     for seed in options.seeds:
         folder = output / f"seed_{seed}"
@@ -64,20 +63,22 @@ def main(options: Options) -> int:
             own = [f"--run_dir={options.run_dir}", f"--direction={direction}", f"--output={run}"]
             own += [*shlex.split(options.student), f"--seed={seed}", *QUIET]
             found["seconds"] += timed(run, command, "student", *own)["seconds"]
-            found |= scores(run, run / "evaluation", options.features)
+            found |= scores(run, options.features)
         results["student"].append(found)
         if options.control:
             run = folder / "control"
             own = [*shlex.split(options.control), f"--seed={seed}", f"--run_dir={run}", *QUIET]
             found = {"seconds": timed(run, command, "train", *own)["seconds"]}
-            found |= scores(run, run / "evaluation", options.features)
+            found |= scores(run, options.features)
             results["CycleGAN"].append(found)
     rows = []
     for name, runs in results.items():
-        cells = [cell([run.get("seconds") for run in runs])]
+        columns = [[run["seconds"] for run in runs if "seconds" in run]]
         for measure in ("kid", "l1", "ssim"):
-            cells += [cell([run[direction][measure] for run in runs]) for direction in teacher]
-        rows.append([name, *cells])
+            for direction in teacher:
+                found = [run[direction] for run in runs]
+                columns.append([values[measure] for values in found if measure in values])
+        rows.append([name, *(cell(column) if column else "" for column in columns)])
     heads = [f"{measure} {d}" for measure in ("KID", "truth L1", "SSIM") for d in teacher]
     report.print_table(["", "seconds", *heads], rows)
     write_text(output / "students.json", json.dumps(results, indent=2) + "\n")
@@ -85,25 +86,16 @@ def main(options: Options) -> int:
     return 0
 
 
-def scores(run: Path, folder: Path, features: str) -> dict[str, dict[str, float | None]]:
-    """Returns KID and the distance to the ground truth of a run, by direction."""
-    result = folder / "evaluation.json"
-    if not result.exists():
-        command("evaluate", f"--run_dir={run}", f"--features={features}", f"--output={folder}")
-    measured = json.loads(result.read_text())
+def scores(run: Path, features: str, folder: Path | None = None) -> dict[str, dict[str, float]]:
+    """Returns what is known of KID and the distance to the ground truth, by direction."""
+    measured = evaluation(run, features, folder)
     found = {}
-    for direction in ("a2b", "b2a"):
-        if direction in measured:
-            truth = measured[direction]["truth"] or {}
-            kid = measured[direction]["distance"]["kid"]
-            found[direction] = {"kid": kid, "l1": truth.get("l1"), "ssim": truth.get("ssim")}
+    for direction in [name for name in ("a2b", "b2a") if name in measured]:
+        truth = measured[direction]["truth"] or {}
+        values = {"kid": measured[direction]["distance"]["kid"]}
+        values |= {name: truth.get(name) for name in ("l1", "ssim")}
+        found[direction] = {name: value for name, value in values.items() if value is not None}
     return found
-
-
-def cell(values: list[float | None]) -> str:
-    """Formats a mean and a range, or nothing if it was not measured."""
-    known = [value for value in values if value is not None]
-    return f"{mean(known):.4g} ({min(known):.4g} to {max(known):.4g})" if known else ""
 
 
 if __name__ == "__main__":

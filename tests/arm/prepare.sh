@@ -34,7 +34,8 @@ for package in "$folder"/apt/cache/archives/*.deb; do
     dpkg-deb --extract "$package" "$folder/root"
 done
 version=$(basename "$(readlink "$folder/root/usr/bin/python3")")
-"$pip" install --quiet --no-warn-conflicts --target="$folder/packages" --only-binary=:all: --no-compile \
+"$pip" install --quiet --no-warn-conflicts --no-compile \
+    --target="$folder/packages" --only-binary=:all: \
     --python-version="${version#python}" --implementation=cp \
     --platform=manylinux_2_28_aarch64 --platform=manylinux_2_27_aarch64 \
     --platform=manylinux2014_aarch64 "ai-edge-litert==$litert" numpy

@@ -45,10 +45,7 @@ def main(config: StudentConfig) -> int:
     from tf_cyclegan.training.student import train_student
 
     keep_freed_memory()
-    try:
-        return train_student(config)
-    except ValueError as error:  # errors of run folders name the flag of tf-cyclegan train
-        raise ValueError(str(error).replace("another --run_dir", "another --output")) from None
+    return train_student(config)
 
 
 def parse(arguments: list[str]) -> StudentConfig:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from tf_cyclegan.data.resizing import Preprocessing
@@ -234,6 +234,8 @@ class Config(
     DataSettings,
 ):
     """All settings of a training run. The defaults are those of the paper."""
+
+    folder_flag: ClassVar[str] = "--run_dir"  # the flag that names the run folder, for messages
 
     def __post_init__(self) -> None:
         for name in ("data_dir", "data_a", "data_b", "run_dir", "init_from", "val_dir"):

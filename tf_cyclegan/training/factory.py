@@ -116,6 +116,17 @@ def make_discriminator(config: Config, channels: int, channels_of_input: int) ->
     return network
 
 
+def make_adam(
+    config: Config, learning_rate: float, updates_per_epoch: int
+) -> keras.optimizers.Optimizer:
+    """Returns Adam with the schedule of the config, and with loss scaling in mixed_float16."""
+    rate = LinearDecay(learning_rate, config.epochs, config.decay_epochs, updates_per_epoch)
+    # The authors use epsilon 1e-8; Keras' default is 1e-7.
+    adam = keras.optimizers.Adam(rate, beta_1=config.beta_1, beta_2=0.999, epsilon=1e-8)
+    half = config.precision == "mixed_float16"
+    return keras.optimizers.LossScaleOptimizer(adam) if half else adam
+
+
 def make_cyclegan(
     config: Config, strategy: tf.distribute.Strategy, shape_a, shape_b, steps_per_epoch: int
 ) -> CycleGAN:
@@ -128,19 +139,9 @@ def make_cyclegan(
         steps_per_epoch: number of steps in an epoch, for the learning rate schedule.
     """
 
-    def optimizer(learning_rate, updates):
-        # A schedule counts the updates of its optimizer.
-        rate = LinearDecay(
-            learning_rate, config.epochs, config.decay_epochs, updates * steps_per_epoch
-        )
-        # The authors use epsilon 1e-8; Keras' default is 1e-7.
-        adam = keras.optimizers.Adam(rate, beta_1=config.beta_1, beta_2=0.999, epsilon=1e-8)
-        if config.precision == "mixed_float16":
-            return keras.optimizers.LossScaleOptimizer(adam)
-        return adam
-
-    same = config.d_learning_rate is None
-    d_learning_rate = config.learning_rate if same else config.d_learning_rate
+    d_learning_rate = config.d_learning_rate
+    if d_learning_rate is None:
+        d_learning_rate = config.learning_rate
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
         model = CycleGAN(
@@ -153,8 +154,9 @@ def make_cyclegan(
             ema=config.ema,
         )
         model.compile(
-            optimizer(config.learning_rate, updates=1),
-            optimizer(d_learning_rate, updates=config.d_steps),
+            make_adam(config, config.learning_rate, steps_per_epoch),
+            # A schedule counts the updates of its optimizer.
+            make_adam(config, d_learning_rate, config.d_steps * steps_per_epoch),
             adversarial=config.adversarial,
             lambda_adversarial=config.lambda_adversarial,
             lambda_cycle_a=config.lambda_cycle_a,

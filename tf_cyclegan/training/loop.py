@@ -148,8 +148,9 @@ def run_to_end(
                 )
             except tf.errors.ResourceExhaustedError:
                 raise MemoryError(
-                    "memory or disk space ran out: free some, or use another --run_dir with a "
-                    "smaller --crop_size, --batch_size or --filters; the last checkpoint is intact."
+                    "memory or disk space ran out: free some, or use another "
+                    f"{config.folder_flag} with a smaller --crop_size, --batch_size or --filters; "
+                    "the last checkpoint is intact."
                 ) from None
             except tf.errors.UnavailableError:
                 raise ConnectionError(

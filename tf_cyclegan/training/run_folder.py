@@ -71,6 +71,7 @@ class RunFolder:
         workers: int = 1,
     ):
         self.path = Path(path)
+        self.flag = config.folder_flag
         self.chief = worker == 0
         # Workers may be killed when only some have saved: all need one checkpoint in common.
         self.keep = max(config.keep_checkpoints, 2 if workers > 1 else 1)
@@ -91,7 +92,7 @@ class RunFolder:
         elif any((self.path / f"{name}.keras").exists() for name in ("a2b", "b2a")):
             raise ValueError(
                 f"{self.path} holds generators but no checkpoints, for example imported weights, "
-                "and training would replace them: use another --run_dir, and to start from them "
+                f"and training would replace them: use another {self.flag}, and to start from them "
                 f"--init_from={self.path}."
             )
         try:
@@ -108,12 +109,12 @@ class RunFolder:
         except filelock.Timeout:
             raise ValueError(
                 f"{self.path} is in use by another training process: wait until it ends, or "
-                "use another --run_dir."
+                f"use another {self.flag}."
             ) from None
         except OSError as error:
             raise ValueError(
                 f"{self.path} cannot be written ({error.strerror or error}): check its permissions "
-                "and the disk space, or use another --run_dir."
+                f"and the disk space, or use another {self.flag}."
             ) from None
 
     def __enter__(self):
@@ -126,30 +127,31 @@ class RunFolder:
         if not (self.path / "config.json").exists():
             raise ValueError(
                 f"{self.path} holds checkpoints but no config.json with the settings of the "
-                "training run: restore that file, or use another --run_dir."
+                f"training run: restore that file, or use another {self.flag}."
             )
         old, new = dataclasses.asdict(read_config(self.path)), dataclasses.asdict(config)
         if old.keys() != new.keys():
             raise ValueError(
                 f"{self.path} holds the training run of a {kind_of(old)}, not of a {kind_of(new)}: "
-                "use another --run_dir."
+                f"use another {self.flag}."
             )
         changed = [k for k in old if old[k] != new[k] and k not in MAY_CHANGE]
         if changed:
             was = ", ".join(f"--{k}={old[k]}, now {new[k]}" for k in changed)
             raise ValueError(
                 f"{self.path} holds a training run with other settings ({was}): use another "
-                "--run_dir, or the same settings."
+                f"{self.flag}, or the same settings."
             )
         if not config.resume:
             raise ValueError(
                 f"{self.path} already holds a training run: remove --no_resume to continue it, or "
-                "use another --run_dir."
+                f"use another {self.flag}."
             )
         if not saved_steps(self.folders[0]):
             raise ValueError(
                 f"{self.folders[0]} contains no checkpoint, but other workers' folders do: restore "
-                "it (all workers need the run folder on a shared disk), or use another --run_dir."
+                "it (all workers need the run folder on a shared disk), or use another "
+                f"{self.flag}."
             )
         before = self._read_facts()
         for name, remedy in (
@@ -160,7 +162,7 @@ class RunFolder:
                 raise ValueError(
                     f"{self.path} was trained on {before[name]} {name}, but now there would be "
                     f"{facts[name]}, which changes the global batch: {remedy}, or use another "
-                    "--run_dir."
+                    f"{self.flag}."
                 )
         for name, images in facts["images"].items():
             recorded = before.get("images", {}).get(name, images)
@@ -168,7 +170,7 @@ class RunFolder:
             if other and not config.allow_other_data:
                 raise ValueError(
                     f"{self.path} was trained on another data set ({name} now has {other}): use "
-                    "another --run_dir, or continue on these images with --allow_other_data."
+                    f"another {self.flag}, or continue on these images with --allow_other_data."
                 )
         return before
 
@@ -183,7 +185,7 @@ class RunFolder:
             return {name: facts[name] for name in ("workers", "replicas", "images")}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"{path} cannot be read ({error}): restore it, or use another --run_dir."
+                f"{path} cannot be read ({error}): restore it, or use another {self.flag}."
             ) from None
 
     def attach(self, model) -> int:
@@ -224,7 +226,7 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(
                 f"{self.checkpoints}/ckpt-{step} does not fit this training run ({error}): use "
-                "another --run_dir."
+                f"another {self.flag}."
             ) from None
         if complete:
             self.saved = step
@@ -252,7 +254,7 @@ class RunFolder:
         if steps[0]:
             raise ValueError(
                 f"No checkpoint in {self.folders[0]} is intact: restore one from a backup, or use "
-                "another --run_dir."
+                f"another {self.flag}."
             )
         return None, False
 

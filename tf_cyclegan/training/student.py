@@ -12,12 +12,12 @@ from tf_cyclegan.generators import in_float32
 from tf_cyclegan.inference.translator import find_generator
 from tf_cyclegan.interop import load_discriminator, load_generator
 from tf_cyclegan.replicas import worker_count, worker_number
-from tf_cyclegan.schedules import LinearDecay
 from tf_cyclegan.training.batches import TrainingData, load_dataset
 from tf_cyclegan.training.config import Config
 from tf_cyclegan.training.distillation import Distillation
 from tf_cyclegan.training.factory import (
     describe_devices,
+    make_adam,
     make_discriminator,
     make_generator,
     make_strategy,
@@ -155,12 +155,6 @@ def make_distillation(
 ) -> Distillation:
     """Returns a compiled `Distillation`, its student initialized by the seed of the config."""
 
-    def adam(learning_rate: float, beta_1: float) -> keras.optimizers.Optimizer:
-        rate = LinearDecay(learning_rate, config.epochs, config.decay_epochs, steps_per_epoch)
-        optimizer = keras.optimizers.Adam(rate, beta_1=beta_1, beta_2=0.999, epsilon=1e-8)
-        half = config.precision == "mixed_float16"
-        return keras.optimizers.LossScaleOptimizer(optimizer) if half else optimizer
-
     features = config.lambda_features
     if features is None:
         features = 0.0 if discriminator is None else 1.0
@@ -168,10 +162,13 @@ def make_distillation(
     with strategy.scope():
         student = make_generator(config, teacher.input_channels, teacher.channels)
         model = Distillation(student, teacher, config.direction, discriminator, config.both_domains)
-        plain = Config()  # the critic is trained as the paper's discriminators are
+        # The critic is trained with the paper's learning rate and beta_1.
+        paper = Config(
+            epochs=config.epochs, decay_epochs=config.decay_epochs, precision=config.precision
+        )
         model.compile(
-            adam(config.learning_rate, config.beta_1),
-            adam(plain.learning_rate, plain.beta_1),
+            make_adam(config, config.learning_rate, steps_per_epoch),
+            make_adam(paper, paper.learning_rate, steps_per_epoch),
             config.lambda_teacher,
             config.lambda_ssim,
             features,

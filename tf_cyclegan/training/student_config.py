@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tf_cyclegan.training.config import Config
 
@@ -58,6 +58,8 @@ class StudentConfig(StudentSettings, Config):
     Of the settings of a `Config`, it uses those in `StudentSettings`, those for data, machine and
     saving, and `adversarial`.
     """
+
+    folder_flag: ClassVar[str] = "--output"
 
     teacher: str = ""
     """A run folder, a folder of imported weights, or a generator file: .keras or .pth."""
