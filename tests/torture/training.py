@@ -3,10 +3,11 @@
     python tests/torture/training.py --kills=30 --seed=0
 
 A run with a checkpoint after every step is killed by SIGKILL at random moments, also while it
-starts and while it saves, and restarted with the same command until it is finished. Weights,
-optimizers, image pools, steps and losses.csv must then equal those of an undisturbed run, bit for
-bit. Finally, two processes start in one run folder at once: one must train, and the other must be
-refused. Prints what was tried and what was lost; the exit code is 1 if anything was lost.
+starts and while it saves, and restarted with the same command until it is finished. Weights and
+their averages, optimizers, image pools, steps, losses.csv, and the measurements on validation
+images must then equal those of an undisturbed run, bit for bit. Finally, two processes start in
+one run folder at once: one must train, and the other must be refused. Prints what was tried and
+what was lost; the exit code is 1 if anything was lost.
 """
 
 import argparse
@@ -30,7 +31,8 @@ STEPS = 120
 FLAGS = (
     "--load_size=20 --crop_size=16 --filters=2 --blocks=0 --d_filters=2 --d_layers=1 --pool_size=3 "
     f"--sample_every=0 --watch_every=0 --save_every=1 --keep_checkpoints=2 --max_steps={STEPS} "
-    "--strategy=one"
+    "--strategy=one --ema=0.9 --d_norm=spectral --d_augment=translation,color,cutout "
+    "--evaluate_every=1"
 ).split()
 
 
@@ -60,12 +62,13 @@ def newest(run_dir: Path) -> int:
 
 
 def state(run_dir: Path) -> dict[str, np.ndarray]:
-    """Returns all values of the newest checkpoint, and the rows of losses.csv."""
+    """Returns all values of the newest checkpoint, and the text of the other records."""
     prefix = run_dir / "checkpoints" / "worker_0" / f"ckpt-{newest(run_dir)}"
     reader = tf.train.load_checkpoint(str(prefix))
     names = [n for n in reader.get_variable_to_shape_map() if not n.startswith("_CHECKPOINT")]
     values = {name: reader.get_tensor(name) for name in names}
-    return values | {"losses.csv": np.array((run_dir / "losses.csv").read_text())}
+    records = ("losses.csv", "validation.csv", "best/best.json")
+    return values | {name: np.array((run_dir / name).read_text()) for name in records}
 
 
 def differences(one: Path, other: Path) -> list[str]:
