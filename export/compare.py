@@ -86,8 +86,8 @@ def main(options: Options) -> int:
 
     # === Run and time all of them, in turns ===
     with ExitStack() as stack:
-        in_page: list[float] = []
-        browser = stack.enter_context(runtimes.in_chromium(lite["float32"], in_page))
+        in_page: dict[Path, list[float]] = {}
+        browser = stack.enter_context(runtimes.in_chromium([lite["float32"]], in_page))
         runners = {
             "Keras": compare.keras_runner(generator),
             "SavedModel, TensorFlow": runtimes.in_tensorflow(version),
@@ -99,12 +99,13 @@ def main(options: Options) -> int:
                 for mode in MODES
                 if mode in lite
             },
-            "LiteRT in Chromium, float32": browser,
+            "LiteRT in Chromium, float32": browser[lite["float32"]],
         }
         fakes = {name: [run(image) for image in images] for name, run in runners.items()}
         milliseconds = compare.latencies(runners, images[0], options.rounds)
         # The page's own times, without the transfer to the page and back.
-        milliseconds["LiteRT in Chromium, float32"] = median(in_page[-2 * options.rounds :][1::2])
+        timed = in_page[lite["float32"]][-2 * options.rounds :][1::2]
+        milliseconds["LiteRT in Chromium, float32"] = median(timed)
     content = lite["float32"].read_bytes()
     # Only one image: in software, a large one takes a minute.
     fakes["LiteRT on software Vulkan, float32"] = [run_on_gpu(content, images[0])]

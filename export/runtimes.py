@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,12 +102,12 @@ def over_network(folder: str) -> Iterator[dict]:
 
 
 @contextlib.contextmanager
-def in_chromium(file: Path, timings: list[float]) -> Iterator:
-    """Runs a .tflite file on the web page, in headless Chromium.
+def in_chromium(files: Sequence[Path], timings: dict[Path, list[float]]) -> Iterator[dict]:
+    """Runs .tflite files on the web page, in headless Chromium.
 
     Args:
-        file: the .tflite file, with its .json next to it.
-        timings: gets the page's own milliseconds of each call, without transfers.
+        files: .tflite files, each with its .json next to it.
+        timings: gets the page's own milliseconds of each call, without transfers, by file.
     """
     from playwright.sync_api import sync_playwright
 
@@ -116,25 +116,29 @@ def in_chromium(file: Path, timings: list[float]) -> Iterator:
     chromium = shutil.which("chromium")
     if chromium is None:
         raise ValueError("chromium is not installed: install Debian's package chromium.")
-    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
-        for suffix in (".tflite", ".json"):
-            shutil.copy(file.with_suffix(suffix), name)
-        site = Path(name) / "site"
-        build_site(Path(name), site, install_litert())
-        server = make_server(site, 0)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with contextlib.ExitStack() as stack:
+        playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        try:
+        stack.callback(browser.close)
+
+        def in_own_page(file):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            for suffix in (".tflite", ".json"):
+                shutil.copy(file.with_suffix(suffix), folder)
+            build_site(folder, folder / "site", install_litert())
+            server = make_server(folder / "site", 0)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{server.server_port}/")
+            own = timings.setdefault(file, [])
 
             def run(image):
                 question = [file.name, image.ravel().tolist(), image.shape]
                 fake, milliseconds = page.evaluate(IN_PAGE, question)
-                timings.append(milliseconds)
+                own.append(milliseconds)
                 return np.array(fake, np.float32).reshape(*image.shape[:3], -1)
 
-            yield run
-        finally:
-            browser.close()
-            server.shutdown()
+            return run
+
+        yield {file: in_own_page(file) for file in files}

@@ -225,10 +225,11 @@ def start_of_name(direction: str, size: Size, resizable: bool) -> str:
 
 
 class LiteModel:
-    """A .tflite file in LiteRT's interpreter, on all CPU cores.
+    """A .tflite file in LiteRT's interpreter.
 
     Args:
         content: the file's content.
+        threads: number of threads; by default, one for each CPU core.
 
     Call arguments:
         image: float32 `[1, h, w, c]`.
@@ -240,8 +241,9 @@ class LiteModel:
         ValueError: the file does not take an image of this size.
     """
 
-    def __init__(self, content: bytes):
-        self.interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
+    def __init__(self, content: bytes, threads: int | None = None):
+        threads = threads or os.cpu_count()
+        self.interpreter = Interpreter(model_content=content, num_threads=threads)
         self.input = self.interpreter.get_input_details()[0]["index"]
         self.output = self.interpreter.get_output_details()[0]["index"]
         self.shape: tuple[int, ...] = ()
