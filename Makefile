@@ -3,7 +3,7 @@
 # make web: the demo on a page, computed by the browser.
 # make check: lint, types and the quick unit tests, in about two minutes.
 # make test: lint, types, docs and all tests but the slow ones.
-# make test-all: the slow tests, too: killed processes, browsers, the Android app, benchmarks. As CI.
+# make test-all: the slow tests, too: killed processes, browsers, the Android app, benchmarks.
 # make arm: an emulated Arm machine for the tests of exported files; needs qemu-user-static.
 # make docs: the documentation site, in site/.
 # make floors: the tests of a plain installation, with the oldest versions that setup.cfg allows.

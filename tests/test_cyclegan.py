@@ -241,7 +241,7 @@ def test_the_whole_step_compiles_under_xla():
     ("strategy", "changes"),
     [
         ("one", {"blocks": 1}),
-        ("mirrored", {"generator": "unet", "depth": 2}),
+        pytest.param("mirrored", {"generator": "unet", "depth": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_recomputation_changes_memory_not_numbers(strategy, changes):
@@ -654,7 +654,7 @@ def fitted(model, data, **arguments):
     ("strategy", "changes"),
     [
         ("one", {"dropout": 0.5, "blocks": 1, "precision": "mixed_float16"}),
-        ("mirrored", {"pool_size": 2}),
+        pytest.param("mirrored", {"pool_size": 2}, marks=pytest.mark.slow),
         ("mirrored", {"ema": 0.9, "d_augment": "translation,color", "d_steps": 2, "batch_size": 2}),
     ],
 )
@@ -677,7 +677,7 @@ def test_training_goes_on_bit_for_bit_after_load_weights(strategy, changes, tmp_
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("strategy", ["one", "mirrored"])
+@pytest.mark.parametrize("strategy", ["one", pytest.param("mirrored", marks=pytest.mark.slow)])
 def test_a_step_that_finds_the_data_at_its_end_counts_nothing(strategy):
     _, model = tiny(strategy, dropout=0.5, blocks=1)
     calls = 3 * 2  # of each generator per replica: one call for translation and identity

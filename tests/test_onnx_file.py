@@ -57,6 +57,7 @@ def test_what_is_no_onnx_file_is_named(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [1, 2])
 def test_a_file_of_another_shape_is_written_again_or_refused(tmp_path, monkeypatch, wrong):
     """tf2onnx sometimes drops a Squeeze: the test simulates this for the first exports."""

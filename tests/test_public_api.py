@@ -97,6 +97,7 @@ def test_every_public_name_is_there():
 # === The notebook, with few images and steps ===
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
@@ -193,6 +194,7 @@ def test_predict_translates_both_ways():
     np.testing.assert_allclose(both["fake_b"], fakes["fake_b"][:2], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_replicas_make_their_own_pools_and_networks():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():

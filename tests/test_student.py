@@ -162,6 +162,7 @@ def test_without_both_domains_only_the_inputs_count(teacher):
     assert float(losses["teacher"]) == pytest.approx(np.abs(fakes - targets).mean(), 1e-5)
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one_with_both_batches(teacher):
     results = []
     for name in ("one", "mirrored"):
@@ -213,7 +214,7 @@ def test_the_student_is_an_ordinary_run_folder(teacher, photos, tmp_path, capsys
     assert "b2a" not in scores
 
 
-@pytest.mark.parametrize("direction", ["a2b", "b2a"])
+@pytest.mark.parametrize("direction", ["a2b", pytest.param("b2a", marks=pytest.mark.slow)])
 def test_a_run_that_stops_continues_bit_for_bit(teacher, tmp_path, direction):
     own = tmp_path / "teacher"
     shutil.copytree(teacher, own)
@@ -361,6 +362,7 @@ def test_other_images_replace_those_of_the_teacher(teacher, photos):
     assert config.data_b == config.data_a and not config.both_domains and config.crop_size == 16
 
 
+@pytest.mark.slow
 def test_a_student_of_one_folder_is_not_evaluated_on_its_inputs(teacher, photos, tmp_path):
     flags = [f"--run_dir={teacher}", f"--data_a={photos}/trainA", f"--output={tmp_path}/out"]
     assert run(*flags, "--max_steps=1") == 0

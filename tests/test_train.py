@@ -131,6 +131,7 @@ def test_stopped_killed_and_resumed_equals_one_go_bit_for_bit(photos, tmp_path):
     assert [row["step"] for row in rows[0]] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_two_workers_train_as_one_process_with_both_batches(photos, tmp_path):
     changes = {"max_steps": 2, "pool_size": 0, "sample_every": 0, "blocks": 0}
     one = settings(photos, tmp_path / "one", batch_size=2, **changes)
@@ -267,6 +268,7 @@ def test_empty_folder_is_named(tmp_path):
         main(settings(tmp_path, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_one_pixel_images_train_on_two_replicas(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

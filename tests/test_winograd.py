@@ -124,7 +124,10 @@ def test_files_of_weights_know_the_layer_by_the_name_of_keras_layer():
     assert Conv2D.__name__ == keras.layers.Conv2D.__name__
 
 
-@pytest.mark.parametrize("strategy, changes", [("one", {}), ("mirrored", {"recompute": True})])
+@pytest.mark.parametrize(
+    "strategy, changes",
+    [("one", {}), pytest.param("mirrored", {"recompute": True}, marks=pytest.mark.slow)],
+)
 def test_a_step_is_the_same_without_all_that_is_faster_on_a_cpu(monkeypatch, strategy, changes):
     """Compares one step of SGD, because Adam and further steps amplify rounding errors.
 
