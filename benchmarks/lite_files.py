@@ -4,8 +4,8 @@
 
 All files take images of the same size, from `tf-cyclegan export tflite`. LiteRT runs them on this
 machine's CPU, and with --chromium, also on the web page in headless Chromium, where the float32
-files run on WebAssembly. A ratio is the time of the first file of the same mode divided by the
-time of a file: how many times as fast it is.
+files run on WebAssembly. The speedup is the time of the first file of the same mode divided by the
+time of a file.
 This needs: pip install "tf_cyclegan[export]"; for --chromium, also playwright, npm and chromium
 """
 
@@ -13,7 +13,6 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import report
 
@@ -30,8 +29,8 @@ class Options:
     """The .tflite files, all for one fixed image size."""
     rounds: int = 15
     """How often to time each file."""
-    threads: int | None = None
-    """Number of threads of LiteRT; by default, one for each CPU core. Chromium chooses its own."""
+    threads: int = 0
+    """Number of threads of LiteRT; 0 for one for each CPU core. Chromium chooses its own."""
     chromium: bool = False
     """Also time the float32 files in Chromium."""
 
@@ -39,6 +38,7 @@ class Options:
 def main(options: Options) -> int:
     """Measures, prints, and returns the exit code."""
     import numpy as np
+    import runtimes
 
     from tf_cyclegan.export.compare import latencies
     from tf_cyclegan.export.model_file import read_description
@@ -47,8 +47,10 @@ def main(options: Options) -> int:
     files = [Path(name) for name in options.files]
     about = [read_description(file.read_bytes()) for file in files]
     shapes = {(d["height"], d["width"], d["input_channels"]) for d in about}
-    if options.rounds < 1 or len(shapes) != 1 or any(d["resizable"] for d in about):
-        raise ValueError("give files of one fixed size, and 1 or more rounds.")
+    if len(shapes) != 1 or any(d["resizable"] for d in about):
+        raise ValueError("the files take different sizes: give files for one fixed size.")
+    if options.rounds < 1 or options.threads < 0:
+        raise ValueError("use 1 or more --rounds, and 0 or more --threads.")
     image = np.random.default_rng(0).uniform(-1, 1, (1, *shapes.pop())).astype(np.float32)
 
     runners = {}
@@ -58,21 +60,19 @@ def main(options: Options) -> int:
     in_page: dict[Path, list[float]] = {}
     with ExitStack() as stack:
         if options.chromium:
-            import runtimes
-
             floats = [file for kind, file in runners if kind == "LiteRT, float32"]
             pages = stack.enter_context(runtimes.in_chromium(floats, in_page))
             runners |= {(IN_CHROMIUM, file): page for file, page in pages.items()}
         milliseconds = latencies(runners, image, options.rounds)
     for file, own in in_page.items():  # the page's own times, without transfers
-        milliseconds[IN_CHROMIUM, file] = median(own[-2 * options.rounds :][1::2])
+        milliseconds[IN_CHROMIUM, file] = runtimes.median_in_page(own, options.rounds)
     first: dict[str, float] = {}
     cells = []
     for (kind, file), ms in sorted(milliseconds.items(), key=lambda item: item[0][0]):
         ratio = first.setdefault(kind, ms) / ms
         size = file.stat().st_size / 1e6
         cells.append([str(file), kind, f"{size:.2f}", f"{ms:.3g}", f"{ratio:.1f}"])
-    report.print_table(["file", "runtime", "MB", "ms", "times as fast"], cells)
+    report.print_table(["file", "runtime", "MB", "ms", "speedup"], cells)
     return 0
 
 

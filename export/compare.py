@@ -16,7 +16,6 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Literal
 
 from tf_cyclegan.cli import command
@@ -104,8 +103,8 @@ def main(options: Options) -> int:
         fakes = {name: [run(image) for image in images] for name, run in runners.items()}
         milliseconds = compare.latencies(runners, images[0], options.rounds)
         # The page's own times, without the transfer to the page and back.
-        timed = in_page[lite["float32"]][-2 * options.rounds :][1::2]
-        milliseconds["LiteRT in Chromium, float32"] = median(timed)
+        timed = runtimes.median_in_page(in_page[lite["float32"]], options.rounds)
+        milliseconds["LiteRT in Chromium, float32"] = timed
     content = lite["float32"].read_bytes()
     # Only one image: in software, a large one takes a minute.
     fakes["LiteRT on software Vulkan, float32"] = [run_on_gpu(content, images[0])]

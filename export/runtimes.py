@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -116,6 +117,7 @@ def in_chromium(files: Sequence[Path], timings: dict[Path, list[float]]) -> Iter
     chromium = shutil.which("chromium")
     if chromium is None:
         raise ValueError("chromium is not installed: install Debian's package chromium.")
+    litert = install_litert()
     with contextlib.ExitStack() as stack:
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -125,7 +127,7 @@ def in_chromium(files: Sequence[Path], timings: dict[Path, list[float]]) -> Iter
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             for suffix in (".tflite", ".json"):
                 shutil.copy(file.with_suffix(suffix), folder)
-            build_site(folder, folder / "site", install_litert())
+            build_site(folder, folder / "site", litert)
             server = make_server(folder / "site", 0)
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.shutdown)
@@ -142,3 +144,8 @@ def in_chromium(files: Sequence[Path], timings: dict[Path, list[float]]) -> Iter
             return run
 
         yield {file: in_own_page(file) for file in files}
+
+
+def median_in_page(milliseconds: list[float], rounds: int) -> float:
+    """Returns the median of the calls by `compare.latencies`, which counts each second one."""
+    return median(milliseconds[-2 * rounds :][1::2])
