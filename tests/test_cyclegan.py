@@ -226,6 +226,7 @@ def test_every_operation_of_a_step_has_a_gpu_kernel():
         assert {kernel.device_type for kernel in registered} & {"GPU", "DEFAULT"}, name
 
 
+@pytest.mark.slow
 def test_the_whole_step_compiles_under_xla():
     results = []
     for jit in (False, True):

@@ -1,12 +1,13 @@
 """Measure the translations of the test images in each direction.
 
     tf-cyclegan evaluate --run_dir=runs/demo
-    tf-cyclegan evaluate --run_dir=runs/mine --features=inception  # comparable KID and FID
+    tf-cyclegan evaluate --run_dir=runs/mine --features=inception-legacy  # as published
     tf-cyclegan evaluate --run_dir=theirs --dataset=cycle_gan/maps --features=network.keras
 
 Prints a table, and writes evaluation.json and a contact sheet for each direction. Distances on
 "pixels", the default, or on your own network only compare runs on the same data. To compare with
-published numbers, use inception, which needs: pip install "tf_cyclegan[metrics]"
+published numbers, use inception-legacy or inception-clean (docs/evaluation.md), which need:
+pip install "tf_cyclegan[metrics]"
 
 An image that cannot be read is reported and left out; the exit code is then 1.
 """
@@ -30,7 +31,8 @@ class Options:
     """A run folder, or a folder from import-weights. If it has only one direction, as a student's
     has, cycles are not measured."""
     features: str = "pixels"
-    """Features for distances: pixels, inception, inception-clean, or a FILE.h5 or .keras."""
+    """Features for distances: pixels, inception-clean (or inception), inception-legacy, or a file:
+    FILE.h5 or FILE.keras."""
     dataset: str | None = None
     """Use this dataset, a name in TensorFlow Datasets, instead of the run's own."""
     data_dir: str | None = None

@@ -44,7 +44,8 @@ class DataSettings:
         "resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"
     ] = "resize_and_crop"
     """How to prepare images. resize_and_crop: resize to a square of load_size, then crop;
-    scale_width: resize to that width; none: keep the size."""
+    scale_width: resize to that width; crop and scale_width_and_crop: then crop; none: keep the
+    size."""
     load_size: int = 286
     """Side in pixels to which images are resized."""
     crop_size: int = 256
@@ -182,14 +183,15 @@ class MachineSettings:
     """Devices, precision and memory."""
 
     strategy: Literal["auto", "one", "mirrored", "multiworker"] = "auto"
-    """auto: all visible GPUs or the CPU; one: one device; multiworker: the cluster in TF_CONFIG."""
+    """auto: all visible GPUs or the CPU; one: one device; mirrored: all GPUs, or all logical CPUs;
+    multiworker: the cluster in TF_CONFIG."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """Dtype policy: mixed precision is faster on recent GPUs, bfloat16 also on recent CPUs."""
+    """Dtype policy: bfloat16 is faster on CPUs that support it; not measured on a GPU yet."""
     jit_compile: bool = False
-    """Compile training steps with XLA: often faster on a GPU, slower on most CPUs."""
+    """Compile training steps with XLA: far slower on a CPU; not measured on a GPU yet."""
     recompute: bool = False
-    """Save memory by computing parts of the generators again for the gradients; takes 1.3 times as
-    long (see docs/performance.md). Not with dropout or batch norm."""
+    """Save memory by computing parts of the generators again for the gradients; takes about 1.2
+    times as long (see docs/performance.md). Not with dropout or batch norm."""
     deterministic: bool = False
     """Use only deterministic kernels: a GPU then resumes bit for bit, as a CPU always does."""
 

@@ -64,6 +64,6 @@ class HealthWarnings(keras.callbacks.Callback):
                     f"{chance:.2g}. {generator} learns little from it: check whether the two data "
                     "sets differ in something trivial, such as borders or size; if not, try "
                     "--d_augment=translation,color,cutout, --gradient_penalty=0.01 or a lower "
-                    "--d_learning_rate."
+                    "--d_learning_rate in another run."
                 )
         return found

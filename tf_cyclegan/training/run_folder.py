@@ -276,7 +276,8 @@ class RunFolder:
         if name := self.model.first_non_finite():
             raise FloatingPointError(
                 f"{name} holds NaN or infinity after step {step}: try a lower --learning_rate, or "
-                "--precision=float32. This step is not saved; the last checkpoint is intact."
+                "--precision=float32, in another --run_dir. This step is not saved; the last "
+                "checkpoint is intact."
             )
         write_checkpoint(self.checkpoint, self.checkpoints, step)
         if self.chief:
