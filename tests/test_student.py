@@ -345,6 +345,7 @@ def test_a_crop_that_the_teachers_discriminator_cannot_see_is_refused(photos, tm
         run(*make_and_run, "--crop_size=20")
 
 
+@pytest.mark.slow
 def test_images_of_different_sizes_need_one_domain(teacher, tmp_path):
     for size in ((20, 24), (24, 20)):
         write_landscapes(tmp_path / f"{size[0]}", (1, 1), size)
