@@ -26,12 +26,12 @@ class Options:
     """A number."""
 
 
-def in_process(body, *, stdout=subprocess.PIPE, **environment):
+def in_process(body, *, stdout=subprocess.PIPE, run="command.run(main, None)", **environment):
     """Runs `body` as the main function of a command in a new process."""
     program = (
         "import sys\nfrom tf_cyclegan.cli import command\ndef main(options):\n"
         + textwrap.indent(textwrap.dedent(body), "    ")
-        + "\n    return 0\ncommand.run(main, None)\n"
+        + f"\n    return 0\n{run}\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", program],
@@ -72,6 +72,32 @@ def test_what_you_can_mend_is_one_line_and_an_exit_code(monkeypatch, error, line
         command.run(main, None, needs="x")
     assert stopped.value.code == code
     assert sys.stderr.buffer.getvalue().decode() == line
+
+
+@pytest.mark.parametrize(
+    ("ending", "environment", "code", "destroyed"),
+    [
+        ("return 3", {}, 3, False),
+        ("return 3", {"TF_CONFIG": "{}"}, 3, True),
+        ("raise ValueError('no')", {}, 1, True),
+        ("raise TypeError('a bug')", {}, 1, True),
+    ],
+)
+def test_a_command_that_ends_at_once_destroys_nothing(ending, environment, code, destroyed):
+    body = f"""
+    import atexit, os
+    class Iterator:
+        def __del__(self, write=os.write):
+            write(1, b"destroyed\\n")
+    sys.modules[__name__].iterator = Iterator()
+    atexit.register(print, "handler")
+    print("unfinished line", end="")
+    {ending}
+    """
+    process = in_process(body, run="command.run(main, None, at_once=True)", **environment)
+    output = process.communicate()[0].decode()
+    assert process.returncode == code
+    assert output == "unfinished linehandler\n" + "destroyed\n" * destroyed
 
 
 def test_a_closed_pipe_does_not_end_the_work(tmp_path):

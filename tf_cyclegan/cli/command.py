@@ -1,5 +1,6 @@
 """Parses flags and reports errors for every command of this project."""
 
+import atexit
 import dataclasses
 import io
 import os
@@ -41,7 +42,9 @@ def parse(
     return at_home(parsed)
 
 
-def run(main: Callable[[Options], int], options: Options, needs: str = "") -> NoReturn:
+def run(
+    main: Callable[[Options], int], options: Options, needs: str = "", at_once: bool = False
+) -> NoReturn:
     """Calls `main(options)` and ends the process with its exit code.
 
     An error that you can fix prints one line and gives exit code 1. Ctrl-C gives exit code 130. If
@@ -51,7 +54,14 @@ def run(main: Callable[[Options], int], options: Options, needs: str = "") -> No
         main: does the work, and returns the exit code.
         options: from `parse`.
         needs: what to install if a package is missing; if empty, an ImportError is raised.
+        at_once: end the process without destroying its objects, once `main` has returned. After
+            training, TensorFlow takes up to a minute to destroy the iterator of a strategy: its
+            tuner, which nothing can switch off there, can miss that it is cancelled. Workers of a
+            cluster destroy theirs, to leave the cluster in order.
     """
+    returned: list[int] = []
+    if at_once and "TF_CONFIG" not in os.environ:
+        atexit.register(_leave, returned)  # before TensorFlow's handlers, so it runs after them
     # Programs started from a notebook inherit its Matplotlib backend. If that is not installed,
     # `import matplotlib`, and so `import keras`, fails. Commands only draw into files.
     os.environ["MPLBACKEND"] = "agg"
@@ -61,6 +71,7 @@ def run(main: Callable[[Options], int], options: Options, needs: str = "") -> No
         setattr(sys, name, Output(getattr(sys, name)))
     try:
         code = main(options)
+        returned.append(code)
     except KeyboardInterrupt:
         code = _fail("stopped by Ctrl-C.", 130)
     except ImportError as error:
@@ -119,6 +130,13 @@ def at_home(value: Any) -> Any:
 def counted(number: int, noun: str) -> str:
     """Returns a number and a noun, such as "1 image" or "2 images"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _leave(returned):
+    if returned:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(returned[0])
 
 
 def _fail(message, code):

@@ -89,4 +89,4 @@ def to_config(options: Options, teacher: str) -> StudentConfig:
 
 def cli() -> None:
     """Runs the command with the flags of the command line, and ends the process."""
-    command.run(lambda arguments: main(parse(arguments)), sys.argv[1:])
+    command.run(lambda arguments: main(parse(arguments)), sys.argv[1:], at_once=True)

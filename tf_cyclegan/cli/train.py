@@ -76,4 +76,4 @@ def to_config(options: Options) -> Config:
 def cli() -> None:
     """Runs the command with the flags of the command line, and ends the process."""
     preset, config = parse(sys.argv[1:])
-    command.run(partial(main, preset=preset), config)
+    command.run(partial(main, preset=preset), config, at_once=True)
