@@ -152,9 +152,7 @@ def test_the_commands_of_the_readme_run(home, monkeypatch, capsys):
             monkeypatch.setattr(sys, "argv", [name, *flags])
             module = importlib.import_module(f"tf_cyclegan.cli.{COMMANDS[name][0]}")
             with contextlib.suppress(SystemExit), pytest.MonkeyPatch.context() as patch:
-                patch.setattr(
-                    command, "run", lambda main, options, needs="": ran.append(main(options))
-                )
+                patch.setattr(command, "run", lambda main, options, **_: ran.append(main(options)))
                 module.cli()
     assert len(ran) >= 7 and set(ran) == {0}, capsys.readouterr()
     assert Path("a2b.onnx").exists() and Path("out/index.html").exists()
