@@ -93,17 +93,14 @@ def saved_run(path, steps=(1,), config=TINY, **cluster):
     "changes",
     [
         {"norm": "batch", "dropout": 0.5, "precision": "mixed_float16"},
-        pytest.param(
-            {
-                "ema": 0.9,
-                "d_norm": "spectral",
-                "d_augment": "translation,color,cutout",
-                "gradient_penalty": 0.1,
-                "gradient_center": 100.0,
-                "d_learning_rate": 1e-4,
-            },
-            marks=pytest.mark.slow,
-        ),
+        {
+            "ema": 0.9,
+            "d_norm": "spectral",
+            "d_augment": "translation,color,cutout",
+            "gradient_penalty": 0.1,
+            "gradient_center": 100.0,
+            "d_learning_rate": 1e-4,
+        },
     ],
 )
 def test_all_that_a_step_reads_or_changes_is_saved(tmp_path, changes):

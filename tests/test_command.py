@@ -83,7 +83,7 @@ def test_what_you_can_mend_is_one_line_and_an_exit_code(monkeypatch, error, line
         ("raise TypeError('a bug')", {}, 1, True),
     ],
 )
-def test_a_command_that_ends_at_once_destroys_nothing(ending, environment, code, destroyed):
+def test_only_a_main_that_returned_is_ended_at_once(ending, environment, code, destroyed):
     body = f"""
     import atexit, os
     class Iterator:

@@ -145,14 +145,16 @@ def test_what_is_saved_continues_bit_for_bit(tmp_path):
     assert_equal(model, again)
     again.save(tmp_path / "unchanged.keras")  # before any fit has used its pools
     third = keras.saving.load_model(tmp_path / "unchanged.keras")
-    histories = [m.fit(batches(), verbose=0).history for m in (model, third)]
-    assert histories[0] == histories[1]
-    assert_equal(model, third)
-    np.testing.assert_array_equal(model.pool_b[0].images, third.pool_b[0].images)
-    for name, average in model.averages.items():
-        others = third.averages[name].get_weights()
-        for one, two in zip(average.get_weights(), others, strict=True):
-            np.testing.assert_array_equal(one, two)
+    histories = [m.fit(batches(), verbose=0).history for m in (model, again, third)]
+    assert histories[0] == histories[1] == histories[2]
+    for other in (again, third):
+        assert_equal(model, other)
+        np.testing.assert_array_equal(model.pool_b[0].images, other.pool_b[0].images)
+        for name, average in model.averages.items():
+            for one, two in zip(
+                average.get_weights(), other.averages[name].get_weights(), strict=True
+            ):
+                np.testing.assert_array_equal(one, two)
     image = np.full((8, 8, 3), 99, np.uint8)
     translations = [
         translate(image)

@@ -55,9 +55,9 @@ def run(
         options: from `parse`.
         needs: what to install if a package is missing; if empty, an ImportError is raised.
         at_once: end the process without destroying its objects, once `main` has returned. After
-            training, TensorFlow takes up to a minute to destroy the iterator of a strategy: its
-            tuner, which nothing can switch off there, can miss that it is cancelled. Workers of a
-            cluster destroy theirs, to leave the cluster in order.
+            training, TensorFlow can take up to a minute to destroy the iterators that a strategy
+            makes for its devices: each waits for its tf.data tuner, and the options of a dataset
+            cannot switch that one off. Workers of a cluster still do it, to leave it in order.
     """
     returned: list[int] = []
     if at_once and "TF_CONFIG" not in os.environ:

@@ -57,7 +57,7 @@ EXPERIMENTS = {
         {"no pool": "--pool_size=0", "pool of 50": ""},
     ),
     "settings": (
-        "What do the settings of later papers add?",
+        "What do the settings of later papers add, each alone?",
         {
             "paper": "",
             "EMA": "--ema=0.999",
@@ -69,7 +69,6 @@ EXPERIMENTS = {
             "R1": "--gradient_penalty=0.01",
             "penalty with center 1": "--gradient_penalty=0.1 --gradient_center=1",
             "penalty with center 100": "--gradient_penalty=0.1 --gradient_center=100",
-            "R1 and EMA": "--gradient_penalty=0.01 --ema=0.999",
             "wgan-gp": "--adversarial=wgan-gp",
             "wgan-gp, 5 updates": "--adversarial=wgan-gp --d_steps=5",
         },

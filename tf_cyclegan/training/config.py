@@ -44,8 +44,8 @@ class DataSettings:
         "resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"
     ] = "resize_and_crop"
     """How to prepare images. resize_and_crop: resize to a square of load_size, then crop;
-    scale_width: resize to that width; crop and scale_width_and_crop: then crop; none: keep the
-    size."""
+    crop: only crop; scale_width: resize to that width; scale_width_and_crop: the same, then crop;
+    none: keep the size."""
     load_size: int = 286
     """Side in pixels to which images are resized."""
     crop_size: int = 256
