@@ -365,3 +365,9 @@ def test_data_that_cannot_work_names_the_remedy(folders, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_no_file_name_is_used_twice_in_the_package():
+    files = Path(cg.__file__).parent.rglob("*.py")
+    names = [path.name for path in files if path.name != "__init__.py"]
+    assert len(names) > 50 and len(names) == len(set(names))

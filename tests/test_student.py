@@ -20,8 +20,8 @@ from tf_cyclegan.training.config import Config
 from tf_cyclegan.training.factory import make_cyclegan, make_strategy
 from tf_cyclegan.training.loop import train
 from tf_cyclegan.training.run_folder import RunFolder, read_config, save_generator
-from tf_cyclegan.training.student import load_teacher, make_distillation, train_student
 from tf_cyclegan.training.student_config import StudentConfig
+from tf_cyclegan.training.student_loop import load_teacher, make_distillation, train_student
 
 TINY = Config(
     load_size=20, crop_size=16, filters=3, blocks=1, d_filters=4, d_layers=1, pool_size=0, seed=1

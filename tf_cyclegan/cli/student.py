@@ -42,7 +42,7 @@ SOURCES = ("dataset", "data_dir", "data_a", "data_b")  # flags that name images
 def main(config: StudentConfig) -> int:
     """Trains the student, and returns the exit code: 0, or 128 + the signal that stopped it."""
     from tf_cyclegan.cpu.allocator import keep_freed_memory  # imported here to keep --help fast
-    from tf_cyclegan.training.student import train_student
+    from tf_cyclegan.training.student_loop import train_student
 
     keep_freed_memory()
     return train_student(config)
