@@ -14,9 +14,7 @@ from cases import write_landscapes
 
 from tf_cyclegan.data.image_files import read_image
 from tf_cyclegan.discriminators import PatchDiscriminator
-from tf_cyclegan.export.model_file import seal
 from tf_cyclegan.export.multiply_adds import convolutions, operation_multiply_adds
-from tf_cyclegan.export.tflite import convert, describe
 from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.training.config import Config
 from tf_cyclegan.training.factory import make_cyclegan, make_strategy
@@ -25,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-import lite_files  # noqa: E402
 import measure  # noqa: E402
 import multiply_adds  # noqa: E402
 import spawned  # noqa: E402
@@ -282,24 +279,6 @@ def test_a_steps_multiply_adds_are_those_of_its_graph():
         map(operation_multiply_adds, multiply_adds.needed_operations(graph))
     )
     assert counts["total"] == counts["forward"] + counts["backward"]
-
-
-def test_files_are_timed_beside_the_first_of_their_mode(tmp_path, capsys):
-    paths = {}
-    for filters, size in ((4, 16), (2, 16), (2, 24)):
-        generator = ResNetGenerator(filters, blocks=0)
-        generator.build((None, None, None, 3))
-        description = describe(generator, "mine", "a2b", size, resizable=False)
-        content = convert(generator, "float32", size)
-        paths[filters, size] = tmp_path / f"{filters}_{size}.tflite"
-        paths[filters, size].write_bytes(seal(content, description | {"mode": "float32"}))
-    large, small, other = map(str, paths.values())
-    assert lite_files.main(lite_files.Options((large, small), rounds=2, threads=1)) == 0
-    _, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
-    assert [row[0] for row in rows] == [large, small] and rows[0][-1] == "1.0"
-    assert float(rows[1][-1]) == pytest.approx(float(rows[0][-2]) / float(rows[1][-2]), rel=0.1)
-    with pytest.raises(ValueError, match="one fixed size"):
-        lite_files.main(lite_files.Options((large, other)))
 
 
 # === Alternating measurements ===

@@ -371,3 +371,11 @@ def test_no_file_name_is_used_twice_in_the_package():
     files = Path(cg.__file__).parent.rglob("*.py")
     names = [path.name for path in files if path.name != "__init__.py"]
     assert len(names) > 50 and len(names) == len(set(names))
+
+
+def test_only_tests_change_the_import_path():
+    root = Path(cg.__file__).parents[1]
+    rooms = ("tf_cyclegan", "scripts", "export", "examples", "benchmarks", "docs")
+    files = [path for room in rooms for path in (root / room).rglob("*.py")]
+    assert len(files) > 100
+    assert [str(path) for path in files if "sys.path" in path.read_text()] == []

@@ -1,4 +1,4 @@
-"""Tests export/compare.py after the three exporters: one photo in every runtime."""
+"""Tests export/compare.py after the exporters, one photo in every runtime, and time_files.py."""
 
 import importlib.util
 import json
@@ -16,6 +16,8 @@ from tf_cyclegan.cli import export_onnx, export_tflite
 from tf_cyclegan.data.image_files import write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.gpu_gate import CHROMIUM
+from tf_cyclegan.export.model_file import seal
+from tf_cyclegan.export.tflite import convert, describe
 from tf_cyclegan.generators import ResNetGenerator
 from tf_cyclegan.training.run_folder import save_generator
 
@@ -109,6 +111,26 @@ def test_a_missing_package_is_named(module, package, output, tmp_path, monkeypat
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ") and package in last
     assert 'pip install "tf_cyclegan[export]' in last
+
+
+def test_files_are_timed_beside_the_first_of_their_mode(tmp_path):
+    paths = []
+    for filters, size in ((4, 16), (2, 16), (2, 24)):
+        generator = ResNetGenerator(filters, blocks=0)
+        generator.build((None, None, None, 3))
+        description = describe(generator, "mine", "a2b", size, resizable=False)
+        content = convert(generator, "float32", size)
+        paths.append(tmp_path / f"{filters}_{size}.tflite")
+        paths[-1].write_bytes(seal(content, description | {"mode": "float32"}))
+    large, small, other = map(str, paths)
+    script = [sys.executable, EXPORT / "time_files.py", "--rounds=2", "--threads=1", "--files"]
+    done = subprocess.run([*script, large, small], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    _, _, *rows = (line.strip("| ").split(" | ") for line in done.stdout.splitlines())
+    assert [row[0] for row in rows] == [large, small] and rows[0][-1] == "1.0"
+    assert float(rows[1][-1]) == pytest.approx(float(rows[0][-2]) / float(rows[1][-2]), rel=0.1)
+    done = subprocess.run([*script, large, other], capture_output=True, text=True)
+    assert done.returncode == 1 and "one fixed size" in done.stderr
 
 
 def test_a_folder_without_files_is_named(tmp_path):

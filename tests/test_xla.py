@@ -35,7 +35,7 @@ SMALL = dict(load_size=28, crop_size=24, filters=4, blocks=0, pool_size=4, image
 def there(program, *flags):
     """Runs the program's run.py as on a machine without this package."""
     return subprocess.run(
-        [PYTHON, "-I", program / "run.py", *flags], capture_output=True, text=True
+        [PYTHON, "-E", "-s", program / "run.py", *flags], capture_output=True, text=True
     )
 
 

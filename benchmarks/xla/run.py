@@ -364,7 +364,6 @@ def time_jax(options, program, facts):
 
 def time_torch(options, program, facts):
     """Returns a function that runs the step of peer.py, and one that returns facts about it."""
-    sys.path.append(str(HERE))
     import peer
     import torch
 

@@ -57,7 +57,7 @@ EXPERIMENTS = {
         {"no pool": "--pool_size=0", "pool of 50": ""},
     ),
     "settings": (
-        "What do the settings of later papers add, each alone?",
+        "What do the settings of later papers add, each alone and together?",
         {
             "paper": "",
             "EMA": "--ema=0.999",
@@ -71,6 +71,8 @@ EXPERIMENTS = {
             "penalty with center 100": "--gradient_penalty=0.1 --gradient_center=100",
             "wgan-gp": "--adversarial=wgan-gp",
             "wgan-gp, 5 updates": "--adversarial=wgan-gp --d_steps=5",
+            "R1, EMA, rotation and color jitter": "--gradient_penalty=0.01 --ema=0.999 "
+            "--rotate=10 --color_jitter=0.1",
         },
     ),
     "paired": (

@@ -1,6 +1,6 @@
 """Time .tflite files in turns, for example those of a student and of its teacher.
 
-    python benchmarks/lite_files.py --chromium --files teacher/a2b_64_*.tflite student/*.tflite
+    python export/time_files.py --chromium --files teacher/a2b_64_*.tflite student/*.tflite
 
 All files take images of the same size, from `tf-cyclegan export tflite`. LiteRT runs them on this
 machine's CPU, and with --chromium, also on the web page in headless Chromium, where the float32
@@ -9,14 +9,11 @@ time of a file.
 This needs: pip install "tf_cyclegan[export]"; for --chromium, also playwright, npm and chromium
 """
 
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import report
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "export"))
+from tf_cyclegan.cli import command
 
 IN_CHROMIUM = "LiteRT in Chromium, float32"
 
@@ -67,14 +64,12 @@ def main(options: Options) -> int:
     for file, own in in_page.items():  # the page's own times, without transfers
         milliseconds[IN_CHROMIUM, file] = runtimes.median_in_page(own, options.rounds)
     first: dict[str, float] = {}
-    cells = []
+    print("| file | runtime | MB | ms | speedup |\n|---|---|---|---|---|")
     for (kind, file), ms in sorted(milliseconds.items(), key=lambda item: item[0][0]):
         ratio = first.setdefault(kind, ms) / ms
-        size = file.stat().st_size / 1e6
-        cells.append([str(file), kind, f"{size:.2f}", f"{ms:.3g}", f"{ratio:.1f}"])
-    report.print_table(["file", "runtime", "MB", "ms", "speedup"], cells)
+        print(f"| {file} | {kind} | {file.stat().st_size / 1e6:.2f} | {ms:.3g} | {ratio:.1f} |")
     return 0
 
 
 if __name__ == "__main__":
-    report.run(main, Options, __doc__)
+    command.run(main, command.parse(Options, __doc__))
