@@ -1,6 +1,7 @@
 import ast
 import dataclasses
 import inspect
+import json
 import re
 
 import pytest
@@ -34,6 +35,10 @@ def test_json_of_another_version_or_of_something_else():
         with pytest.raises(ValueError):
             Config.from_json(text)
     assert Config.from_json('{"crop_size": 64}') == Config(crop_size=64)
+    assert Config.from_json('{"ema": 0, "val_dir": null}') == Config(ema=0)
+    for name, value in {"crop_size": "64", "run_dir": 5, "flip": 1, "cache": "ram"}.items():
+        with pytest.raises(ValueError, match=f"^{name} is {value!r}, which this setting cannot be"):
+            Config.from_json(json.dumps({name: value}))
     before_presets = Config.from_json('{"model": "pix2pix", "lambda_l1": 100.0}')
     assert before_presets == Config(lambda_l1=100.0)
     for before, now in (("true", "memory"), ("false", "none"), ('"disk"', "disk")):
@@ -57,9 +62,7 @@ REFUSED = {
         "generator": "unet",
         "depth": 7,
     },
-    "crop_size 20 is too small .*use --crop_size=24 or more, or a smaller --d_layers": {
-        "crop_size": 20
-    },
+    "crop_size 20 is too small .*use --crop_size=24 or more": {"crop_size": 20},
     "crop_size 4 is too small .*use --crop_size=8 or more": {
         "crop_size": 4,
         "discriminator": "pixel",

@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from cases import write_landscapes
 
 from tf_cyclegan.cli import evaluate as evaluate_command
 from tf_cyclegan.data.folders import list_images
@@ -294,6 +295,18 @@ def test_script_on_pairs_side_by_side(script, run, tmp_path):
     assert result["a2b"]["truth"]["untranslated"]["l1"] > 0.1
 
 
+def test_script_on_gray_networks_of_no_run(script, run, tmp_path):
+    for direction in ("a2b", "b2a"):
+        generator = ResNetGenerator(filters=2, blocks=0, channels=1)
+        generator.build((None, None, None, 1))
+        save_generator(generator, tmp_path / f"{direction}.keras")
+    data = write_landscapes(tmp_path / "photos", (3, 3), (16, 16))
+    output = tmp_path / "out"
+    options = script.Options(str(tmp_path), data_dir=str(data), output=str(output))
+    assert script.main(options) == 0
+    assert json.loads((output / "evaluation.json").read_text())["a2b"]["cycle"]["l1"] > 0
+
+
 def test_scores_become_json_where_images_are_equal():
     scores = {"a2b": {"cycle": {"psnr": float("inf"), "l1": 0.0}, "truth": None}, "step": 3}
     result = finite(scores)
@@ -304,7 +317,8 @@ def test_scores_become_json_where_images_are_equal():
 @pytest.mark.parametrize(
     "flags, cause",
     [
-        ({"run_dir": "missing"}, "missing"),
+        ({"run_dir": "missing"}, "missing does not exist: name the folder"),
+        ({"run_dir": "{run}/a2b.keras", "dataset": "synthetic/summer2winter"}, "direction is unkn"),
         ({"run_dir": "{bare}"}, "no data of its own: use --data_dir"),
         ({"run_dir": "{run}", "features": "missing.h5"}, "missing.h5"),
     ],

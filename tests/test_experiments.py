@@ -67,7 +67,7 @@ def run(tmp_path, monkeypatch, capsys):
     """
     monkeypatch.chdir(tmp_path)
 
-    def call(name, *flags):
+    def call(name, *flags, result=None):
         print("tf-cyclegan", name, *flags)
         if name == "train":
             assert train.main(train.parse(list(flags))[1]) == 0

@@ -1,6 +1,7 @@
 """Tests --init_from: which weights a new training run starts from."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from tf_cyclegan.training.factory import make_cyclegan, make_strategy
 from tf_cyclegan.training.initial_weights import initialize
 from tf_cyclegan.training.loop import train
 from tf_cyclegan.training.run_folder import RunFolder, save_generator
+from tf_cyclegan.training.student_config import StudentConfig
 
 TINY = Config(
     load_size=20, crop_size=16, filters=4, blocks=1, d_filters=4, d_layers=1, pool_size=0, seed=1
@@ -35,7 +37,7 @@ def source(tmp_path_factory):
     """A run folder with a checkpoint, and its model."""
     path = tmp_path_factory.mktemp("runs") / "source"
     model = make()
-    with RunFolder(path, TINY) as folder:
+    with RunFolder(path, TINY, {}) as folder:
         folder.attach(model)
         model.step.assign(5)
         folder.save()
@@ -115,6 +117,15 @@ def test_sources_that_do_not_fit_are_named(source, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_students_discriminator_is_left_out(source, tmp_path):
+    """A student's run has the discriminator of its target domain only."""
+    student = shutil.copytree(source[0], tmp_path / "student")
+    (student / "b2a.keras").unlink()
+    settings = dataclasses.asdict(StudentConfig(teacher="mine"))
+    (student / "config.json").write_text(json.dumps(settings))
+    assert initialize(make(seed=2), str(student)) == ["a2b"]
+
+
 def test_training_starts_from_them_once(source, tmp_path, capsys):
     path, before = source
     run_dir = tmp_path / "run"

@@ -295,6 +295,43 @@ def test_mistakes_say_what_to_do(tmp_path):
         cg.load_translator(tmp_path / "unbuilt.keras", "ab")
 
 
+def test_batch_norm_is_found_when_the_networks_are_built():
+    model = tiny()
+    model.d_a = cg.PatchDiscriminator(filters=2, layers=1, norm="batch")
+    model.compile(gradient_penalty=0.1)
+    with pytest.raises(ValueError, match="A gradient penalty needs discriminators without batch"):
+        model.fit(batches(), verbose=0)
+
+
+def test_sheets_of_a_model_that_trains_on_arrays(tmp_path):
+    arrays = [np.zeros((2, 16, 16, 3), np.float32)] * 2
+    model = tiny()
+    model.compile()
+    samples = cg.callbacks.SampleGrid(tmp_path)
+    model.fit(*arrays, batch_size=1, epochs=1, callbacks=[samples], verbose=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_0000002.png"]
+    with pytest.raises(ValueError, match="SampleGrid has no images: pass `images`, or train on"):
+        cg.callbacks.SampleGrid(tmp_path).take_images(iter(arrays))
+
+
+def test_networks_that_are_no_generators_are_named():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.layer = keras.layers.Conv2D(3, 1)
+
+        def call(self, x):
+            return self.layer(x)
+
+    photo = landscape(0, "summer", 21, 33)
+    subclassed = Subclassed()
+    subclassed.build((None, None, None, 3))
+    assert cg.translator(subclassed)(photo).shape == photo.shape
+    larger = keras.Sequential([keras.Input((None, None, 3)), keras.layers.UpSampling2D()])
+    with pytest.raises(ValueError, match="Sequential is not a generator: .* same height and width"):
+        cg.translator(larger)
+
+
 # === Data ===
 
 
@@ -362,6 +399,8 @@ def test_data_that_cannot_work_names_the_remedy(folders, tmp_path):
         (lambda: cg.data.unpaired(photos, photos.repeat()), r"leave out repeat"),
         (lambda: cg.data.unpaired(photos, photos, batch_size=9), "too few for a batch of 9"),
         (lambda: cg.data.paired(folders / "photos", folders / "paintings"), "no counterpart"),
+        (lambda: cg.data.paired(*2 * [folders / "photos"], batch_size=9), "for a batch of 9: use"),
+        (lambda: cg.data.images(folders / "photos", cache="ram"), "cache is 'ram': use"),
     ):
         with pytest.raises(ValueError, match=message):
             make()

@@ -44,7 +44,7 @@ def make_teacher(path, **changes):
     config = dataclasses.replace(TINY, **changes)
     shapes = [(16, 16, channels) for channels in (config.channels_a, config.channels_b)]
     model = make_cyclegan(config, make_strategy("one"), *shapes, steps_per_epoch=2)
-    with RunFolder(path, config) as folder:
+    with RunFolder(path, config, {}) as folder:
         folder.attach(model)
         model.step.assign(5)
         folder.save()
@@ -126,7 +126,7 @@ def find_whole(run_dir):
     config = read_config(run_dir)
     shape = (16, 16, 3)
     model = make_cyclegan(config, make_strategy("one"), shape, shape, steps_per_epoch=2)
-    with RunFolder(run_dir, config) as folder:
+    with RunFolder(run_dir, config, {}) as folder:
         folder.attach(model)
     return model
 

@@ -287,6 +287,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(photos, tmp_p
     assert steps_saved(tmp_path / "run") == []
 
 
+def test_domains_of_two_fixed_sizes_share_a_model(tmp_path):
+    """With image pools, each as large as the images that its fakes are made of."""
+    for folder, side in (("trainA", 16), ("trainB", 24)):
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            write_image(tmp_path / folder / f"{i}.png", landscape(i, "summer", side, 16))
+    config = settings(tmp_path, tmp_path / "run", preprocess="none", max_steps=2, watch_every=0)
+    with pytest.raises(ValueError, match="needs both domains in one size: use a --preprocess"):
+        main(dataclasses.replace(config, gradient_penalty=0.1, gradient_center=1.0))
+    assert main(config) == 0
+    shapes = {value.shape for value in everything(tmp_path / "run").values()}
+    assert {(3, 16, 16, 3), (3, 24, 16, 3)} <= shapes
+
+
+def test_a_run_whose_translations_cannot_be_measured_still_ends(tmp_path, capsys):
+    for folder in ("trainA", "trainB", "testA", "testB"):
+        (tmp_path / folder).mkdir()
+        side = 24 if folder == "testB" else 20  # pairs of two sizes
+        write_image(tmp_path / folder / "1.png", landscape(0, "summer", side, side))
+    assert main(settings(tmp_path, tmp_path / "run", paired=True, max_steps=1)) == 0
+    printed = capsys.readouterr().out
+    assert "a2b: not compared with the ground truth: " in printed and "Done." in printed
+
+
 def test_an_image_that_vanishes_saves_the_run_first(photos, tmp_path, monkeypatch):
     images = shutil.copytree(photos, tmp_path / "images")
     config = settings(images, tmp_path / "run", cache="none", sample_every=0, watch_every=0)
@@ -317,7 +341,9 @@ def test_a_cluster_that_nothing_describes_is_one_line(photos, tmp_path, monkeypa
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if tf_config is not None:
         monkeypatch.setenv("TF_CONFIG", tf_config)
-    with pytest.raises(ValueError, match="needs the environment variable TF_CONFIG .*workers.py"):
+    with pytest.raises(
+        ValueError, match="needs the environment variable TF_CONFIG .*tf-cyclegan workers"
+    ):
         main(settings(photos, tmp_path / "run", strategy="multiworker"))
     assert not (tmp_path / "run").exists()
 

@@ -82,9 +82,9 @@ class CycleGAN(keras.Model):
             averages: see `generators`.
 
     Call arguments:
-        inputs: `(real_a, real_b)`, each `[n, h, w, c]` float32 in [-1, 1]. `fit`, `evaluate` and
-            `predict` take a `tf.data.Dataset` of such batches, for example from
-            `tf_cyclegan.data.unpaired`, or two arrays as `x` and `y`.
+        inputs: `(real_a, real_b)`, each `[n, h, w, c]` float32 in [-1, 1]. `fit` and `evaluate`
+            take a `tf.data.Dataset` of such batches, for example from
+            `tf_cyclegan.data.unpaired`, or two arrays as `x` and `y`. `predict` takes a dataset.
         training: whether dropout and batch norm run in training mode.
 
     Returns:
@@ -197,8 +197,10 @@ class CycleGAN(keras.Model):
                 gradients are compiled: XLA cannot compile communication between devices.
 
         Raises:
-            ValueError: a weight is negative, all weights are 0, the optimizers cannot be used, or
-                the model does not support `lambda_l1` or `jit_compile`.
+            ValueError: a weight is negative, or all are 0; `adversarial`, `d_augment` or `d_steps`
+                is invalid; `gradient_center` is given without a penalty; a penalty with batch norm
+                in a discriminator; `lambda_l1` with image pools; `jit_compile` with batch norm on
+                several replicas; or the optimizers cannot be used.
         """
         weights = (lambda_adversarial, lambda_cycle_a, lambda_cycle_b, lambda_l1, lambda_identity)
         if min(weights) < 0 or max(weights[:4]) == 0:
@@ -220,17 +222,8 @@ class CycleGAN(keras.Model):
         generator_optimizer = self._optimizer(generator_optimizer)
         discriminator_optimizer = self._optimizer(discriminator_optimizer)
         check_optimizers(generator_optimizer, discriminator_optimizer)
-        if penalty and any(map(has_batch_norm, (self.d_a, self.d_b))):
-            raise ValueError(
-                "A gradient penalty needs discriminators without batch norm, which mixes the "
-                'images of a batch: use PatchDiscriminator(norm="instance"), or --d_norm=instance.'
-            )
         replicas = self.distribute_strategy.num_replicas_in_sync
-        if jit_compile and replicas > 1 and any(map(has_batch_norm, self.networks().values())):
-            raise ValueError(
-                f"XLA cannot compile batch norm that is synchronized over {replicas} replicas: "
-                'use norm="instance", a single device, or jit_compile=False.'
-            )
+        self._check_batch_norm(penalty, jit_compile)
         # Without optimizer=None, Keras would create and save an RMSprop optimizer of all weights.
         # Its jit_compile would cover the checks of the images, which XLA drops, and the
         # communication between replicas, which XLA cannot compile.
@@ -345,8 +338,23 @@ class CycleGAN(keras.Model):
                 networks[name].build((None, None, None, channels[name]))
             self._build_averages()
             self._build_optimizers()
+        self._check_batch_norm(self.gradient_penalty, self.compiles_step or self.compiles_gradients)
         if pools:
             self.make_pools((*size_b, channels_a), (*size_a, channels_b))
+
+    def _check_batch_norm(self, penalty: float, jit_compile: bool) -> None:
+        """Raises a ValueError if a built network has batch norm where it cannot have it."""
+        if penalty and any(map(has_batch_norm, (self.d_a, self.d_b))):
+            raise ValueError(
+                "A gradient penalty needs discriminators without batch norm, which mixes the "
+                'images of a batch: use PatchDiscriminator(norm="instance"), or --d_norm=instance.'
+            )
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if jit_compile and replicas > 1 and any(map(has_batch_norm, self.networks().values())):
+            raise ValueError(
+                f"XLA cannot compile batch norm that is synchronized over {replicas} replicas: "
+                'use norm="instance", a single device, or jit_compile=False.'
+            )
 
     def make_pools(self, shape_a: Sequence[int | None], shape_b: Sequence[int | None]) -> None:
         """Creates the image pools, as `fit` and `train_on_batch` do if there are none yet.
@@ -384,7 +392,11 @@ class CycleGAN(keras.Model):
                 )
         self.pool_a, self.pool_b = pool_a, pool_b
         if self._saved_pools:
-            assign_all(self._pool_state(), self._saved_pools)
+            try:
+                assign_all(self._pool_state(), self._saved_pools)
+            except ValueError:
+                self.pool_a, self.pool_b = [], []  # so that the next fit does not use them
+                raise
             self._saved_pools = {}
 
     @property
@@ -478,7 +490,7 @@ class CycleGAN(keras.Model):
         self._prepare(image_shapes(x, y), pools=True)
         for callback in keras.tree.flatten(kwargs.get("callbacks")):
             if hasattr(callback, "take_images"):
-                callback.take_images(x)
+                callback.take_images(x, y)
         if isinstance(x, tf.data.Dataset):  # or Keras warns that it cannot shuffle it
             kwargs.setdefault("shuffle", False)
         with clear_errors(kwargs.get("callbacks")):

@@ -28,15 +28,16 @@ class Options:
     """The flags."""
 
     run_dir: str
-    """A run folder, or a folder from import-weights. If it has only one direction, as a student's
-    has, cycles are not measured."""
+    """A run folder, a folder from import-weights, or a saved CycleGAN. If it has only one
+    direction, as a student's run has, cycles are not measured."""
     features: str = "pixels"
     """Features for distances: pixels, inception-clean (or inception), inception-legacy, or a file:
     FILE.h5 or FILE.keras."""
     dataset: str | None = None
     """Use this dataset, a name in TensorFlow Datasets, instead of the run's own."""
     data_dir: str | None = None
-    """Use this dataset instead: a folder with testA and testB, or trainA and trainB."""
+    """Use this dataset instead: a folder with trainA and trainB, and if possible testA and testB,
+    which are then measured."""
     paired: bool = False
     """Images with the same name in testA and testB are pairs: use them as ground truth."""
     side_by_side: bool = False
@@ -56,6 +57,7 @@ def main(options: Options) -> int:
     """Evaluates each direction, and returns the exit code."""
     import tensorflow as tf  # imported here to keep --help fast
 
+    from tf_cyclegan.cyclegan import CycleGAN
     from tf_cyclegan.data.image_files import write_image
     from tf_cyclegan.data.tfds import PAIRED
     from tf_cyclegan.evaluation.contact_sheets import contact_sheet
@@ -69,13 +71,16 @@ def main(options: Options) -> int:
         table,
     )
     from tf_cyclegan.files import check_output, write_text
-    from tf_cyclegan.inference.translator import directions_in, load_translator
+    from tf_cyclegan.inference.translator import directions_in, find_generator, translator
+    from tf_cyclegan.interop import load_generator
     from tf_cyclegan.training.batches import load_dataset
     from tf_cyclegan.training.checkpoint_files import saved_steps
-    from tf_cyclegan.training.run_folder import load_run_images, read_config
+    from tf_cyclegan.training.run_folder import load_run_images, read_config, read_facts
 
     # === Check the flags, load the data and the networks ===
     run_dir = Path(options.run_dir)
+    if not run_dir.exists():
+        raise ValueError(f"{run_dir} does not exist: name the folder of a training run.")
     if run_dir.is_file() and not options.output:
         raise ValueError(f"{run_dir} is a file: name a folder for the results with --output.")
     output = Path(options.output or run_dir / "evaluation")
@@ -99,8 +104,19 @@ def main(options: Options) -> int:
     if options.palette and not paired:
         raise ValueError("--palette needs true label maps: add --paired, or leave it out.")
     palettes = {"a2b": read_palette(options.palette) if options.palette else None, "b2a": None}
+    if run_dir.is_file() and not isinstance(load_generator(run_dir), CycleGAN):
+        raise ValueError(
+            f"{run_dir} is a single generator, whose direction is unknown: copy it to a folder as "
+            "a2b.keras or b2a.keras, and name the folder."
+        )
     # A student has one direction.
-    translators = {d: load_translator(run_dir, d) for d in directions_in(run_dir)}
+    generators = {d: find_generator(run_dir, d) for d in directions_in(run_dir)}
+    translators = {d: translator(generator) for d, generator in generators.items()}
+    if own is None:  # imported networks may be for gray images
+        direction, generator = next(iter(generators.items()))
+        source, target = (f"channels_{domain}" for domain in direction.split("2"))
+        channels = {source: generator.input_channels, target: generator.channels}
+        config = dataclasses.replace(config, **channels)
     features = pixel_features if options.features == "pixels" else load_features(options.features)
     if config == own:
         sets = load_run_images(run_dir, paired=paired)
@@ -113,24 +129,24 @@ def main(options: Options) -> int:
         print("There are no test images: measuring on training images, where results are better.")
 
     # === Measure each direction ===
-    results, sheets = {}, {}
+    results, shown = {}, {}
     for direction, translate in translators.items():
         source, target = direction.upper().split("2")
         inputs, targets = sets[f"{split}{source}"], sets[f"{split}{target}"]
         truth = sets.get(f"truth{source}") if split == "test" else None
         print(f"{direction}: {command.counted(len(inputs), 'image')} ...", flush=True)
         backward = translators.get("b2a" if direction == "a2b" else "a2b")
-        results[direction], columns = evaluate_direction(
+        results[direction], shown[direction] = evaluate_direction(
             translate, backward, inputs, targets, truth, features, palettes[direction]
         )
-        sheets[direction] = contact_sheet(columns, scale=-(-128 // columns["real"][0].shape[1]))
 
     # === Write and print the results ===
     step = max(saved_steps(run_dir / "checkpoints" / "worker_0"), default=None)
     epoch = None
-    if step is not None and config == own:  # assumes one replica
+    if step is not None and config == own:
         larger = max(len(sets["trainA"]), len(sets["trainB"]))
-        epoch = round(step / -(-larger // (config.batch_size * config.d_steps)), 2)
+        batch = config.batch_size * config.d_steps * read_facts(run_dir).get("replicas", 1)
+        epoch = round(step / -(-larger // batch), 2)
     protocol = {
         "run_dir": str(run_dir),
         "data": options.dataset or options.data_dir or "the run's own",
@@ -148,8 +164,6 @@ def main(options: Options) -> int:
         "tensorflow": tf.__version__,
     }
     output.mkdir(parents=True, exist_ok=True)
-    for direction, sheet in sheets.items():
-        write_image(output / f"{direction}.png", sheet)
     result = finite({"protocol": protocol} | results)
     write_text(output / "evaluation.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
     print(table(results))
@@ -157,7 +171,10 @@ def main(options: Options) -> int:
         print(f"{direction}: {scores['collapse']['verdict']}")
         for name, reason in scores.get("not_measured", {}).items():
             print(f"{direction}: {name} is not measured: {reason}")
-    drawn = ", ".join(f"{direction}.png" for direction in sheets)
+    for direction, columns in shown.items():
+        sheet = contact_sheet(columns, scale=-(-128 // columns["real"][0].shape[1]))
+        write_image(output / f"{direction}.png", sheet)
+    drawn = ", ".join(f"{direction}.png" for direction in shown)
     print(f"written to {output}/evaluation.json, {drawn}")
     left_out = 0
     for direction, scores in results.items():

@@ -11,6 +11,7 @@ continues where it stopped; variants that experiments share are trained once. Wi
 each variant and seed takes 2 to 4 minutes on 2 CPU cores.
 """
 
+import hashlib
 import json
 import re
 import shlex
@@ -71,8 +72,8 @@ EXPERIMENTS = {
             "penalty with center 100": "--gradient_penalty=0.1 --gradient_center=100",
             "wgan-gp": "--adversarial=wgan-gp",
             "wgan-gp, 5 updates": "--adversarial=wgan-gp --d_steps=5",
-            "R1, EMA, rotation and color jitter": "--gradient_penalty=0.01 --ema=0.999 "
-            "--rotate=10 --color_jitter=0.1",
+            "R1 and EMA": "--gradient_penalty=0.01 --ema=0.999",
+            "center 1 and EMA": "--gradient_penalty=0.1 --gradient_center=1 --ema=0.999",
         },
     ),
     "paired": (
@@ -109,12 +110,15 @@ class Options:
 def main(options: Options) -> int:
     """Trains and measures what is missing, and returns the exit code."""
     question, variants = EXPERIMENTS[options.name]
+    if not options.seeds:
+        raise ValueError("name one random seed or more, for example --seeds 0 1.")
     if unknown := set(options.variants) - set(variants):
         raise ValueError(f"no variant {', '.join(unknown)}: choose from {', '.join(variants)}.")
     variants = {n: flags for n, flags in variants.items() if n in (options.variants or variants)}
 
     from tf_cyclegan.data.image_files import write_image  # imported late: it takes seconds
     from tf_cyclegan.evaluation.experiment_report import figure, page
+    from tf_cyclegan.files import write_text
     from tf_cyclegan.inference.translator import load_translator
     from tf_cyclegan.training.run_folder import load_run_images
 
@@ -140,17 +144,23 @@ def main(options: Options) -> int:
             for variant, run in first.items()
         }
         write_image(output / "figure.png", figure(sets, translators, options.resize))
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_text(output / "results.json", json.dumps(results, indent=2) + "\n")
     text = page(options.name, question, shlex.join(command), results, options.figure)
-    (output / "README.md").write_text(text)
+    write_text(output / "README.md", text)
     print(f"written to {output}")
     return 0
 
 
 def run_folder(flags: str, seed: int, options: Options) -> Path:
     """Returns a run folder named after the flags, so that experiments share it."""
-    names = [re.sub(r"[^\w.]+", "_", text).strip("_") for text in (options.train, flags)]
-    return Path("runs/experiments", *(name or "default" for name in names), f"seed_{seed}")
+    names = [named_after(text) for text in (options.train, flags)]
+    return Path("runs/experiments", *names, f"seed_{seed}")
+
+
+def named_after(text: str) -> str:
+    """Returns a short file name that no other text has."""
+    readable = re.sub(r"[^\w.]+", "_", text).strip("_")[:80]
+    return f"{readable or 'default'}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def measured(flags: str, seed: int, options: Options) -> dict:
@@ -160,13 +170,13 @@ def measured(flags: str, seed: int, options: Options) -> dict:
 
     run = run_folder(flags, seed, options)
     size = f"_{options.resize}" if options.resize else ""
-    folder = run / f"evaluation_{Path(options.features).stem}{size}"
+    folder = run / f"evaluation_{named_after(options.features)}{size}"
     if not (folder / "evaluation.json").exists():
         ours = [f"--run_dir={run}", f"--seed={seed}", "--sample_every=0", "--watch_every=0"]
         call("train", *shlex.split(options.train), *shlex.split(flags), *ours)
         theirs = [f"--features={options.features}", f"--output={folder}"]
         theirs += [f"--resize={options.resize}"] if options.resize else []
-        call("evaluate", ours[0], *theirs)
+        call("evaluate", ours[0], *theirs, result=folder / "evaluation.json")
     scores = json.loads((folder / "evaluation.json").read_text())
     rows = read_losses(run / "losses.csv")
     for direction, discriminator in (("a2b", "d_b"), ("b2a", "d_a")):
@@ -175,12 +185,22 @@ def measured(flags: str, seed: int, options: Options) -> dict:
     return scores
 
 
-def call(name: str, *flags: str):
-    """Runs a command of tf-cyclegan, with its output on the terminal."""
+def call(name: str, *flags: str, result: Path | None = None):
+    """Runs a command of tf-cyclegan, with its output on the terminal.
+
+    Raises:
+        ValueError: it fails, and has not written `result`: `evaluate` does so without the images
+            that it cannot read.
+    """
     command = shlex.join(["tf-cyclegan", name, *flags])
     print(command, flush=True)
-    code = subprocess.run([sys.executable, "-m", "tf_cyclegan.cli", name, *flags]).returncode
-    if code:
+    process = subprocess.Popen([sys.executable, "-m", "tf_cyclegan.cli", name, *flags])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it got Ctrl-C, too, and saves a checkpoint
+        raise
+    if code and not (result and result.exists()):
         raise ValueError(f"{command} failed with exit code {code}: see above, then run this again.")
 
 

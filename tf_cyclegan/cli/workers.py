@@ -40,19 +40,31 @@ def main(options: Options) -> int:
     """Trains to the end, and returns the workers' exit code, 0 on success."""
     if options.workers < 1 or options.restarts < 0:
         raise ValueError("use --workers=1 or more and --restarts=0 or more.")
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # Under nohup, SIGHUP stays ignored. Windows has none.
+    names = ("SIGTERM", "SIGINT", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    numbers = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    for number in numbers:
         signal.signal(number, raise_stopped)
-    code = run_once(options)
-    for restart in range(options.restarts):
-        if code >= 0:
-            break
-        print(f"A worker was ended by signal {-code}: start {restart + 2} ...", flush=True)
-        code = run_once(options)
+    try:
+        code = run_once(options, numbers)
+        for restart in range(options.restarts):
+            if code >= 0:
+                break
+            print(f"A worker was ended by signal {-code}: start {restart + 2} ...", flush=True)
+            code = run_once(options, numbers)
+    except Stopped as stop:
+        return 128 + stop.number
     return code if code >= 0 else 128 - code
 
 
-def run_once(options: Options) -> int:
-    """Runs all workers until all end or one fails, and returns the exit code."""
+def run_once(options: Options, numbers: list[int]) -> int:
+    """Runs all workers until all end or one fails, and returns the exit code.
+
+    Args:
+        options: the flags.
+        numbers: the signals that raise `Stopped`.
+    """
     addresses = free_addresses(options.workers)
     processes = []
     try:
@@ -75,6 +87,8 @@ def run_once(options: Options) -> int:
         # The negative code of a signal comes first: it caused the errors of the others.
         return min(code or 0 for code in codes) or max(code or 0 for code in codes)
     except Stopped as stop:
+        for number in numbers:  # the workers are about to end: another signal changes nothing
+            signal.signal(number, signal.SIG_IGN)
         # All at once, so that all save the same step: no worker can continue without the others.
         for process in processes:
             process.send_signal(stop.number)

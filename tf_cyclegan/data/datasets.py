@@ -84,10 +84,8 @@ def unpaired(
             "unpaired needs two finite, non-empty datasets of known cardinality: leave out "
             "repeat(), or use tf.data.experimental.assert_cardinality."
         )
-    if max(counts) < batch_size:
-        raise DatasetError(f"{max(counts)} images are too few for a batch of {batch_size}.")
     both = tf.data.Dataset.zip((images_a.repeat(), images_b.repeat())).take(max(counts))
-    return _batched(both, batch_size)
+    return _batched(both, max(counts), batch_size)
 
 
 def paired(
@@ -129,7 +127,7 @@ def paired(
         _epoch(_resized(sets[name], size, crop, c, cache), c, flip, seed)
         for name, c in zip(("trainA", "trainB"), channels, strict=True)
     ]  # with the same seed, so that order, crops and flips agree
-    return _batched(tf.data.Dataset.zip(tuple(both)), batch_size)
+    return _batched(tf.data.Dataset.zip(tuple(both)), len(sets["trainA"]), batch_size)
 
 
 def load(
@@ -169,6 +167,8 @@ def _resized(found: ImageSet, size: int, crop: int, channels: int, cache: str) -
         raise DatasetError(f"channels is {channels}: use 1 (gray) or 3 (RGB).")
     if not 1 <= crop <= size:
         raise DatasetError(f"crop {crop} is not between 1 and size {size}: use a smaller crop.")
+    if cache not in ("memory", "disk", "none"):
+        raise DatasetError(f'cache is {cache!r}: use "memory", "disk" or "none".')
     settings = Preprocessing(load_size=size, crop_size=crop, cache=cache)
     return ResizedImages(in_gray(found) if channels == 1 else found, settings, channels)
 
@@ -188,7 +188,11 @@ def _epoch(found: ResizedImages, channels: int, flip: bool, seed: int) -> tf.dat
     return epoch.map(image, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
 
 
-def _batched(both: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+def _batched(both: tf.data.Dataset, count: int, batch_size: int) -> tf.data.Dataset:
+    if count < batch_size:
+        raise DatasetError(
+            f"{count} images are too few for a batch of {batch_size}: use a smaller batch_size."
+        )
     # No autotuning: its thread delays the end of a process by many seconds.
     options = tf.data.Options()
     options.autotune.enabled = False

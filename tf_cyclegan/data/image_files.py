@@ -395,10 +395,15 @@ def _to_eight_bits(image: Image.Image, name: str, profile: bytes | None) -> Imag
         image = Image.fromarray(np.rint(values * (255 / white)).astype(np.uint8))
     if profile:
         image = to_srgb(image, profile)
+    return on_white(image)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Returns an image in mode L or RGB, composited on white if it is transparent."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white_page = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white_page, image).convert("RGB")
+        page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(page, image).convert("RGB")
     return image if image.mode == "L" else image.convert("RGB")
 
 

@@ -197,7 +197,8 @@ class ResizedImages:
     def _key(self, channels):
         if not self.images.paths:
             raise DatasetError(
-                "--cache=disk is for images in folders: use --cache=memory or --cache=none"
+                "--cache=disk needs a file for each image, as in your own folders: use "
+                "--cache=memory or --cache=none"
             )
         c = self.settings
         settings = (c.preprocess, c.load_size, c.crop_size, c.multiple, channels)

@@ -181,7 +181,7 @@ def _inception(resizing: str) -> Features:
         from cleanfid.resize import build_resizer
     except ImportError as error:
         raise ValueError(
-            f'Inception needs another package ({error}): pip install -e ".[metrics]"'
+            f'Inception needs another package ({error}): pip install "tf_cyclegan[metrics]"'
         ) from None
     path = _inception_weights(downloads_helper)
     clean = resizing == "clean"

@@ -145,11 +145,11 @@ def read_palette(spec: str) -> np.ndarray:
         except (OSError, UnicodeDecodeError):
             names = ", ".join(PALETTES)
             raise ValueError(f"{spec} is not a palette: use {names}, or a text file.") from None
-    colours = [word.removeprefix("#") for word in text.split()]
-    for colour in colours:
-        if not re.fullmatch("[0-9a-fA-F]{6}", colour):
-            raise ValueError(f"{spec}: {colour[:20]!r} is not a color: write red as ff0000.")
-    return np.array([list(bytes.fromhex(colour)) for colour in colours], np.uint8).reshape(-1, 3)
+    colors = [word.removeprefix("#") for word in text.split()]
+    for color in colors:
+        if not re.fullmatch("[0-9a-fA-F]{6}", color):
+            raise ValueError(f"{spec}: {color[:20]!r} is not a color: write red as ff0000.")
+    return np.array([list(bytes.fromhex(color)) for color in colors], np.uint8).reshape(-1, 3)
 
 
 def label_scores(images: Iterable, truth: Iterable, palette) -> dict[str, float]:
@@ -160,11 +160,11 @@ def label_scores(images: Iterable, truth: Iterable, palette) -> dict[str, float]
     These are the columns of the paper's tables on photo -> labels. Its FCN-score of labels -> photo
     has the same columns, but runs a trained segmentation network on the generated photos first,
     which is not done here. Counts are over all pixels of all images; none are left out, whereas
-    Cityscapes' own protocol leaves out the unlabelled ones.
+    Cityscapes' own protocol leaves out the unlabeled ones.
 
     Args:
         images, truth: uint8 RGB label maps `[h, w, 3]`, pair by pair of one size.
-        palette: uint8 `[classes, 3]`, each class' colour. A pixel is of the class whose colour is
+        palette: uint8 `[classes, 3]`, each class' color. A pixel is of the class whose color is
             nearest; of equally near ones, the first.
 
     Returns:
@@ -183,16 +183,16 @@ def label_counts(images: Iterable, truth: Iterable, palette) -> np.ndarray:
 
     Arguments and errors are those of `label_scores`, but without images the result is zeros.
     """
-    colours = np.asarray(palette)
-    if colours.ndim != 2 or colours.shape[1] != 3 or len(colours) < 2:
-        raise ValueError(f"a palette needs 2 or more RGB colors, not shape {colours.shape}.")
-    classes, counts = len(colours), np.zeros((len(colours), len(colours)), np.int64)
+    colors = np.asarray(palette)
+    if colors.ndim != 2 or colors.shape[1] != 3 or len(colors) < 2:
+        raise ValueError(f"a palette needs 2 or more RGB colors, not shape {colors.shape}.")
+    classes, counts = len(colors), np.zeros((len(colors), len(colors)), np.int64)
     for image, true in zip(images, truth, strict=True):
         if image.shape != true.shape or true.shape[2] != 3:
             raise ValueError(
                 f"label maps have shapes {image.shape} and {true.shape}: use RGB pairs of one size."
             )
-        pairs = classes * _nearest_colour(true, colours) + _nearest_colour(image, colours)
+        pairs = classes * _nearest_color(true, colors) + _nearest_color(image, colors)
         counts += np.bincount(pairs.ravel(), minlength=classes**2).reshape(counts.shape)
     return counts
 
@@ -210,7 +210,7 @@ def scores_of_counts(counts: np.ndarray) -> dict[str, float]:
     }
 
 
-def _nearest_colour(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    colours = colours.astype(np.int64)
+def _nearest_color(image: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    colors = colors.astype(np.int64)
     # |p - c|^2 minus |p|^2, which is the same for every color; exact in integers.
-    return (np.square(colours).sum(1) - 2 * image.astype(np.int64) @ colours.T).argmin(-1)
+    return (np.square(colors).sum(1) - 2 * image.astype(np.int64) @ colors.T).argmin(-1)

@@ -11,6 +11,7 @@ import numpy as np
 
 from tf_cyclegan.data.image_files import ImageError, ImageSet, to_channels
 from tf_cyclegan.data.resizing import resize, resize_longer_side
+from tf_cyclegan.evaluation.contact_sheets import thumbnail
 from tf_cyclegan.evaluation.distances import collapse, coverage, diversity, fid, kid, recall
 from tf_cyclegan.evaluation.metrics import (
     SSIM_SIDE,
@@ -74,8 +75,8 @@ def evaluate_direction(
         same generator; None if channels differ), `truth` (None if it is not known), `labels` (only
         with a palette), `color` (shift of the mean color by identity and translation), `collapse`.
         A measure is None if there are too few images or they are too small; `not_measured` then
-        gives the reason. Also the first images that have the size of the first one, by column
-        name: real, fake, cycled, and truth if it is known.
+        gives the reason. Also thumbnails of the first images that have the size of the first one,
+        by column name: real, fake, cycled, and truth if it is known.
 
     Raises:
         ValueError: not a single image can be read and translated.
@@ -84,10 +85,11 @@ def evaluate_direction(
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
     measured: list[int] = []  # indices of inputs
     left_out: dict[str, str] = {}
+    first: tuple[int, ...] | None = None  # shape of the first input
     counts: np.ndarray = np.zeros((), np.int64)  # becomes [classes, classes], from `label_counts`
 
     def fakes():
-        nonlocal counts
+        nonlocal counts, first
         for i, name in enumerate(inputs.names):
             try:
                 real = inputs.read(i)
@@ -115,10 +117,10 @@ def evaluate_direction(
                 rows["truth color"].append(color_shift([fake], [true]))
                 if palette is not None:
                     counts = counts + label_counts([fake], [true], palette)
-            kept = columns["real"]
-            if not kept or (len(kept) < SHOWN and real.shape[:2] == kept[0].shape[:2]):
+            first = first or real.shape
+            if len(columns["real"]) < SHOWN and real.shape == first:
                 for column, image in shown.items():
-                    columns[column].append(image)
+                    columns[column].append(thumbnail(image))
             yield fake
         _check_some(measured, inputs, left_out)
 

@@ -79,11 +79,17 @@ def validation_sets(sets: dict[str, ImageSet], config: Config) -> dict[str, Imag
         "valA" and "valB", and without `val_dir` also the remaining "trainA" and "trainB".
 
     Raises:
-        DatasetError: `val_dir` lacks a folder, or there are too few training images.
+        DatasetError: `val_dir` lacks a folder or images, or there are too few training images.
     """
     if config.val_dir:
         root = Path(config.val_dir)
-        return {name: folder_images(root / name, config.recursive) for name in ("valA", "valB")}
+        given = {name: folder_images(root / name, config.recursive) for name in ("valA", "valB")}
+        for name, images in given.items():
+            if len(images) < 2:  # KID needs two
+                raise DatasetError(
+                    f"{root / name} has only one image: add more, or leave out --val_dir"
+                )
+        return given
     split = {}
     for domain in "AB":
         images = sets[f"train{domain}"]
@@ -158,6 +164,11 @@ class TrainingData:
                     "which cannot share a batch, a pool or a gradient penalty: use a preprocess "
                     "with crop, or --batch_size=1 --d_steps=1 --pool_size=0 and no penalty"
                 )
+        if mixes and self.a.shape != self.b.shape:
+            raise DatasetError(
+                "a gradient penalty between real images and fakes needs both domains in one size: "
+                "use a --preprocess with crop, or no penalty"
+            )
 
     @property
     def error(self) -> Exception | None:

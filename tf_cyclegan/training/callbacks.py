@@ -264,13 +264,26 @@ class SampleGrid(keras.callbacks.Callback):
         self.columns = columns
         self.last_drawn = 0
 
-    def take_images(self, data: Any) -> None:
-        """Keeps the first images of a dataset of `(real_a, real_b)`. Called by `CycleGAN.fit`."""
-        if not self.images_a and isinstance(data, tf.data.Dataset):
-            batches = list(data.unbatch().take(self.COUNT).as_numpy_iterator())
-            self.images_a, self.images_b = (
-                [to_uint8(image) for image in part] for part in zip(*batches, strict=True)
-            )
+    def take_images(self, x: Any, y: Any = None) -> None:
+        """Keeps the first images of the data of `CycleGAN.fit`, which calls this.
+
+        Args:
+            x, y: a dataset of `(real_a, real_b)` and None, or the arrays of a and of b.
+
+        Raises:
+            ValueError: there are no images to draw.
+        """
+        if not self.images_a:
+            if isinstance(x, tf.data.Dataset):
+                first = zip(*x.unbatch().take(self.COUNT).as_numpy_iterator(), strict=True)
+            elif y is not None:
+                first = zip(*zip(x[: self.COUNT], y[: self.COUNT], strict=True), strict=True)
+            else:
+                raise ValueError(
+                    "SampleGrid has no images: pass `images`, or train on a tf.data.Dataset or "
+                    "on two arrays."
+                )
+            self.images_a, self.images_b = ([to_uint8(image) for image in part] for part in first)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if self.every and self.model.steps_done % self.every == 0:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from tf_cyclegan.data.resizing import Preprocessing
@@ -311,7 +311,7 @@ class Config(
             if self.crop_size < self.smallest_crop:
                 raise ValueError(
                     f"crop_size {self.crop_size} is too small for the networks: use "
-                    f"--crop_size={self.smallest_crop} or more, or a smaller --d_layers."
+                    f"--crop_size={self.smallest_crop} or more."
                 )
             if self.crop_size % self.multiple:
                 below = max(self.crop_size // self.multiple, 1) * self.multiple
@@ -370,7 +370,19 @@ class Config(
             raise ValueError(f"unknown settings {', '.join(unknown)}: another version wrote them.")
         if isinstance(values.get("cache"), bool):  # from versions before --cache=disk
             values["cache"] = "memory" if values["cache"] else "none"
+        hints = get_type_hints(cls)
+        for name, value in values.items():
+            if not _fits(value, hints[name]):
+                raise ValueError(f"{name} is {value!r}, which this setting cannot be.")
         return cls(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Returns whether a value from a JSON file has the type of a setting."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    types = get_args(hint) or (hint,)  # of a union, or the type itself
+    return type(value) in types or (type(value) is int and float in types)
 
 
 # Preset -> the settings that it changes.

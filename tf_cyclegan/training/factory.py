@@ -69,7 +69,7 @@ def check_cluster(tf_config: str | None) -> None:
         raise ValueError(
             f"--strategy=multiworker needs the environment variable TF_CONFIG ({reason}): set it "
             'to {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-            ", or start scripts/workers.py, which does so."
+            ", or use tf-cyclegan workers, which sets it."
         ) from None
 
 
@@ -169,5 +169,6 @@ def make_cyclegan(
             d_steps=config.d_steps,
             jit_compile=config.jit_compile,
         )
-    model.make_pools(shape_a, shape_b)
+    (*size_a, channels_a), (*size_b, channels_b) = shape_a, shape_b
+    model.make_pools((*size_b, channels_a), (*size_a, channels_b))  # a fake has its input's size
     return model

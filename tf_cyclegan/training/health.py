@@ -18,7 +18,7 @@ class HealthWarnings(keras.callbacks.Callback):
 
     The check for collapse compares a few translations, scaled to 8x8 pixels, and takes about a
     second. It finds a generator that gives nearly the same image for every input. For smaller
-    losses of variety, use scripts/evaluate.py.
+    losses of variety, use `tf-cyclegan evaluate`.
 
     Args:
         images_a, images_b: uint8 `[h, w, c]` with sides of 8 or more, all of a domain of one size.

@@ -8,6 +8,8 @@ import tensorflow as tf
 from tf_cyclegan.cyclegan import CycleGAN
 from tf_cyclegan.interop import load_discriminator, load_generator
 from tf_cyclegan.training.checkpoint_files import find_damage, read_checkpoint, saved_steps
+from tf_cyclegan.training.run_folder import read_config
+from tf_cyclegan.training.student_config import StudentConfig
 
 # Our name of each network -> the authors'. Their D_A is for domain b, their D_B for domain a.
 AUTHORS = {"a2b": "G_A", "b2a": "G_B", "d_a": "D_B", "d_b": "D_A"}
@@ -38,11 +40,16 @@ def initialize(model: CycleGAN, source: str) -> list[str]:
     for name, network in found.items():
         _copy(network, getattr(model, name), name, path)
     names = list(found)
-    if path.is_dir() and not {"d_a", "d_b"} & found.keys():
+    if path.is_dir() and not {"d_a", "d_b"} & found.keys() and not _is_student(path):
         names += read_discriminators(path, d_a=model.d_a, d_b=model.d_b)
     for name, average in model.averages.items():
         average.set_weights(getattr(model, name).get_weights())
     return names
+
+
+def _is_student(path: Path) -> bool:
+    """Returns whether a folder is a student's run, whose discriminator is of one domain only."""
+    return (path / "config.json").exists() and isinstance(read_config(path), StudentConfig)
 
 
 def _in_folder(path: Path) -> dict[str, keras.Model]:

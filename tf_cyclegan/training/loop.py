@@ -171,24 +171,28 @@ def run_to_end(
             print(f"Stopped at step {step} of {total}; the same command continues.")
             return 128 + stop.number
 
-        # === Results ===
-        if worker > 0:
-            return 0
-        for direction, generator in model.generators().items():
-            domain = direction[0].upper()
-            if f"truth{domain}" in sets:
-                translate = translator(generator)
-                real, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
-                after, before = score_translations(translate, real, truth)
-                print(
-                    f"{direction}: distance to the ground truth, {len(real)} test images "
-                    "(untranslated):"
-                )
-                print("   ", "   ".join(f"{k} {after[k]:.3f} ({before[k]:.3f})" for k in after))
-        if best:
-            if step < total:
-                print(f"No improvement in {config.patience} epochs: stopped at step {step}.")
-            print(best.report())
-        files = ", ".join(f"{direction}.keras" for direction in model.generators())
-        print(f"Done. Samples: {samples.draw()}   Generators: {run.path}/{files}")
+    # === Results ===
+    if worker > 0:
         return 0
+    sheet = samples.draw()
+    for direction, generator in model.generators().items():
+        domain = direction[0].upper()
+        if f"truth{domain}" in sets:
+            real, truth = sets[f"test{domain}"], sets[f"truth{domain}"]
+            try:
+                after, before = score_translations(translator(generator), real, truth)
+            except ValueError as error:  # a damaged image, or a pair of two sizes
+                print(f"{direction}: not compared with the ground truth: {error}")
+                continue
+            print(
+                f"{direction}: distance to the ground truth, {len(real)} test images "
+                "(untranslated):"
+            )
+            print("   ", "   ".join(f"{k} {after[k]:.3f} ({before[k]:.3f})" for k in after))
+    if best:
+        if step < total:
+            print(f"No improvement in {config.patience} epochs: stopped at step {step}.")
+        print(best.report())
+    files = ", ".join(f"{direction}.keras" for direction in model.generators())
+    print(f"Done. Samples: {sheet}   Generators: {run.path}/{files}")
+    return 0

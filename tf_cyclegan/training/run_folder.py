@@ -65,7 +65,7 @@ class RunFolder:
         self,
         path: Path,
         config: Config,
-        sets: dict[str, ImageSet] | None = None,
+        sets: dict[str, ImageSet],
         replicas: int = 1,
         worker: int = 0,
         workers: int = 1,
@@ -82,13 +82,12 @@ class RunFolder:
             "workers": workers,
             "images": {
                 name: describe_images(images)
-                for name, images in (sets or {}).items()
+                for name, images in sets.items()
                 if name in ("trainA", "trainB", "valA", "valB")
             },
         }
         if has_checkpoints(self.path):
-            before = self._check_same(config, facts)
-            facts["images"] = facts["images"] or before.get("images", {})
+            self._check_same(config, facts)
         elif any((self.path / f"{name}.keras").exists() for name in ("a2b", "b2a")):
             raise ValueError(
                 f"{self.path} holds generators but no checkpoints, for example imported weights, "
@@ -153,7 +152,7 @@ class RunFolder:
                 "it (all workers need the run folder on a shared disk), or use another "
                 f"{self.flag}."
             )
-        before = self._read_facts()
+        before = read_facts(self.path)
         for name, remedy in (
             ("workers", "start the same number"),
             ("replicas", "use as many devices (CUDA_VISIBLE_DEVICES, --strategy)"),
@@ -172,21 +171,6 @@ class RunFolder:
                     f"{self.path} was trained on another data set ({name} now has {other}): use "
                     f"another {self.flag}, or continue on these images with --allow_other_data."
                 )
-        return before
-
-    def _read_facts(self):
-        """Returns the content of run.json, or what is known of a run of an earlier version."""
-        path = self.path / "run.json"
-        if not path.exists():
-            found = [f for f in self.path.glob("checkpoints/worker_*") if saved_steps(f)]
-            return {"workers": len(found)}
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            return {name: facts[name] for name in ("workers", "replicas", "images")}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{path} cannot be read ({error}): restore it, or use another {self.flag}."
-            ) from None
 
     def attach(self, model) -> int:
         """Connects a model to this folder, and restores the newest intact checkpoint, if any.
@@ -276,7 +260,7 @@ class RunFolder:
         if name := self.model.first_non_finite():
             raise FloatingPointError(
                 f"{name} holds NaN or infinity after step {step}: try a lower --learning_rate, or "
-                "--precision=float32, in another --run_dir. This step is not saved; the last "
+                f"--precision=float32, in another {self.flag}. This step is not saved; the last "
                 "checkpoint is intact."
             )
         write_checkpoint(self.checkpoint, self.checkpoints, step)
@@ -295,6 +279,25 @@ class RunFolder:
         files = [self.path / f"{name}.keras" for name in self.model.generators()]
         if not all(file.exists() and file.stat().st_mtime_ns >= written for file in files):
             self._save_generators()
+
+
+def read_facts(run_dir: Path) -> dict:
+    """Returns the content of run.json, or what is known of a run of an earlier version.
+
+    Raises:
+        ValueError: run.json is damaged.
+    """
+    path = run_dir / "run.json"
+    if not path.exists():
+        found = [f for f in run_dir.glob("checkpoints/worker_*") if saved_steps(f)]
+        return {"workers": len(found)}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return {name: facts[name] for name in ("workers", "replicas", "images")}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): restore it, or use another run folder."
+        ) from None
 
 
 def kind_of(settings: dict) -> str:
@@ -330,7 +333,7 @@ def read_config(run_dir) -> Config:
         return (StudentConfig if '"teacher":' in text else Config).from_json(text)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{run_dir} is not a run folder: it has no config.json.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
