@@ -3,15 +3,14 @@
 import dataclasses
 import importlib.util
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import measure
-import tyro
 import work
 
+from tf_cyclegan.cli import command
 from tf_cyclegan.files import write_text
 
 
@@ -47,11 +46,7 @@ def run(main, options, description):
         options: their dataclass.
         description: the text of --help.
     """
-    given = tyro.cli(options, description=description, use_underscores=True)
-    try:
-        sys.exit(main(given))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main, command.parse(options, description), '"tf_cyclegan[torch]"')
 
 
 def check(options, sizes, precisions="float32", peer=False, **positive):

@@ -113,11 +113,11 @@ def main(options: Options) -> int:
     saved = sum(file.stat().st_size for file in version.rglob("*") if file.is_file())
     bytes_of = {"SavedModel": saved, "ONNX Runtime": onnx.stat().st_size}
     rows = {}
-    for name, images in fakes.items():
+    for name, own in fakes.items():
         mode = name.rpartition(", ")[2]
         file = lite[mode].stat().st_size if name.startswith("LiteRT") else None
         rows[name] = {
-            "difference": compare.difference(images, fakes["Keras"][: len(images)]),
+            "difference": compare.difference(own, fakes["Keras"][: len(own)]),
             "bytes": bytes_of.get(name.partition(",")[0], file),
             "milliseconds": milliseconds.get(name),
         }

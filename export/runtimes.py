@@ -29,7 +29,7 @@ IN_PAGE = """async ([file, values, shape]) => {
 
 def newest(folder: str) -> Path:
     """Returns the newest version of a SavedModel, the one that a server loads."""
-    versions = [path for path in Path(folder).glob("*") if path.name.isdigit()]
+    versions = [path for path in Path(folder).glob("*") if path.name.isdecimal()]
     if not versions:
         raise ValueError(
             f"{folder} contains no version: export one with tf-cyclegan export saved-model."

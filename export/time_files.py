@@ -72,4 +72,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main, command.parse(Options, __doc__))
+    command.run(main, command.parse(Options, __doc__), '"tf_cyclegan[export]" playwright')

@@ -18,6 +18,7 @@ from tf_cyclegan.data.image_files import (
     to_uint8,
     write_image,
 )
+from tf_cyclegan.inference.translator import to_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 NAMES = ["été.jpg", "夏.png", "зима 1.JPG", "a.jpeg", "a.webp", "a.bmp", "a.gif", "a.tif", "a.TIFF"]
@@ -426,6 +427,13 @@ def test_colors_are_converted_to_srgb(kind):
     np.testing.assert_allclose(decoded, np.broadcast_to(IN_SRGB, (600, 16, 3)), atol=5)
     plain = decode_image(encode(image, kind, **options)).astype(int)
     np.testing.assert_allclose(plain, np.full((600, 16, 3), ADOBE), atol=2)
+
+
+def test_a_pil_image_is_converted_as_its_file_is(noise):
+    data = encode(noise, "PNG", icc_profile=profile())
+    image = to_image(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(image, decode_image(data))
+    assert not np.array_equal(image, noise)
 
 
 def test_profiles_of_palettes_and_transparent_images():

@@ -220,6 +220,10 @@ def test_floats_without_or_with_too_many_pixels_are_refused(floats):
         with refused(message):
             floats(np.zeros(shape, np.float32))
     assert floats(np.zeros([1, 1, MAX_PIXELS, 3], np.float32)).shape[2] == MAX_PIXELS
+    most = 8 * MAX_PIXELS // 64  # images of one pixel, each padded to 8x8
+    assert len(floats(np.zeros([most, 1, 1, 3], np.float32))) == most
+    with refused(f"more than {8 * MAX_PIXELS} pixels with padding: send fewer images"):
+        floats(np.zeros([most + 1, 1, 1, 3], np.float32))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 255, -1.1])

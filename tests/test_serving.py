@@ -347,6 +347,7 @@ def test_bad_requests_are_refused_and_the_server_lives_on(server, stub, translat
         (400, "JSON Parse", {"instances": [[[[1, 2, 3]], [[1]]]]}),
         (400, "'nix' not found", {"signature_name": "nix", "instances": []}),
         (400, "not compatible", {"instances": [[[]]]}),
+        (400, "JSON Parse", {"instances": [[[[10**400] * 3]]]}),
         (400, "not compatible", {"instances": to_float(gray)[np.newaxis].tolist()}),
         (400, "not compatible", {"instances": [[[[0.0] * 6] * 8] * 8]}),  # 2 groups of 3
         (400, "not compatible", {"instances": []}),
@@ -363,6 +364,9 @@ def test_bad_requests_are_refused_and_the_server_lives_on(server, stub, translat
     invalid, missing = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
     floats = request("", np.zeros([1, 8, 8, 3], np.float32))
     floats.inputs["other"].CopyFrom(floats.inputs["image"])
+    claimed = request("", np.zeros([1, 1, 1, 1], np.float32))  # one value for 10 ** 15 of them
+    for side in claimed.inputs["image"].tensor_shape.dim[1:]:
+        side.size = 100_000
     for code, message in [
         (invalid, request("image_bytes", [b"text"])),
         (invalid, request("image_bytes", np.zeros([1], np.float32))),
@@ -370,6 +374,7 @@ def test_bad_requests_are_refused_and_the_server_lives_on(server, stub, translat
         (invalid, request("", np.zeros([8, 8, 3], np.float32))),
         (invalid, request("nix", np.zeros([1, 8, 8, 3], np.float32))),
         (invalid, floats),
+        (invalid, claimed),
         (missing, request("", np.zeros([1, 8, 8, 3], np.float32), model="nix")),
         (missing, request("", np.zeros([1, 8, 8, 3], np.float32), version=1)),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, request("image_bytes", [bytes(65 * 2**20)])),
@@ -388,7 +393,7 @@ def test_bad_requests_are_refused_and_the_server_lives_on(server, stub, translat
 
 def test_a_body_too_long_is_not_read(server):
     connection = http.client.HTTPConnection(server["rest"], timeout=30)
-    for length in (str(2**40), "-1", "many"):
+    for length in (str(2**40), "9" * 5000, "-1", "many"):
         connection.putrequest("POST", f"/v1/models/{MODEL}:predict")
         connection.putheader("Content-Length", length)
         connection.endheaders()

@@ -126,6 +126,11 @@ def test_a_disk_that_is_too_small_is_found_before_any_work(tmp_path, network, mo
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_for_scratch_files_that_is_missing_is_named(tmp_path, network):
+    with pytest.raises(ImageError, match="missing .No such file.*set TMPDIR to a folder that"):
+        tiled_translator(network, TILE, tmp_path / "missing")(noise(130, 149))
+
+
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path, network):
     """A limit on the file size simulates a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -235,7 +240,8 @@ def test_wrong_tiles_are_found_before_any_work(tmp_path, network, photo):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_benchmark_compares_and_shows(tmp_path):
+def test_the_benchmark_compares_and_shows(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # it imports others
     benchmark = load(ROOT / "benchmarks" / "tiles.py")
     options = benchmark.Options(megapixels=0.03, filters=2, blocks=0, tile=TILE, check=True)
     result = benchmark.check(options, tmp_path)

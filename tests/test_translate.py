@@ -271,6 +271,8 @@ def test_one_name_twice_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"x.same\.png and .*y.same\.png .*different") as error:
         find_images(inputs, "a2b", tmp_path / "out")
     assert one_line(error)
+    twice = [inputs[0], inputs[0] / "same.png"]
+    assert find_images(twice, "a2b", tmp_path / "out").names == ("same.png",)
 
 
 def test_originals_are_never_replaced(tmp_path):

@@ -745,6 +745,15 @@ def test_a_site_is_replaced_whole(models, tmp_path, site):
     assert len(json.loads((output / "models.json").read_text())) == 3
 
 
+def test_a_site_with_folders_of_others_is_not_replaced(models, tmp_path, site):
+    output = shutil.copytree(site, tmp_path / "web")
+    (output / ".git").mkdir()
+    options = page.Options(models=str(models), output=str(output), serve=False)
+    with pytest.raises(ValueError, match=r"web/\.git is not part of the page.*move it"):
+        page.main(options)
+    assert (output / ".git").is_dir()
+
+
 def test_headers_and_types(address):
     for name, kind in {
         "": "text/html",

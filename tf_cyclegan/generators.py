@@ -338,17 +338,23 @@ def as_generator(network: keras.Model, multiple: int = 32) -> keras.Model:
         return network
     built: dict[str, Any] = network.get_build_config() or {}
     found = getattr(network, "input_shape", None) or built.get("input_shape")
-    shape = tuple(found) if isinstance(found, tuple | list) else ()
-    output: tuple[int | None, ...] = network.compute_output_shape(shape) if len(shape) == 4 else ()
-    if len(output) != 4 or shape[3] not in (1, 3) or output[3] not in (1, 3):
-        raise ValueError(
-            f"{type(network).__name__} is not a generator: it must map one batch [n, h, w, 1 or 3] "
-            "to another. Build it with keras.Input((None, None, channels))."
-        )
-    if None not in shape[1:3]:
+    shape: tuple[Any, ...] = tuple(found) if isinstance(found, tuple | list) else ()
+    if len(shape) == 4 and None not in shape[1:3]:
         raise ValueError(
             f"{type(network).__name__} takes only images of {shape[2]}x{shape[1]} pixels: build "
             "it with keras.Input((None, None, channels)) to translate images of any size."
+        )
+    image: list[int] = []
+    output: Any = []
+    if len(shape) == 4:
+        image = [1, 2 * multiple, 4 * multiple, shape[3]]
+        output = network.compute_output_spec(keras.KerasTensor(image))
+        output = list(getattr(output, "shape", []))
+    if len(output) != 4 or output[:3] != image[:3] or not {image[3], output[3]} <= {1, 3}:
+        raise ValueError(
+            f"{type(network).__name__} is not a generator: it must map one batch [n, h, w, 1 or 3] "
+            "to another with the same height and width. Build it with "
+            "keras.Input((None, None, channels))."
         )
     network.input_channels, network.channels, network.multiple = shape[3], output[3], multiple
     return network

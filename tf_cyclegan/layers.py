@@ -194,7 +194,8 @@ class ReflectionPadding2D(keras.layers.Layer):
             if size is not None and size <= p:
                 raise ValueError(
                     f"A feature map of {inputs.shape[1]}x{inputs.shape[2]} is too small to be "
-                    f"padded by {p}: use larger images, or translate.py, which pads them for you."
+                    f"padded by {p}: use larger images, or tf-cyclegan translate, "
+                    "which pads them for you."
                 )
         return tf.pad(inputs, [[0, 0], [p, p], [p, p], [0, 0]], mode="REFLECT")
 

@@ -125,7 +125,10 @@ def ask_rest(options: Options, key: str, array: np.ndarray) -> np.ndarray:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
         with opener.open(request, timeout=options.timeout) as response:
-            outputs = json.loads(response.read())["outputs"]
+            body = response.read(MAX_BYTES + 1)
+        if len(body) > MAX_BYTES:
+            raise ValueError(f"the answer has more than {MAX_BYTES} bytes")
+        outputs = json.loads(body)["outputs"]
         if strings:
             return np.array([base64.b64decode(row["b64"]) for row in outputs], object)
         return np.array(outputs, np.float32)

@@ -13,9 +13,9 @@ reloading or metrics, and only runs on Linux.
 import base64
 import ctypes
 import json
+import math
 import re
 import signal
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +25,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import tensorflow as tf
-import tyro
 from google.protobuf import json_format
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
@@ -36,6 +35,8 @@ from tensorflow_serving.apis import (
     prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
+
+from tf_cyclegan.cli import command
 
 MAX_BYTES = 64 * 2**20  # of a request; a float32 image of 2048 x 2048 pixels has 48 MiB
 NOT_FOUND, INVALID_ARGUMENT = 5, 3  # in google.rpc.Code, which gRPC and TensorFlow share
@@ -249,6 +250,9 @@ class Servable:
     def predict(self, request):
         """Answers a PredictRequest with a PredictResponse."""
         try:
+            for tensor in request.inputs.values():  # make_ndarray repeats one value to any shape
+                if 4 * math.prod(side.size for side in tensor.tensor_shape.dim) > MAX_BYTES:
+                    raise ValueError(f"more than {MAX_BYTES} bytes")
             inputs = {key: tf.make_ndarray(tensor) for key, tensor in request.inputs.items()}
         except (TypeError, ValueError) as error:
             raise Refused(INVALID_ARGUMENT, f"not a tensor: {error}") from None
@@ -303,7 +307,10 @@ def start_grpc(servable: Servable, port: int) -> tuple[grpc.Server, int]:
     server = grpc.server(ThreadPoolExecutor(8), options=[*limits, ("grpc.so_reuseport", 0)])
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Prediction(), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(Model(), server)
-    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    try:
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
+    except RuntimeError as error:
+        raise OSError(f"port {port} cannot be used ({error}): use another --port.") from None
     server.start()
     return server, port
 
@@ -335,7 +342,7 @@ def predict_json(model: SavedModel, body: bytes) -> dict:
         if rows is not None:
             columns = {k: [_named(row, k) for row in rows] for k in signature.inputs}
         inputs = {k: _array(_named(columns, k), v.dtype) for k, v in signature.inputs.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(INVALID_ARGUMENT, f"JSON Parse error: {error}") from None
     outputs = {key: _json(key, array) for key, array in model.predict(name, inputs).items()}
     if len(outputs) == 1:
@@ -385,7 +392,7 @@ class RestHandler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         size = self.headers.get("Content-Length", "")
-        if size.isdecimal() and int(size) <= MAX_BYTES:
+        if size.isdecimal() and len(size) < 12 and int(size) <= MAX_BYTES:
             self.answer(self.rfile.read(int(size)))
         else:
             self.reply(413, {"error": f"send a Content-Length of at most {MAX_BYTES}"})
@@ -423,6 +430,8 @@ class RestServer(ThreadingHTTPServer):
 def main(options: Options) -> int:
     """Serves until it is interrupted, and returns the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not all(0 <= port < 2**16 for port in (options.port, options.rest_api_port)):
+        raise ValueError("a port is a number from 0 to 65535: use another one.")
     servable = Servable(Path(options.model_base_path))
     rest = RestServer(servable, options.rest_api_port)
     services, port = start_grpc(servable, options.port)
@@ -437,8 +446,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    options = tyro.cli(Options, description=__doc__, use_underscores=True)
-    try:
-        sys.exit(main(options))
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    command.run(main, command.parse(Options, __doc__))

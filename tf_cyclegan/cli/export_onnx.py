@@ -35,6 +35,7 @@ def main(options: Options) -> int:
     """Writes the file, and returns the exit code."""
     import numpy as np  # imported here to keep --help fast
 
+    from tf_cyclegan.export.description import model_name
     from tf_cyclegan.export.onnx_file import export_onnx
     from tf_cyclegan.files import check_output
     from tf_cyclegan.inference.translator import find_generator, padded
@@ -44,7 +45,7 @@ def main(options: Options) -> int:
         raise ValueError(f"{path}: use an --output that ends in .onnx.")
     check_output(path.parent, [path.name], options.overwrite)
     generator = find_generator(options.run_dir, options.direction)
-    name = options.name or Path(options.run_dir).resolve().stem
+    name = options.name or model_name(options.run_dir)
     side = padded(64, generator.multiple)
     noise = np.random.default_rng(0).uniform(-1, 1, (1, side, side, generator.input_channels))
     apart = export_onnx(generator, path, noise.astype(np.float32), name, options.direction)

@@ -57,7 +57,7 @@ def export(options: Options) -> str:
 
     from tf_cyclegan.data.image_files import encode_image
     from tf_cyclegan.export.compare import example_images, find_sets
-    from tf_cyclegan.export.description import parse_size
+    from tf_cyclegan.export.description import model_name, parse_size
     from tf_cyclegan.export.lite_form import check_size
     from tf_cyclegan.export.tflite import (
         CALIBRATED,
@@ -87,7 +87,7 @@ def export(options: Options) -> str:
     count = 32 if CALIBRATED & set(modes) else 0  # few: calibration is slow without XNNPACK
     calibration = example_images(training, size, generator.input_channels, count)
     examples = example_images(test, size, generator.input_channels, 8)
-    name = options.name or Path(options.run_dir).resolve().stem
+    name = options.name or model_name(options.run_dir)
     description = describe(generator, name, options.direction, size, options.resizable)
     progress = tqdm(modes, desc="converting", unit="mode")  # int8 takes minutes at 256x256
     files, report, sheet = export_files(generator, description, progress, calibration, examples)

@@ -43,6 +43,8 @@ def main(options: Options) -> int:
             "another --output."
         )
     check_output(folder)
+    if source.suffix.lower() == ".keras":
+        raise ValueError(f"{source} needs no conversion: use it directly, as --run_dir.")
     origins = read_record(record)
     generator = load_generator(source)
     origin = {

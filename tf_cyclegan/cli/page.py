@@ -43,6 +43,7 @@ def main(options: Options) -> int:
     """Builds and serves the page, and returns the exit code."""
     from tf_cyclegan.cli import export_tflite  # imported here to keep --help fast
     from tf_cyclegan.export.site import build_site, check_site, install_litert, make_server
+    from tf_cyclegan.files import check_output
     from tf_cyclegan.inference.translator import directions_in
 
     # === Check all flags before any work ===
@@ -55,6 +56,7 @@ def main(options: Options) -> int:
         raise ValueError("name a folder for the site with --output.")
     output = Path(options.output or Path(str(options.run_dir)) / "page")
     check_site(output)
+    check_output(output.parent)
     server = make_server(output, options.port) if options.serve else None
     litert = install_litert()
 

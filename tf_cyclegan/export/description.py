@@ -1,5 +1,6 @@
 """Describes exported files: sizes, channels, range, direction."""
 
+from pathlib import Path
 from typing import Any
 
 from tf_cyclegan.data.image_files import MAX_PIXELS
@@ -33,6 +34,12 @@ def size_text(size: Size) -> str:
     """Formats a size for `parse_size`: "256" for a square, otherwise "WIDTHxHEIGHT"."""
     height, width = sides(size)
     return str(width) if height == width else f"{width}x{height}"
+
+
+def model_name(run_dir: str) -> str:
+    """Returns the default name of a model: that of its run folder, or of its file."""
+    path = Path(run_dir).resolve()
+    return path.name if path.is_dir() else path.stem
 
 
 def describe_generator(generator, name: str, direction: str | None) -> dict[str, Any]:

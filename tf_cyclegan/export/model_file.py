@@ -147,7 +147,10 @@ def check_operators(content: bytes) -> None:
             code = model.operatorCodes[operator.opcodeIndex]
             name = _name(code)
             if name not in ALLOWED:
-                raise ValueError(f"{name} is not an operator that every backend supports.")
+                raise ValueError(
+                    f"{name} is not one of the operators that are tested on XNNPACK and GPUs: use "
+                    "other layers, or --resizable for a file for CPUs."
+                )
             if code.version > ALLOWED[name]:
                 raise ValueError(f"{name} has version {code.version}: use at most {ALLOWED[name]}.")
             if name == "CONCATENATION" and len(operator.inputs) > MOST_JOINED:
@@ -156,7 +159,7 @@ def check_operators(content: bytes) -> None:
 
 def _parsed(content):
     if content[4:8] != b"TFL3":
-        raise ValueError("it is not a .tflite file.")
+        raise ValueError("it is not a .tflite file: write one with tf-cyclegan export tflite.")
     return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
 
 

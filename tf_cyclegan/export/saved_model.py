@@ -26,7 +26,7 @@ import tensorflow as tf
 from tf_cyclegan.data.image_files import decode_image, to_float
 from tf_cyclegan.export.graph_images import decode, require, require_size, to_gray
 from tf_cyclegan.files import check_output
-from tf_cyclegan.inference.translator import SMALLEST, translator
+from tf_cyclegan.inference.translator import SMALLEST, padded, translator
 
 MAX_PIXELS = 2048 * 2048
 TOLERANCE = 1e-3  # outside of [-1, 1], for rounding by float16 or by resizing
@@ -94,14 +94,20 @@ def _archive(generator, max_pixels):
     # A table, since a graph may round a division differently from to_float, and in an image of
     # one color, normalization amplifies the last bit to visible levels.
     floats = to_float(np.arange(256, dtype=np.uint8))
+    # Of a whole batch, padded: a thin image may grow to SMALLEST times its pixels.
+    largest = max(SMALLEST * max_pixels, padded(SMALLEST, multiple) ** 2)
 
     def translate(image):
         """Maps float32 `[n, h, w, c]` to `[n, h, w, c']`, padded by mirroring and cropped back."""
         height, width = tf.unstack(tf.shape(image)[1:3])
         image = require_size(height, width, max_pixels, image)
         count, height, width = tf.unstack(tf.shape(image)[:3])  # again, so that these wait too
-        image = tf.gather(image, _mirrored(height, multiple), axis=1)
-        image = tf.gather(image, _mirrored(width, multiple), axis=2)
+        rows, columns = _mirrored(height, multiple), _mirrored(width, multiple)
+        work = tf.cast(count, tf.int64) * tf.size(rows, tf.int64) * tf.size(columns, tf.int64)
+        message = f"more than {largest} pixels with padding: send fewer images, or larger ones"
+        image = require(work <= largest, message, image)
+        image = tf.gather(image, rows, axis=1)
+        image = tf.gather(image, columns, axis=2)
         # Mirror padding rejects an empty batch, so it gets one image, which is dropped again.
         extra = tf.cast(count == 0, tf.int32)
         image = tf.pad(image, [[0, extra], [0, 0], [0, 0], [0, 0]])

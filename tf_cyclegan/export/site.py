@@ -57,8 +57,16 @@ def build_site(models: Path, output: Path, litert: Path) -> int:
 
 def check_site(output: Path) -> None:
     """Raises a ValueError if a folder exists that is not an earlier build of the site."""
-    if output.exists() and not (output / "models.json").is_file():
+    if not output.exists():
+        return
+    if not (output / "models.json").is_file():
         raise ValueError(f"{output} exists and is not an earlier build: use another --output.")
+    for path in output.iterdir():
+        if path.is_dir() and path.name not in ("litert", "models"):
+            raise ValueError(
+                f"{path} is not part of the page, and a new build would delete it: move it, or use "
+                "another --output."
+            )
 
 
 def read_contracts(folder: Path) -> list[dict]:

@@ -58,9 +58,10 @@ def translate_many(
     """Translates all images of a folder or glob, except those that are translated already.
 
     Translations get the names of their images, including subfolders that a glob matches, and the
-    same bytes as from scripts/translate.py. Files are written atomically, so that you can continue
-    after a kill. Only one process at a time may use an output folder. Images that fail are listed
-    with name and reason in `failed.jsonl` there, and are tried again the next time.
+    same bytes as from `tf-cyclegan translate`. Files are written atomically, so that you can
+    continue after a kill. Only one process at a time may use an output folder. Images that
+    fail are listed with name and reason in `failed.jsonl` there, and are tried again the next
+    time.
 
     Args:
         run_dir: a run folder or the file of a generator, as for `load_translator`; may be remote.
@@ -300,7 +301,7 @@ class Translate(beam.DoFn):
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         if FileSystems.get_scheme(self.run_dir) is None:
             return load_translator(self.run_dir, self.direction)
-        is_file = self.run_dir.endswith((".keras", ".pth"))
+        is_file = self.run_dir.lower().endswith((".keras", ".pth", ".pt"))
         path = self.run_dir if is_file else f"{self.run_dir}/{self.direction}.keras"
         if not FileSystems.exists(path):
             raise ValueError(

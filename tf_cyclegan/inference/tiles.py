@@ -80,6 +80,11 @@ def tiled_translator(generator, tile: int, folder) -> Callable[[np.ndarray], np.
                 f"tiles of {tile} pixels need more memory than is available: use a smaller --tile"
             ) from None
         except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise ImageError(
+                    f"scratch files cannot be written to {folder} ({error.strerror}): set TMPDIR "
+                    "to a folder that exists and that you can write to"
+                ) from None
             raise ImageError(
                 f"{scratch_bytes(generator, *image.shape[:2])} bytes of scratch files do not "
                 f"fit into {folder} ({error.strerror}): set TMPDIR to a folder on a larger disk"

@@ -11,11 +11,13 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from tf_cyclegan.cyclegan import CycleGAN
+from tf_cyclegan.data.color import to_srgb
 from tf_cyclegan.data.folders import list_images, printable
 from tf_cyclegan.data.image_files import (
     MAX_PIXELS,
     ImageError,
     ImageSet,
+    on_white,
     read_image,
     to_channels,
     to_float,
@@ -138,7 +140,8 @@ def to_image(image: Any) -> np.ndarray:
     Args:
         image: a PIL image; or uint8 `[h, w]`, `[h, w, 1]`, `[h, w, 3]` or `[h, w, 4]`, as an array
             or anything that NumPy converts to one. Transparent images are composited on white, as
-            in `read_image`, and PIL images are rotated by their EXIF orientation.
+            in `read_image`, and PIL images are rotated by their EXIF orientation and converted from
+            their color profile to sRGB.
 
     Raises:
         ValueError: the image is anything else, such as a batch or floats.
@@ -150,9 +153,11 @@ def to_image(image: Any) -> np.ndarray:
                 "file and use read_image, or convert it to L or RGB."
             )
         pil = ImageOps.exif_transpose(image)
-        if pil.mode not in ("1", "L") or pil.has_transparency_data:
-            return _on_white(pil)
-        return np.asarray(pil.convert("L"))[..., np.newaxis]
+        if profile := image.info.get("icc_profile"):
+            pil = to_srgb(pil, profile)
+        if pil.mode == "1":
+            pil = pil.convert("L")
+        return np.atleast_3d(np.asarray(on_white(pil)))
     array = np.asarray(image)
     shape = array.shape
     if len(shape) == 2:
@@ -165,13 +170,7 @@ def to_image(image: Any) -> np.ndarray:
             "an image to translate must be a PIL image or uint8 [h, w], [h, w, 1], [h, w, 3] or "
             f"[h, w, 4], not {array.dtype} {list(shape)}: {remedy}."
         )
-    return _on_white(Image.fromarray(array)) if array.shape[2] == 4 else array
-
-
-def _on_white(image: Image.Image) -> np.ndarray:
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return np.asarray(Image.alpha_composite(white, image).convert("RGB"))
+    return np.asarray(on_white(Image.fromarray(array))) if array.shape[2] == 4 else array
 
 
 def padded(side: int, multiple: int) -> int:
@@ -213,6 +212,8 @@ def find_images(
             paths = list_images(folder, recursive, output)
             found = {file.relative_to(folder).as_posix(): file for file in paths}
         for name, file in found.items():
+            if name in seen and seen[name].resolve() == file.resolve():
+                continue
             if name in seen:
                 raise ValueError(
                     f"{printable(seen[name])} and {printable(file)} would both become "

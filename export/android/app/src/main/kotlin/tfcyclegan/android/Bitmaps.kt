@@ -22,15 +22,15 @@ private const val MAX_PIXELS = 24_000_000L
  */
 fun loadImage(resolver: ContentResolver, uri: Uri, width: Int, height: Int): RgbImage {
     val orientation = readOrientation(resolver, uri)
-    // Cropped and scaled as it lies in its file, and turned then, when it is small.
-    val lying = isTransposed(orientation)
-    val (lyingWidth, lyingHeight) = if (lying) height to width else width to height
+    // Crop and scale before rotating, so that only the small image is rotated.
+    val isRotated = isTransposed(orientation)
+    val (storedWidth, storedHeight) = if (isRotated) height to width else width to height
 
     val options = BitmapFactory.Options().apply { inJustDecodeBounds = true }
     open(resolver, uri).use { BitmapFactory.decodeStream(it, null, options) }
     if (options.outWidth < 1 || options.outHeight < 1) throw undecodable()
-    val whole = centreCrop(options.outWidth, options.outHeight, lyingWidth, lyingHeight)
-    val sample = sampleSize(whole, lyingWidth, lyingHeight)
+    val whole = centreCrop(options.outWidth, options.outHeight, storedWidth, storedHeight)
+    val sample = sampleSize(whole, storedWidth, storedHeight)
     if (options.outWidth.toLong() * options.outHeight / sample / sample > MAX_PIXELS) {
         throw IOException("The image is too long and narrow: crop it first.")
     }
@@ -39,26 +39,26 @@ fun loadImage(resolver: ContentResolver, uri: Uri, width: Int, height: Int): Rgb
     val bitmap = open(resolver, uri).use { BitmapFactory.decodeStream(it, null, options) }
         ?: throw undecodable()
 
-    val crop = centreCrop(bitmap.width, bitmap.height, lyingWidth, lyingHeight)
-    val scaled = Bitmap.createBitmap(lyingWidth, lyingHeight, Bitmap.Config.ARGB_8888)
+    val crop = centreCrop(bitmap.width, bitmap.height, storedWidth, storedHeight)
+    val scaled = Bitmap.createBitmap(storedWidth, storedHeight, Bitmap.Config.ARGB_8888)
     Canvas(scaled).apply {
         drawColor(Color.WHITE)
         drawBitmap(
             bitmap,
             Rect(crop.left, crop.top, crop.left + crop.width, crop.top + crop.height),
-            Rect(0, 0, lyingWidth, lyingHeight),
+            Rect(0, 0, storedWidth, storedHeight),
             Paint(Paint.FILTER_BITMAP_FLAG),
         )
     }
-    val pixels = IntArray(lyingWidth * lyingHeight)
-    scaled.getPixels(pixels, 0, lyingWidth, 0, 0, lyingWidth, lyingHeight)
-    return upright(RgbImage(lyingWidth, lyingHeight, pixels), orientation)
+    val pixels = IntArray(storedWidth * storedHeight)
+    scaled.getPixels(pixels, 0, storedWidth, 0, 0, storedWidth, storedHeight)
+    return upright(RgbImage(storedWidth, storedHeight, pixels), orientation)
 }
 
 fun RgbImage.toBitmap(): Bitmap =
     Bitmap.createBitmap(pixels, width, height, Bitmap.Config.ARGB_8888)
 
-/** The EXIF orientation; damaged metadata do not make an image worse than lying. */
+/** The EXIF orientation; if the metadata are damaged, the image is not rotated. */
 private fun readOrientation(resolver: ContentResolver, uri: Uri): Int = try {
     open(resolver, uri).use {
         ExifInterface(it).getAttributeInt(

@@ -29,14 +29,14 @@ data class ModelInfo(
     /** This, or an IllegalArgumentException whose message says what to do. */
     fun check(): ModelInfo {
         require(format == 1) {
-            "$file is described in format $format, this app reads 1: update what is older."
+            "$file is described in format $format, not 1: update the app, or export it again."
         }
-        // A phone's GPU takes no size but the one that a file was made for.
+        // A phone's GPU only supports the size that the file was exported for.
         require(!resizable) {
-            "$file is for images of any size, which phones' GPUs refuse: export it with a size."
+            "$file is for images of any size, which phone GPUs do not support: export it for one size."
         }
         require(layout == "NHWC" && range == listOf(-1.0, 1.0)) {
-            "$file takes $layout in $range, this app NHWC in [-1, 1]: export it with tflite.py."
+            "$file takes $layout in $range, but this app NHWC in [-1, 1]: export it again."
         }
         require(inputChannels in CHANNELS && outputChannels in CHANNELS) {
             "$file has $inputChannels and $outputChannels channels, this app takes 1 or 3."

@@ -34,10 +34,10 @@ fun readModelInfo(assets: AssetManager, file: String): ModelInfo {
     } catch (error: FileNotFoundException) {
         throw IllegalStateException("$file has no $description beside it: copy both.", error)
     } catch (error: JSONException) {
-        throw IllegalStateException("$description is damaged: copy it anew.", error)
+        throw IllegalStateException("$description is damaged: copy it again.", error)
     }
     // At another size than its own, a network gives images that are wrong without an error.
     val bytes = assets.openFd(file).use { it.length }
-    check(bytes == info.bytes) { "$description is not that of this $file: copy both anew." }
+    check(bytes == info.bytes) { "$description is not that of this $file: copy both files again." }
     return info.check()
 }

@@ -29,7 +29,7 @@ fun sampleSize(crop: Crop, targetWidth: Int, targetHeight: Int): Int {
 /** Whether an image of this EXIF orientation lies on its side in its file. */
 fun isTransposed(orientation: Int): Boolean = orientation in 5..8
 
-/** [image] turned and mirrored as its EXIF orientation says; 1 and unknown values: as it is. */
+/** [image] rotated and mirrored by its EXIF orientation; 1 and unknown values change nothing. */
 fun upright(image: RgbImage, orientation: Int): RgbImage {
     if (orientation !in 2..8) return image
     val transposed = isTransposed(orientation)

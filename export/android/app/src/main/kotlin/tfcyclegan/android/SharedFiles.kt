@@ -5,7 +5,7 @@ import android.net.Uri
 import androidx.core.content.FileProvider
 import java.io.File
 
-/** A file in the one folder of which the FileProvider in the manifest may hand out files. */
+/** A file in the only folder that the FileProvider in the manifest shares. */
 fun sharedFile(context: Context, name: String): File =
     File(context.cacheDir, "images").apply { mkdirs() }.resolve(name)
 

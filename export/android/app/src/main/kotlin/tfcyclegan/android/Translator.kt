@@ -9,7 +9,7 @@ import com.google.ai.edge.litert.TensorBuffer
 /**
  * One model on the GPU, or on the CPU from the moment the GPU fails.
  *
- * To be made, used and closed on one thread: drivers tie their contexts to it. An exception's
+ * Create, use and close it on one thread: drivers tie their contexts to it. An exception's
  * message is one sentence that says what to do.
  */
 class Translator(private val assets: AssetManager, val info: ModelInfo) : AutoCloseable {
@@ -40,7 +40,7 @@ class Translator(private val assets: AssetManager, val info: ModelInfo) : AutoCl
     private fun compute(input: FloatArray): FloatArray {
         val output = engine.run(input)
         check(output.size == info.height * info.width * info.outputChannels) {
-            "${info.file} gave ${output.size} numbers, which are no such image: export it anew."
+            "${info.file} gave ${output.size} numbers, not those of an image of this size: export it again."
         }
         check(output.all { it.isFinite() }) {
             "${info.file} gave NaN or infinity on the $accelerator: export it in another mode."
@@ -95,7 +95,7 @@ private class Engine(assets: AssetManager, private val file: String, val acceler
 
 private fun options(accelerator: Accelerator) = CompiledModel.Options(accelerator).apply {
     if (accelerator == Accelerator.GPU) {
-        // LiteRT's GPU computes in float16 unless told otherwise, in which the sums that instance
+        // LiteRT's GPU computes in float16 by default, in which the sums that instance
         // normalization takes over whole maps can overflow.
         gpuOptions = CompiledModel.GpuOptions(precision = CompiledModel.GpuOptions.Precision.FP32)
     } else {
