@@ -54,7 +54,7 @@ def test_a_page_leaves_empty_columns_out():
         in text
     )
     assert text.count("| two | 0.250 | 0.500 | 1 of 1 |") == 2
-    assert "(4 and 5 images; sizes: each small), 30 steps" in text
+    assert "(4 and 5 images; each small), after 30 steps" in text
     assert "python this.py" in text and "Seed 7" in text
 
 

@@ -153,7 +153,7 @@ def main(options: Options) -> int:
         "split": split,
         "sizes": f"longer side {options.resize} pixels, antialiased bicubic"
         if options.resize
-        else "each image in its own",
+        else "each image at its own size",
         "features": options.features,
         "features_sha256": getattr(features, "sha256", None),
         "features_resizing": getattr(features, "resizing", "to 8x8, antialiased"),

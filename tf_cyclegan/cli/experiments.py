@@ -1,4 +1,4 @@
-"""Train variants of one setting with equal budgets and seeds, and compare them.
+"""Train variants of one setting for the same number of steps, and compare them.
 
     tf-cyclegan experiments losses
     tf-cyclegan experiments identity --seeds 0 1 --train="--epochs=11 --decay_epochs=4"
@@ -50,11 +50,11 @@ EXPERIMENTS = {
         {name: f"--adversarial={name}" for name in ("bce", "hinge", "wgan-gp")} | {"lsgan": ""},
     ),
     "identity": (
-        "What does the identity term keep? (section 5.2, figure 9)",
+        "What does the identity loss preserve? (section 5.2, figure 9)",
         {"without": "--lambda_identity=0", "with identity": ""},
     ),
     "pool": (
-        "What does the pool of 50 earlier fakes stabilize? (section 4)",
+        "Do 50 earlier fakes make training more stable? (section 4)",
         {"no pool": "--pool_size=0", "pool of 50": ""},
     ),
     "settings": (
@@ -96,7 +96,7 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Train each variant once with each of these random seeds."""
     train: str = "--epochs=5 --decay_epochs=3"
-    """Flags of tf-cyclegan train for all variants: other data, another budget, GPU settings."""
+    """Flags of tf-cyclegan train for all variants: other data, another number of epochs, GPU settings."""
     features: str = "pixels"
     """As in tf-cyclegan evaluate."""
     resize: int | None = None
@@ -145,7 +145,7 @@ def main(options: Options) -> int:
         }
         write_image(output / "figure.png", figure(sets, translators, options.resize))
     write_text(output / "results.json", json.dumps(results, indent=2) + "\n")
-    text = page(options.name, question, shlex.join(command), results, options.figure)
+    text = page(output.name, question, shlex.join(command), results, options.figure)
     write_text(output / "README.md", text)
     print(f"written to {output}")
     return 0

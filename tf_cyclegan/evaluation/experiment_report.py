@@ -90,10 +90,10 @@ def page(
     lines = [
         f"# {title}\n\n{question}\n\n```sh\n{command}\n```\n",
         f"{means}, on the {protocol['split']} split "
-        f"({counts['inputs']} and {counts['targets']} images; sizes: {protocol['sizes']}), "
-        f"{protocol['step']} steps. "
-        f"Distances are on {protocol['features']}. `d spread` is how much the loss of the "
-        "target domain's discriminator drifts in the last quarter of the training run.",
+        f"({counts['inputs']} and {counts['targets']} images; {protocol['sizes']}), "
+        f"after {protocol['step']} steps. "
+        f"KID is computed on {protocol['features']}. `d spread` is how much the loss of the "
+        "target domain's discriminator varies in the last quarter of the training run.",
     ]
     for direction in ("a2b", "b2a"):
         table = {
