@@ -1,4 +1,4 @@
-# make demo: train the embedded data set, translate its test images, say where to look.
+# make demo: train the embedded dataset, translate its test images, say where to look.
 # make export: the demo's generator as SavedModel, LiteRT and ONNX files, and all of them compared.
 # make web: the demo on a page, computed by the browser.
 # make check: lint, types and the quick unit tests, in about two minutes.

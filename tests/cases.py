@@ -107,7 +107,7 @@ def make(case, dtype="float32"):
 
 
 def write_landscapes(root, counts=(6, 6), size=(24, 30), folders=("trainA", "trainB")):
-    """Writes a small data set: summers into the first folder, winters into the second."""
+    """Writes a small dataset: summers into the first folder, winters into the second."""
     for folder, season, count in zip(folders, ("summer", "winter"), counts, strict=True):
         (root / folder).mkdir(parents=True)
         for i in range(count):

@@ -338,9 +338,7 @@ def test_another_data_set_is_refused_unless_it_is_meant(tmp_path, sets, message)
         pass
     with run_folder(tmp_path, sets=sets):
         pass  # the run now uses these images
-    with run_folder(tmp_path, sets=None):
-        pass
-    with pytest.raises(ValueError, match="another data set"):
+    with pytest.raises(ValueError, match="another dataset"):
         run_folder(tmp_path)
 
 

@@ -281,7 +281,7 @@ def test_a_cache_that_does_not_fit_is_refused_with_the_remedy(folders, monkeypat
     with pytest.raises(DatasetError, match="cannot be cached in .*: use --cache=none, or set"):
         data_in(folders, cache="disk")
     data_in(folders, cache="none")  # works: there, the cache only saves time
-    with pytest.raises(DatasetError, match="images in folders: use --cache=memory or"):
+    with pytest.raises(DatasetError, match="a file for each image, .*: use --cache=memory or"):
         data_of(noise(1), noise(1), CROPPED, cache="disk")
 
 

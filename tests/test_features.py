@@ -188,5 +188,5 @@ def test_other_weights_are_not_run(clean_fid, tmp_path):
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cleanfid", None)
-    with pytest.raises(ValueError, match=r"another package.*pip install -e .*\[metrics\]"):
+    with pytest.raises(ValueError, match=r"another package.*pip install .tf_cyclegan\[metrics\]"):
         load_features("inception")

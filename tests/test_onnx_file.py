@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,6 +12,8 @@ from cases import CASES, make
 
 from tf_cyclegan.export import onnx_file
 from tf_cyclegan.export.onnx_file import export_onnx, onnx_runner
+from tf_cyclegan.export.tflite import LiteModel, convert
+from tf_cyclegan.generators import as_generator
 from tf_cyclegan.training.run_folder import save_generator
 
 SCRIPT = Path(__file__).resolve().parents[1] / "export" / "onnx_file.py"
@@ -34,6 +37,18 @@ def test_any_batch_and_size_is_near_keras(case, tmp_path):
         with pytest.raises(ValueError, match="does not take .*sides_are_multiples_of_4"):
             onnx_runner(path)(noise(1, height, width).astype(np.float32))
     assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_a_network_of_your_own_takes_multiples_only(tmp_path):
+    layers = keras.layers.Conv2D(4, 3, 2, "same"), keras.layers.Conv2DTranspose(3, 3, 2, "same")
+    own = as_generator(keras.Sequential([keras.Input((None, None, 3)), *layers]), multiple=4)
+    export_onnx(own, tmp_path / "own.onnx", noise(1, 8, 8))
+    assert onnx_runner(tmp_path / "own.onnx")(noise(1, 8, 12)).shape == (1, 8, 12, 3)
+    run = LiteModel(convert(own, "float32", None))
+    assert run(noise(1, 8, 12)).shape == (1, 8, 12, 3)
+    for runner in (onnx_runner(tmp_path / "own.onnx"), run):
+        with pytest.raises(ValueError, match="does not take"):
+            runner(noise(1, 9, 12))  # of which it would make 10 x 12 pixels
 
 
 def test_metadata_and_dimensions_say_what_the_file_takes(tmp_path):

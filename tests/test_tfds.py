@@ -151,7 +151,7 @@ def test_pairs_are_read_by_the_names_that_tfds_drops(tmp_path, site):
     for split, name in (("trainB", "10_B"), ("testA", "3_A")):
         expected = decode_image(files[f"maps/{split}/{name}.jpg"])
         np.testing.assert_array_equal(sets[split].read(0), expected)
-    site.close()  # the data set was downloaded only once
+    site.close()  # the dataset was downloaded only once
     assert load_tfds("cycle_gan/maps", tmp_path / "data", paired=True)["trainA"].names
     with pytest.raises(DatasetError, match="horse2zebra has no paired images: use one of .*maps"):
         load_tfds("cycle_gan/horse2zebra", tmp_path / "data", paired=True)

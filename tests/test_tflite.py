@@ -225,7 +225,7 @@ def test_an_unknown_mode_is_named(generator):
 
 @pytest.fixture
 def run(tmp_path, generator):
-    """Returns a run folder that uses the built-in data set."""
+    """Returns a run folder that uses the built-in dataset."""
     folder = tmp_path / "run"
     folder.mkdir()
     save_generator(generator, folder / "a2b.keras")

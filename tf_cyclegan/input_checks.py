@@ -1,4 +1,4 @@
-"""Checks of what a user passes to `CycleGAN`: images, data sets, optimizers and callbacks."""
+"""Checks of what a user passes to `CycleGAN`: images, datasets, optimizers and callbacks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,7 +126,7 @@ def image_shapes(x: Any, y: Any = None) -> list[ImageShape] | None:
     if count != 2:
         raise ValueError(
             f"CycleGAN trains on batches (real_a, real_b), but each batch of the data has {count} "
-            "part(s): combine two data sets with tf_cyclegan.data.unpaired(a, b)."
+            "part(s): combine two datasets with tf_cyclegan.data.unpaired(a, b)."
         )
     # A distributed dataset has a spec for each replica: take the first.
     first = [tf.nest.flatten(element, expand_composites=True)[0].shape for element in elements]

@@ -37,7 +37,7 @@ FLAGS = (
 
 
 def make_images(folder: Path) -> Path:
-    """Writes a small data set."""
+    """Writes a small dataset."""
     for split, season, count in (("trainA", "summer", 5), ("trainB", "winter", 7)):
         (folder / split).mkdir(parents=True)
         for i in range(count):

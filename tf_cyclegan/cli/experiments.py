@@ -27,7 +27,7 @@ from tf_cyclegan.cli import command
 from tf_cyclegan.training.config import PRESETS
 
 # Name -> the question, and the flags of `tf-cyclegan train` for each variant.
-# The objective of the preset; the embedded data set has pairs without --paired.
+# The objective of the preset; the embedded dataset has pairs without --paired.
 PIX2PIX = " ".join(f"--{k}={v}" for k, v in PRESETS["pix2pix"].items() if k != "paired")
 EXPERIMENTS = {
     "losses": (
@@ -96,7 +96,7 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Train each variant once with each of these random seeds."""
     train: str = "--epochs=5 --decay_epochs=3"
-    """Flags of tf-cyclegan train for all variants: other data, another number of epochs, GPU settings."""
+    """Flags of tf-cyclegan train for all variants, for example for other data or more epochs."""
     features: str = "pixels"
     """As in tf-cyclegan evaluate."""
     resize: int | None = None

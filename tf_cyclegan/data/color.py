@@ -41,7 +41,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return converted
 
 
-@functools.lru_cache(maxsize=8)  # the images of a data set mostly share one profile
+@functools.lru_cache(maxsize=8)  # the images of a dataset mostly share one profile
 def _transform(profile: bytes, kind: str) -> tuple[str, ImageCms.ImageCmsTransform | None]:
     """Returns a profile's image mode and its transform to sRGB; None if nothing has to be done."""
     try:

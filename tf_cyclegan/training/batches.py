@@ -1,4 +1,4 @@
-"""Reads a data set by name or folder into batches `(real_a, real_b)`: float32 NHWC in [-1, 1].
+"""Reads a dataset by name or folder into batches `(real_a, real_b)`: float32 NHWC in [-1, 1].
 
 Images are chosen, cropped and flipped by a pure function of the seed and of their position in the
 training run, so a run that resumes at any step sees the same batches as one without a break.
@@ -31,11 +31,11 @@ def load_dataset(config: Config) -> dict[str, ImageSet]:
     Returns:
         "trainA" and "trainB", in pairs if training needs them; "testA" and "testB" if the data
         set has them; "truthA" and "truthB", the ground truth of the translations of "testA"
-        and "testB", if it is known (for the embedded data set, and others with `config.paired` or
+        and "testB", if it is known (for the embedded dataset, and others with `config.paired` or
         `config.side_by_side`); and with `config.evaluate_every`, "valA" and "valB".
 
     Raises:
-        DatasetError: the data set is unknown, missing, empty, not in the requested pairs, or
+        DatasetError: the dataset is unknown, missing, empty, not in the requested pairs, or
             cannot be downloaded.
     """
     if config.synthetic:

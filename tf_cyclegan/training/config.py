@@ -30,7 +30,7 @@ class DataSettings:
     """Images of the same name in both domains (1_A.jpg and 1_B.jpg, or 1.jpg twice) are pairs, for
     training pix2pix and as ground truth in evaluation."""
     side_by_side: bool = False
-    """Each image shows a pair, domain a left and b right, as in pix2pix's data sets; data_dir has
+    """Each image shows a pair, domain a left and b right, as in pix2pix's datasets; data_dir has
     train, and test or val."""
     recursive: bool = False
     """Search subfolders for images, too."""
@@ -201,7 +201,7 @@ class RunFolderSettings:
     """Where to write."""
 
     run_dir: str | None = None
-    """Folder for all output; by default runs/ and the name of the data set or folders."""
+    """Folder for all output; by default runs/ and the name of the dataset or folders."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +246,7 @@ class Config(
 
     @property
     def synthetic(self) -> bool:
-        """Whether training uses the embedded data set."""
+        """Whether training uses the embedded dataset."""
         folders = self.data_dir or self.data_a or self.data_b
         return self.dataset == SYNTHETIC or (self.dataset is None and not folders)
 
@@ -273,7 +273,7 @@ class Config(
 
     @property
     def run_folder(self) -> Path:
-        """`run_dir`, or a folder named after the data set or both folders."""
+        """`run_dir`, or a folder named after the dataset or both folders."""
         if self.run_dir:
             return Path(self.run_dir)
         if self.data_a and self.data_b:
@@ -389,7 +389,7 @@ def _fits(value: Any, hint: Any) -> bool:
 PRESETS: dict[str, dict[str, Any]] = {
     # Zhu et al. 2017, as in the authors' code.
     "paper": {},
-    # Small networks for the embedded data set, which train in minutes on the CPU of a laptop.
+    # Small networks for the embedded dataset, which train in minutes on the CPU of a laptop.
     "demo": {
         "load_size": 72,
         "crop_size": 64,

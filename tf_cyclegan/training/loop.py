@@ -142,7 +142,7 @@ def run_to_end(
                     initial_epoch=epoch,
                     epochs=epoch + epochs,
                     steps_per_epoch=steps,
-                    shuffle=False,  # the data set is shuffled already
+                    shuffle=False,  # the dataset is shuffled already
                     callbacks=callbacks,
                     verbose=1 if sys.stdout.isatty() else 2,
                 )

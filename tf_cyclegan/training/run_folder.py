@@ -168,7 +168,7 @@ class RunFolder:
             other = find_difference(recorded, images)
             if other and not config.allow_other_data:
                 raise ValueError(
-                    f"{self.path} was trained on another data set ({name} now has {other}): use "
+                    f"{self.path} was trained on another dataset ({name} now has {other}): use "
                     f"another {self.flag}, or continue on these images with --allow_other_data."
                 )
 
@@ -338,7 +338,7 @@ def read_config(run_dir) -> Config:
 
 
 def load_run_images(run_dir, **changes) -> dict[str, ImageSet]:
-    """Loads the data set in the config.json of a run folder; see `load_dataset`.
+    """Loads the dataset in the config.json of a run folder; see `load_dataset`.
 
     Args:
         run_dir: the run folder.
@@ -361,7 +361,7 @@ def load_run_images(run_dir, **changes) -> dict[str, ImageSet]:
 
 
 def load_test_images(run_dir, direction: str, output=None) -> ImageSet:
-    """Loads the test images of a run's data set for one direction, to translate them.
+    """Loads the test images of a run's dataset for one direction, to translate them.
 
     Args:
         run_dir: the run folder.
@@ -372,7 +372,7 @@ def load_test_images(run_dir, direction: str, output=None) -> ImageSet:
         An `ImageSet` whose names are file names with a suffix of an image format.
 
     Raises:
-        ValueError: it is not a run folder, its data set has no test images, or `output` is the
+        ValueError: it is not a run folder, its dataset has no test images, or `output` is the
             folder of the originals.
     """
     split = "testA" if direction == "a2b" else "testB"
