@@ -37,7 +37,9 @@ def test_json_of_another_version_or_of_something_else():
     assert Config.from_json('{"crop_size": 64}') == Config(crop_size=64)
     assert Config.from_json('{"ema": 0, "val_dir": null}') == Config(ema=0)
     for name, value in {"crop_size": "64", "run_dir": 5, "flip": 1, "cache": "ram"}.items():
-        with pytest.raises(ValueError, match=f"^{name} is {value!r}, which this setting cannot be"):
+        with pytest.raises(
+            ValueError, match=f"^{name} is {value!r}, which is not a valid value: restore"
+        ):
             Config.from_json(json.dumps({name: value}))
     before_presets = Config.from_json('{"model": "pix2pix", "lambda_l1": 100.0}')
     assert before_presets == Config(lambda_l1=100.0)

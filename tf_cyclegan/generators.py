@@ -429,6 +429,17 @@ def upsample(
     raise ValueError(f"upsampling={upsampling!r} is not known: use 'transpose' or 'resize'.")
 
 
+def with_size_check(generator: keras.Model, images: keras.KerasTensor) -> keras.KerasTensor:
+    """Returns the translations, symbolically, after a check that sides are multiples.
+
+    This package's generators check their sizes themselves; for networks of your own, a layer does.
+    """
+    if isinstance(generator, ResNetGenerator | UNetGenerator):
+        return generator(images)
+    check = keras.layers.Lambda(check_multiple, arguments={"multiple": generator.multiple})
+    return generator(check(images))
+
+
 def check_multiple(images: tf.Tensor, multiple: int) -> tf.Tensor:
     """Returns the images `[n, h, w, c]`, after a check that height and width are multiples.
 

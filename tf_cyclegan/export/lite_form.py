@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from tf_cyclegan.export.description import Size, sides, size_text
-from tf_cyclegan.generators import ResNetGenerator, UNetGenerator, check_multiple
+from tf_cyclegan.generators import ResNetGenerator, check_multiple, with_size_check
 from tf_cyclegan.inference.translator import SMALLEST
 from tf_cyclegan.layers import ReflectionPadding2D, ResidualBlock
 
@@ -36,11 +36,9 @@ def lite_form(generator, size: Size | None) -> keras.Model:
         check_size(generator, size)
     height, width = (None, None) if size is None else sides(size)
     image = keras.Input((height, width, generator.input_channels), batch_size=1, name="image")
-    if isinstance(generator, UNetGenerator):
-        return keras.Model(image, generator(image))  # has none of these layers, and checks itself
+    if not isinstance(generator, ResNetGenerator):  # others have none of the layers to rewrite
+        return keras.Model(image, with_size_check(generator, image))
     x = keras.layers.Lambda(check_multiple, arguments={"multiple": generator.multiple})(image)
-    if not isinstance(generator, ResNetGenerator):
-        return keras.Model(image, generator(x))
     x = _rewrite(generator.encoder.layers, x)
     x = _rewrite(generator.transformer.layers, x)
     x = _rewrite(generator.decoder.layers, x)

@@ -11,7 +11,7 @@ import numpy as np
 from tf_cyclegan.export.compare import Runner, difference, keras_runner
 from tf_cyclegan.export.description import describe_generator
 from tf_cyclegan.files import write_files
-from tf_cyclegan.generators import ResNetGenerator, UNetGenerator, check_multiple
+from tf_cyclegan.generators import with_size_check
 
 LARGEST = 1e-3  # maximum difference to Keras
 TRIES = 5
@@ -42,10 +42,7 @@ def export_onnx(
             the file cannot be written.
     """
     image_in = keras.Input((None, None, generator.input_channels), name="image")
-    check = keras.layers.Lambda(check_multiple, arguments={"multiple": generator.multiple})
-    own = not isinstance(generator, ResNetGenerator | UNetGenerator)  # ours check it themselves
-    fake = generator(check(image_in) if own else image_in)
-    named = keras.Model({"image": image_in}, {"fake": fake})
+    named = keras.Model({"image": image_in}, {"fake": with_size_check(generator, image_in)})
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "part.onnx"
         named({"image": image})  # the exporter needs a model that was called

@@ -79,7 +79,8 @@ def validation_sets(sets: dict[str, ImageSet], config: Config) -> dict[str, Imag
         "valA" and "valB", and without `val_dir` also the remaining "trainA" and "trainB".
 
     Raises:
-        DatasetError: `val_dir` lacks a folder or images, or there are too few training images.
+        DatasetError: `val_dir` has fewer than two images of a domain, or there are too few training
+            images.
     """
     if config.val_dir:
         root = Path(config.val_dir)

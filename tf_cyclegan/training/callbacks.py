@@ -275,15 +275,17 @@ class SampleGrid(keras.callbacks.Callback):
         """
         if not self.images_a:
             if isinstance(x, tf.data.Dataset):
-                first = zip(*x.unbatch().take(self.COUNT).as_numpy_iterator(), strict=True)
+                pairs = x.unbatch().take(self.COUNT).as_numpy_iterator()
             elif y is not None:
-                first = zip(*zip(x[: self.COUNT], y[: self.COUNT], strict=True), strict=True)
+                pairs = zip(x[: self.COUNT], y[: self.COUNT], strict=True)
             else:
                 raise ValueError(
                     "SampleGrid has no images: pass `images`, or train on a tf.data.Dataset or "
                     "on two arrays."
                 )
-            self.images_a, self.images_b = ([to_uint8(image) for image in part] for part in first)
+            self.images_a, self.images_b = (
+                [to_uint8(image) for image in part] for part in zip(*pairs, strict=True)
+            )
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if self.every and self.model.steps_done % self.every == 0:

@@ -373,7 +373,9 @@ class Config(
         hints = get_type_hints(cls)
         for name, value in values.items():
             if not _fits(value, hints[name]):
-                raise ValueError(f"{name} is {value!r}, which this setting cannot be.")
+                raise ValueError(
+                    f"{name} is {value!r}, which is not a valid value: restore the file."
+                )
         return cls(**values)
 
 

@@ -61,8 +61,8 @@ class HealthWarnings(keras.callbacks.Callback):
             if chance and name in logs and logs[name] < SATURATED * chance:
                 found.append(
                     f"{name} is saturated: its loss is {logs[name]:.2g}, and guessing would give "
-                    f"{chance:.2g}. {generator} learns little from it: check whether the two data "
-                    "sets differ in something trivial, such as borders or size; if not, try "
+                    f"{chance:.2g}. {generator} learns little from it: check whether the two "
+                    "datasets differ in something trivial, such as borders or size; if not, try "
                     "--d_augment=translation,color,cutout, --gradient_penalty=0.01 or a lower "
                     "--d_learning_rate in another run."
                 )

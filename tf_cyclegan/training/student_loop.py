@@ -114,7 +114,7 @@ def load_teacher(
 def check_fits(
     teacher: keras.Model, discriminator: keras.Model | None, config: StudentConfig, source: Path
 ) -> None:
-    """Raises a ValueError if the datasettings of the config do not fit a teacher."""
+    """Raises a ValueError if the data settings of the config do not fit a teacher."""
     channels = config.channels_a, config.channels_b
     wanted = channels if config.direction == "a2b" else channels[::-1]
     own = teacher.input_channels, teacher.channels
