@@ -111,9 +111,9 @@ endif
 # which takes a second of every process.
 jax: .venv-jax/installed
 
-.venv-jax/installed: benchmarks/xla/requirements.txt
+.venv-jax/installed: tests/jax.txt benchmarks/xla/requirements.txt
 	$(PYTHON) -m venv .venv-jax
-	.venv-jax/bin/pip install --quiet --requirement benchmarks/xla/requirements.txt
+	.venv-jax/bin/pip install --quiet --requirement tests/jax.txt
 	touch $@
 
 # Exit code 77: this machine has no emulator, and the tests say so.

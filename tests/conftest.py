@@ -1,6 +1,8 @@
 """Configures two logical CPUs, so that each test process can run two replicas."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # set before TensorFlow is imported
 
@@ -18,6 +20,19 @@ LONGEST = """
     cyclegan train workers docs benchmarks public_api student xla gpu_gate runtimes wheel tflite arm
     experiments evaluation onnx_file translate_many goldens serving checkpoints web android
 """.split()
+
+
+def pytest_configure(config):
+    """Lets all processes of the tests write temporary files to a folder that is removed. Killed
+    processes leave such files, and TensorFlow Datasets leaves an empty folder per dataset."""
+    if not hasattr(config, "workerinput"):  # else a process of pytest-xdist, which inherits it
+        config.temporary_files = tempfile.mkdtemp()  # tmp_path stays where it was, to be looked at
+        os.environ["TMPDIR"] = config.temporary_files
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "temporary_files"):
+        shutil.rmtree(config.temporary_files, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):

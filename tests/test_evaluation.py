@@ -105,6 +105,16 @@ def test_images_are_read_twice_at_most_and_not_kept(monkeypatch):
     assert most[0] < 60  # including 8 for the contact sheet; a single split has 60
 
 
+def test_contact_sheets_of_photos_are_small():
+    wide = [
+        ImageSet(p.names[:8], lambda i, p=p: p.read(i).repeat(40, axis=1))
+        for p in (INPUTS, TARGETS, TRUTH)
+    ]
+    _, columns = evaluate_direction(lambda p: p, lambda p: p, *wide, pixel_features)
+    for column in columns.values():
+        assert [image.shape for image in column] == [(10, 384, 3)] * 8
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_images_give_what_they_can(count):
     few = [images(first, count, season) for first, season in ((0, "summer"), (100, "winter"))]

@@ -1,6 +1,11 @@
 """Tests the tables of experiments, and the experiments command with a budget of a few steps."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,8 @@ import pytest
 from tf_cyclegan.cli import command, evaluate, experiments, train
 from tf_cyclegan.data.image_files import read_image
 from tf_cyclegan.evaluation.experiment_report import cell, late_spread, page
+from tf_cyclegan.training.callbacks import read_losses
+from tf_cyclegan.training.checkpoint_files import saved_steps
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +127,36 @@ def test_a_training_run_that_fails_is_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"tf-cyclegan train --epochs=-1 .* failed with exit code"):
         experiments.main(options)
     assert not (tmp_path / "docs").exists()
+
+
+def test_ctrl_c_lets_the_training_run_save(tmp_path):
+    flags = "--load_size=24 --crop_size=24 --filters=2 --blocks=0 --d_filters=2 --d_layers=1"
+    job = subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / "experiments.py", "identity", f"--train={flags}"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group, as of a terminal
+        # In the background of a shell, SIGINT would stay ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    folder = experiments.run_folder("--lambda_identity=0", 0, experiments.Options("", train=flags))
+    losses = tmp_path / folder / "losses.csv"
+    while not losses.exists() or not read_losses(losses):
+        assert job.poll() is None, job.stderr.read()
+        time.sleep(0.1)
+    os.killpg(job.pid, signal.SIGINT)
+    error = job.communicate(timeout=60)[1]
+    assert job.returncode == 130 and "Traceback" not in error
+    assert saved_steps(tmp_path / folder / "checkpoints" / "worker_0")
+
+
+def test_each_text_of_flags_has_a_folder_of_its_own():
+    texts = ("", " ", "--a=1 --b=2", "--a=1_--b=2", "--a=1-2", 90 * "x", 91 * "x", "a/b", "..")
+    names = [experiments.named_after(text) for text in texts]
+    assert len(set(names)) == len(texts)
+    assert all(len(name) < 100 and "/" not in name and name.strip(".") for name in names)
 
 
 def test_an_unknown_variant_is_refused():

@@ -76,6 +76,14 @@ def test_a_trained_generator_is_not_replaced(tmp_path):
     assert not (tmp_path / "import.json").exists()
 
 
+def test_a_keras_file_needs_no_import(tmp_path):
+    file = tmp_path / "a2b.KERAS"
+    file.touch()
+    with pytest.raises(ValueError, match="a2b.KERAS needs no conversion: use it .* as --run_dir"):
+        run(file, "a2b", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["config.json", "checkpoints"])
 def test_a_run_folder_is_not_written_to(tmp_path, name):
     (tmp_path / name).mkdir()

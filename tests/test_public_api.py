@@ -155,6 +155,11 @@ def test_what_is_saved_continues_bit_for_bit(tmp_path):
                 average.get_weights(), other.averages[name].get_weights(), strict=True
             ):
                 np.testing.assert_array_equal(one, two)
+    other_size = tuple(np.zeros((1, 24, 24, 3), np.float32) for _ in "ab")
+    fourth = keras.saving.load_model(tmp_path / "unchanged.keras")
+    for _ in range(2):  # the first error leaves no pools behind that the second call would use
+        with pytest.raises(ValueError, match=r"image size and dropout. Or make a new model of the"):
+            fourth.train_on_batch(*other_size)
     image = np.full((8, 8, 3), 99, np.uint8)
     translations = [
         translate(image)

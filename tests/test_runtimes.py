@@ -55,9 +55,11 @@ def test_the_same_photo_through_every_runtime(tmp_path):
     generator.build((None, None, None, 3))
     generator.set_weights([10 * weight for weight in generator.get_weights()])
     save_generator(generator, tmp_path / "a2b.keras")
-    write_image(tmp_path / "photo.png", landscape(0, "summer", 40, 56, 0))
     common = {"run_dir": tmp_path, "direction": "a2b"}
-    images = {"images": tmp_path / "photo.png"}
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        write_image(tmp_path / "photos" / f"{i}.png", landscape(i, "summer", 40, 56, 0))
+    images = {"images": tmp_path / "photos"}
     modes = "float32,dynamic,int8"
     run("saved_model.py", **common, output=tmp_path / "saved")
     run("onnx_file.py", **common, output=tmp_path / "a2b.onnx")
@@ -73,6 +75,7 @@ def test_the_same_photo_through_every_runtime(tmp_path):
     )
 
     result = json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    assert result["images"] == 3
     rows = result["runtimes"]
     lite = [f"LiteRT, {mode}" for mode in modes.split(",")]
     assert set(rows) == {*EXACT, *NEAR, *ONE_LEVEL, *lite}

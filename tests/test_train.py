@@ -17,6 +17,7 @@ import pytest
 import tensorflow as tf
 from cases import write_landscapes
 
+from tf_cyclegan.cli import evaluate
 from tf_cyclegan.cyclegan import CycleGAN
 from tf_cyclegan.data.image_files import write_image
 from tf_cyclegan.data.synthetic import landscape
@@ -272,13 +273,17 @@ def test_empty_folder_is_named(tmp_path):
 def test_one_pixel_images_train_on_two_replicas(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        write_image(tmp_path / folder / "dot.png", np.full((1, 1, 3), 200, np.uint8))
+        for name in ("dot.png", "other.png"):
+            write_image(tmp_path / folder / name, np.full((1, 1, 3), 200, np.uint8))
     folders = {"data_a": str(tmp_path / "a"), "data_b": str(tmp_path / "b")}
     less = {"blocks": 0, "sample_every": 0, "watch_every": 0}
     two = settings(None, tmp_path / "run", data_dir=None, strategy="mirrored", **folders, **less)
     assert main(dataclasses.replace(two, max_steps=1)) == 0
     assert main(dataclasses.replace(two, max_steps=2)) == 0, "resumed, with a pool each"
     assert steps_saved(tmp_path / "run") == [1, 2]
+    assert evaluate.main(evaluate.Options(str(tmp_path / "run"))) == 0
+    result = json.loads((tmp_path / "run" / "evaluation" / "evaluation.json").read_text())
+    assert (result["protocol"]["step"], result["protocol"]["epoch"]) == (2, 2)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(photos, tmp_path):

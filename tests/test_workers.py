@@ -37,6 +37,8 @@ def start(run_dir, data_dir):
         [sys.executable, "-u", SCRIPT, "--workers=2", "--", *flags],
         stdout=open(f"{run_dir}.log", "w"),
         stderr=subprocess.STDOUT,
+        # Under nohup, SIGHUP would stay ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         # An unreachable proxy: gRPC reads this variable.
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "http_proxy": "http://127.0.0.1:9"},
     )
@@ -73,12 +75,16 @@ def test_stopped_and_with_a_killed_worker_the_job_ends_as_undisturbed(
 ):
     run_dir = tmp_path / "disturbed"
     log = Path(f"{run_dir}.log")
-    job = start(run_dir, photos)
-    wait_for_step(job, run_dir, 10)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(120) == 128 + signal.SIGTERM
-    stopped = max(set.intersection(*(set(saved_steps(f)) for f in checkpoint_folders(run_dir))))
-    assert 10 <= stopped < STEPS
+    stopped = 0
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        job = start(run_dir, photos)
+        wait_for_step(job, run_dir, stopped + 10)
+        job.send_signal(number)
+        assert job.wait(120) == 128 + number
+        before = stopped
+        saved = (set(saved_steps(folder)) for folder in checkpoint_folders(run_dir))
+        stopped = max(set.intersection(*saved))
+        assert before + 10 <= stopped < STEPS
 
     (run_dir / "b2a.keras").unlink()  # as if killed after the checkpoint was saved
     job = start(run_dir, photos)

@@ -32,10 +32,13 @@ pytestmark = pytest.mark.slow
 SMALL = dict(load_size=28, crop_size=24, filters=4, blocks=0, pool_size=4, images=300)
 
 
-def there(program, *flags):
-    """Runs the program's run.py as on a machine without this package."""
+def there(program, *flags, script="run.py"):
+    """Runs a script of the program as on a machine without this package and without a GPU."""
     return subprocess.run(
-        [PYTHON, "-E", "-s", program / "run.py", *flags], capture_output=True, text=True
+        [PYTHON, "-E", "-s", program / script, *flags],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )
 
 
@@ -147,6 +150,17 @@ def test_images_are_those_of_the_pipeline_to_the_last_bit(program, photos):
     for seen, pair in zip(np.load(target), data.batches(0, 20), strict=True):
         for images, real in zip(seen, pair, strict=True):
             np.testing.assert_array_equal(to_float(images), real)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="CUDA's compiler is for Linux")
+def test_every_step_compiles_for_a_gpu(program):
+    done = there(program, script="compile_for_gpu.py")
+    assert done.returncode == 0, done.stderr
+    for name, line in zip(("check", "mixed_bfloat16_2"), done.stdout.splitlines(), strict=True):
+        assert line.startswith(f"{name}: 0.0") and "; 0 convolutions without cuDNN; " in line
+        assert "__cudnn$convBackwardFilter" in line and "__cudnn$convBackwardInput" in line
+    done = there(program, "float32_9", script="compile_for_gpu.py")
+    assert done.returncode == 1 and done.stderr == "error: the program has no step float32_9.\n"
 
 
 def test_training_falls_and_follows_the_clock(trained):

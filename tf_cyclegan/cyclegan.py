@@ -394,9 +394,12 @@ class CycleGAN(keras.Model):
         if self._saved_pools:
             try:
                 assign_all(self._pool_state(), self._saved_pools)
-            except ValueError:
+            except ValueError as error:
                 self.pool_a, self.pool_b = [], []  # so that the next fit does not use them
-                raise
+                raise ValueError(
+                    f"{error} Or make a new model of the networks, which starts with empty image "
+                    "pools: CycleGAN(model.a2b, model.b2a, model.d_a, model.d_b)."
+                ) from None
             self._saved_pools = {}
 
     @property

@@ -52,12 +52,13 @@ class Step:
     Args:
         facts: its entry in program.json.
         highest: whether to compute convolutions in full float32.
+        sharding: the device to compile for, if it is not the first one.
 
     Attributes:
         compiled: JAX's compiled function of two uint8 batches and the state.
     """
 
-    def __init__(self, facts, highest=False):
+    def __init__(self, facts, highest=False, sharding=None):
         import jax
 
         self.facts = facts
@@ -71,12 +72,10 @@ class Step:
             losses = jax.numpy.stack(outputs[: len(facts["losses"])])
             return losses, dict(zip(self.replaced, outputs[len(facts["losses"]) :], strict=True))
 
-        described = {
-            name: jax.ShapeDtypeStruct(v["shape"], v["dtype"])
-            for name, v in facts["variables"].items()
-        }
+        array = functools.partial(jax.ShapeDtypeStruct, sharding=sharding)
+        described = {name: array(v["shape"], v["dtype"]) for name, v in facts["variables"].items()}
         pool = described["pool_a/images"].shape[1:]
-        pixels = (jax.ShapeDtypeStruct((facts["batch"], *pool), np.uint8),) * 2
+        pixels = (array((facts["batch"], *pool), np.uint8),) * 2
         parts = ({name: described[name] for name in p} for p in (self.replaced, self.unchanged))
         self.compiled = jax.jit(step, donate_argnums=1).lower(pixels, *parts).compile()
 
@@ -86,6 +85,12 @@ class Step:
         unchanged = {name: state[name] for name in self.unchanged}
         losses, changed = self.compiled(tuple(pixels), changed, unchanged)
         return losses, changed | unchanged
+
+    def memory_bytes(self):
+        """Returns the device memory of inputs, outputs and temporary values."""
+        memory = self.compiled.memory_analysis()
+        used = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        return used - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
 def read_program(name):
@@ -356,10 +361,7 @@ def time_jax(options, program, facts):
         losses, state = step(pixels, state)
         return losses.block_until_ready
 
-    memory = step.compiled.memory_analysis()
-    used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    used += memory.temp_size_in_bytes
-    return call, lambda: {"bytes": used, "compile_seconds": compile_seconds}
+    return call, lambda: {"bytes": step.memory_bytes(), "compile_seconds": compile_seconds}
 
 
 def time_torch(options, program, facts):
@@ -582,6 +584,7 @@ def main() -> int:
     import jax
 
     jax.config.update("jax_enable_x64", True)  # otherwise int64 counts become int32
+    jax.config.update("jax_compilation_cache_dir", str(HERE / "compiled"))  # train compiles again
     program = json.loads((HERE / "program.json").read_text())
     if options.phase != "time":
         options.output.mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,7 @@ def main(options: Options) -> int:
 
     # === Write ===
     folder.mkdir(parents=True, exist_ok=True)
-    for source in (HERE / "run.py", HERE.parent / "peer.py"):
+    for source in (HERE / "run.py", HERE / "compile_for_gpu.py", HERE.parent / "peer.py"):
         shutil.copy(source, folder)
     images = {domain: copy_images(files, folder, domain) for domain, files in paths.items()}
     write_draws(folder / "draws.npz", data, options.images)
