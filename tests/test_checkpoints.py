@@ -304,7 +304,9 @@ def test_another_setting_is_refused_by_name_once_there_is_a_checkpoint(tmp_path)
     with run_folder(tmp_path, other):
         pass  # no checkpoint exists, so other settings do no harm
     saved_run(tmp_path)
-    with pytest.raises(ValueError, match="lambda_identity=0.5, now 0.0.: use another --run_dir"):
+    with pytest.raises(
+        ValueError, match=r"lambda_identity=0.5, now 0.0\): use the same .*--init_f"
+    ):
         run_folder(tmp_path, other)
     with run_folder(tmp_path, longer):
         assert read_config(tmp_path) == longer
@@ -351,6 +353,57 @@ def test_another_number_of_replicas_is_refused(tmp_path, before, now):
         run_folder(tmp_path, replicas=now)
     with run_folder(tmp_path, replicas=before):
         pass
+
+
+HELD_OUT = dataclasses.replace(TINY, evaluate_every=1)
+VALIDATION = {"valA": images(3), "valB": images(3)}
+
+
+def test_validation_cannot_begin_on_images_of_the_training_run(tmp_path):
+    saved_run(tmp_path)
+    for allow in (False, True):
+        config = dataclasses.replace(HELD_OUT, allow_other_data=allow)
+        with pytest.raises(ValueError, match="trained on all images, .*with --val_dir"):
+            run_folder(tmp_path, config, SETS | VALIDATION)
+    with run_folder(tmp_path, dataclasses.replace(HELD_OUT, val_dir="other"), SETS | VALIDATION):
+        pass
+
+
+def test_images_held_out_stay_held_out(tmp_path):
+    saved_run(tmp_path, config=HELD_OUT, sets=SETS | VALIDATION)
+    more = SETS | {"trainA": images(5)}
+    with pytest.raises(ValueError, match="without the images .*keep that flag.*--allow_other_data"):
+        run_folder(tmp_path, sets=more)
+    allowed = dataclasses.replace(HELD_OUT, allow_other_data=True)
+    with pytest.raises(ValueError, match="images for validation have changed .valB now has 4 im"):
+        run_folder(tmp_path, allowed, more | VALIDATION | {"valB": images(4)})
+    with run_folder(tmp_path, dataclasses.replace(allowed, evaluate_every=0), more):
+        pass
+
+
+def test_the_images_of_the_run_must_be_named(tmp_path):
+    saved_run(tmp_path, config=dataclasses.replace(TINY, dataset=None, data_dir="photos"))
+    with pytest.raises(ValueError, match="no images are named, .* with --data_dir=photos: add"):
+        run_folder(tmp_path)
+
+
+def test_files_of_others_are_not_replaced(tmp_path):
+    (tmp_path / "photo.JPG").touch()
+    with pytest.raises(ValueError, match="holds images of yours, .*: use another --run_dir"):
+        run_folder(tmp_path)
+    (tmp_path / "photo.JPG").unlink()
+    (tmp_path / "config.json").write_text('{"my": "own"}')
+    with pytest.raises(ValueError, match="config.json is not that of a training run"):
+        run_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_damaged_generator_is_written_again(tmp_path):
+    model = saved_run(tmp_path)
+    (tmp_path / "a2b.keras").write_bytes((tmp_path / "a2b.keras").read_bytes()[:1000])
+    with run_folder(tmp_path) as folder:
+        folder.attach(model)
+    load_generator(tmp_path / "a2b.keras")
 
 
 def test_files_that_a_run_cannot_do_without(tmp_path):

@@ -295,7 +295,7 @@ NO_IMAGE_TERMS = ("--lambda_ssim=0", "--lambda_teacher=0")
         ([], "use either --run_dir or --teacher"),
         (["--run_dir={run}", "--teacher={run}"], "use either --run_dir or --teacher"),
         (["--run_dir={tmp}/none"], "none does not exist: name a run folder"),
-        (["--run_dir={run}", "--upsampling=transpose"], "separable needs .*--upsampling=resize"),
+        (["--run_dir={run}", "--upsampling=transpose"], "transpose needs --no_separable"),
         (["--run_dir={run}", "--channels_a=1"], "images of 3 channels to 3: use --channels_a=3"),
         (["--run_dir={run}", "--crop_size=8"], "windows of 11 pixels: use --crop_size=12"),
         (["--run_dir={run}", "--lambda_ssim=-1"], "lambda_ssim is -1.0: use 0 or more"),
@@ -313,7 +313,8 @@ NO_IMAGE_TERMS = ("--lambda_ssim=0", "--lambda_teacher=0")
             "Images of domain b are missing: add --data_b",
         ),
         (["--run_dir={run}", "--direction=b2a", "--data_a={photos}/trainA"], "data_b"),
-        (["--teacher={run}/b2a.keras", "--data_dir={tmp}/none"], "none"),
+        (["--teacher={run}/b2a.keras", "--data_dir={tmp}/none"], "is named b2a: use the direction"),
+        (["--teacher={run}/a2b.keras", "--data_dir={tmp}/none"], "none is not a folder"),
         (
             ["--teacher={run}/a2b.keras", "--data_dir={photos}", "--lambda_features=1"],
             "The teacher has no discriminator: use --lambda_features=0",
@@ -376,8 +377,13 @@ def test_a_student_of_one_folder_is_not_evaluated_on_its_inputs(teacher, photos,
 def test_errors_of_the_run_folder_name_the_flag_of_this_command(teacher, tmp_path):
     flags = [f"--run_dir={teacher}", f"--output={tmp_path}/out"]
     assert run(*flags, "--max_steps=1") == 0
-    with pytest.raises(ValueError, match="other settings .*: use another --output"):
+    with pytest.raises(ValueError, match="other settings .*, or another --output"):
         student.main(parse([*flags, "--lambda_ssim=2"]))
+    with pytest.raises(ValueError, match="holds a student for a2b, not for b2a: use another --out"):
+        student.main(parse([*flags, "--direction=b2a"]))
+    flags[0] = f"--teacher={teacher}/a2b.keras"
+    with pytest.raises(ValueError, match="other settings .--teacher=.*, or another --output"):
+        student.main(parse([*flags, "--max_steps=2"]))
 
 
 def test_a_run_folder_of_the_other_kind_is_not_continued(teacher, tmp_path):

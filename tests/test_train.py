@@ -189,7 +189,7 @@ def test_the_first_losses_are_what_they_were(trained):
 
 def test_resume_with_other_settings_is_refused(photos, trained):
     before = (trained / "config.json").read_text()
-    with pytest.raises(ValueError, match="other settings .--filters=4, now 8.: use another"):
+    with pytest.raises(ValueError, match="other settings .--filters=4, now 8.: use the same"):
         main(settings(photos, trained, blocks=1, max_steps=3, filters=8))
     with pytest.raises(ValueError, match="remove --no_resume"):
         main(settings(photos, trained, blocks=1, max_steps=3, resume=False))

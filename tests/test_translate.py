@@ -205,8 +205,10 @@ def test_folder_and_file_load_the_same(run):
     fakes = {d: load_translator(run, d)(image) for d in ("a2b", "b2a")}
     assert not np.array_equal(fakes["a2b"], fakes["b2a"])
     for direction, fake in fakes.items():
-        function = load_translator(str(run / f"{direction}.keras"), "a2b")
+        function = load_translator(str(run / f"{direction}.keras"), direction)
         np.testing.assert_array_equal(function(image), fake)
+    with pytest.raises(ValueError, match="b2a.keras is named b2a: use the direction b2a"):
+        load_translator(run / "b2a.keras", "a2b")
 
 
 def one_line(error):

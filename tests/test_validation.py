@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -159,12 +160,26 @@ def test_commands_that_do_not_train_need_no_validation_images(tmp_path):
 
 def test_damaged_records_are_named(run):
     run.epoch(1, 0.5, 0.5)
-    (run.path / "validation.csv").write_text("epoch,step\n1,x\n")
+    best, rows = run.path / "best", run.path / "validation.csv"
+    for text in ("[1]", "{}", None):
+        best_json = best / "best.json"
+        best_json.write_text(text) if text else best_json.unlink()
+        with pytest.raises(ValueError, match="best.json cannot be read .*to measure anew"):
+            run.start()
+    shutil.rmtree(best)
+    run.scores = [0.25, 0.5]
+    run.start()
+    assert run.best.best["a2b"]["kid"] == 0.25 and len(run.best.rows) == 1
+    rows.write_text("epoch,step\n1,x\n")
     with pytest.raises(ValueError, match="validation.csv cannot be read .*remove it to continue"):
         run.start()
-    (run.path / "best" / "best.json").write_text("[1]")
-    with pytest.raises(ValueError, match="best.json cannot be read .*to measure anew"):
-        run.start()
+
+
+def test_few_images_for_validation_get_a_warning(tmp_path, monkeypatch, capsys):
+    Run(tmp_path / "few", monkeypatch)
+    assert "warning: KID of 8 validation images is mostly noise" in capsys.readouterr().out
+    Run(tmp_path / "many", monkeypatch, val_share=0.05)
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_features_that_do_not_exist_are_refused_before_anything_is_read(tmp_path):

@@ -180,8 +180,9 @@ def _check_class(node):
         return
     if name == "function" and node.get("module") == "builtins":
         return  # an activation, given by its name
-    registered = node.get("registered_name") or name
-    if keras.saving.get_registered_object(str(registered)) is None:
+    registered = keras.saving.get_registered_object(str(node.get("registered_name") or name))
+    # Keras loads .h5 files by class_name alone, so both names must be those of one class.
+    if registered is None or str(name).rpartition(">")[2] != registered.__name__:
         raise ValueError(
             f"it holds a {str(name)[:40]}, which is not loaded since it could run code or read "
             "files: use only layers of image networks"

@@ -36,8 +36,8 @@ class Options:
     dataset: str | None = None
     """Use this dataset, a name in TensorFlow Datasets, instead of the run's own."""
     data_dir: str | None = None
-    """Use this dataset instead: a folder with trainA and trainB, and if possible testA and testB,
-    which are then measured."""
+    """Use this dataset instead: a folder with testA and testB, or with trainA and trainB, which
+    are measured if there are no test images."""
     paired: bool = False
     """Images with the same name in testA and testB are pairs: use them as ground truth."""
     side_by_side: bool = False
@@ -121,7 +121,7 @@ def main(options: Options) -> int:
     if config == own:
         sets = load_run_images(run_dir, paired=paired)
     else:
-        sets = load_dataset(dataclasses.replace(config, paired=paired))
+        sets = load_dataset(dataclasses.replace(config, paired=paired), only_test=True)
     if options.resize is not None:
         sets = {name: resized(images, options.resize) for name, images in sets.items()}
     split = "test" if {"testA", "testB"} <= set(sets) else "train"

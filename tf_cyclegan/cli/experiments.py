@@ -116,12 +116,20 @@ def main(options: Options) -> int:
         raise ValueError(f"no variant {', '.join(unknown)}: choose from {', '.join(variants)}.")
     variants = {n: flags for n, flags in variants.items() if n in (options.variants or variants)}
 
+    if options.resize is not None and options.resize < 1:
+        raise ValueError(f"resize is {options.resize}: use 1 or more.")
+    output = Path(options.output or Path("docs/experiments") / options.name)
+
     from tf_cyclegan.data.image_files import write_image  # imported late: it takes seconds
     from tf_cyclegan.evaluation.experiment_report import figure, page
-    from tf_cyclegan.files import write_text
+    from tf_cyclegan.evaluation.features import load_features
+    from tf_cyclegan.files import check_output, write_text
     from tf_cyclegan.inference.translator import load_translator
     from tf_cyclegan.training.run_folder import load_run_images
 
+    check_output(output)
+    if options.features != "pixels":
+        load_features(options.features)  # fails now rather than after the first training run
     results = {
         variant: [measured(flags, seed, options) for seed in options.seeds]
         for variant, flags in variants.items()
@@ -135,7 +143,6 @@ def main(options: Options) -> int:
     command += [] if options.figure else ["--no_figure"]
     command += [f"--output={options.output}"] if options.output else []
 
-    output = Path(options.output or Path("docs/experiments") / options.name)
     output.mkdir(parents=True, exist_ok=True)
     if options.figure:
         sets = load_run_images(next(iter(first.values())))

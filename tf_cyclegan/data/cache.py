@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def cached_sizes(key: str, count: int, sizes: Iterable[tuple[int, int]]) -> np.n
         sizes: the sizes, read from the files lazily.
     """
     path = cache_folder() / f"{key}.sizes.npy"
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile):
         kept = np.load(path, allow_pickle=False)
         if kept.shape == (count, 2):
             return kept
@@ -168,6 +169,9 @@ def cached_sizes(key: str, count: int, sizes: Iterable[tuple[int, int]]) -> np.n
     part = path.with_name(f"{key}.{os.getpid()}.npy")
     with contextlib.suppress(OSError):  # the cache is optional: it only saves time
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(part, found)
-        os.replace(part, path)
+        try:
+            np.save(part, found)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
     return found

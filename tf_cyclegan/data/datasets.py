@@ -6,6 +6,7 @@ order and crops. The same random seed gives the same epochs.
 """
 
 import os
+import zlib
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -15,6 +16,7 @@ from tf_cyclegan.data.image_files import DatasetError, ImageSet, in_gray
 from tf_cyclegan.data.resizing import Preprocessing, RandomChanges, ResizedImages, augment
 from tf_cyclegan.data.synthetic import synthetic_sets
 from tf_cyclegan.data.tfds import load_tfds
+from tf_cyclegan.random_numbers import derive_seed
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -40,7 +42,8 @@ def images(
         cache: where to keep resized images: "memory"; "disk", where later runs find them; or
             "none", which decodes each image whenever it is used.
         recursive: whether to search the sub-folders of `source` too.
-        seed: random seed for order, crops and flips.
+        seed: random seed for order, crops and flips, which also depend on the name of `source`, so
+            that two domains have different ones.
 
     Returns:
         A dataset of one epoch, with every image once: float32 `[crop, crop, channels]` in [-1, 1].
@@ -54,10 +57,12 @@ def images(
     >>> photos = tf_cyclegan.data.images("photos", size=286, crop=256)
     """
     if isinstance(source, str | os.PathLike):
-        found = folder_images(source, recursive)
+        found, name = folder_images(source, recursive), os.fspath(source)
     else:
-        found = file_images(source)
-    return _epoch(_resized(found, size, crop, channels, cache), channels, flip, seed)
+        found, name = file_images(source), "\n".join(map(str, source))
+    # The images of two domains must not come in the same order, with the same crops.
+    own_seed = derive_seed(seed, zlib.crc32(os.fsencode(name)))
+    return _epoch(_resized(found, size, crop, channels, cache), channels, flip, own_seed)
 
 
 def unpaired(

@@ -33,7 +33,7 @@ def list_images(
     Args:
         folder: the folder.
         recursive: whether to search sub-folders too, and follow links to folders; hidden
-            sub-folders and those already visited are skipped.
+            sub-folders, run folders and those already visited are skipped.
         without: a sub-folder to skip, such as one for translations.
 
     Raises:
@@ -55,7 +55,8 @@ def list_images(
                 name = path.relative_to(folder).as_posix()
                 hidden = path.name.startswith(".")
                 if path.is_dir():
-                    if recursive and not hidden and path.resolve() not in seen:
+                    searched = recursive and not hidden and not is_run_folder(path)
+                    if searched and path.resolve() not in seen:
                         seen.add(path.resolve())
                         waiting.append(path)
                     else:
@@ -82,6 +83,11 @@ def list_images(
             file=sys.stderr,
         )
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def is_run_folder(path: Path) -> bool:
+    """Returns whether a folder is that of a training run, whose images are its own results."""
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 
 def printable(name: object) -> str:
@@ -132,6 +138,7 @@ def load_folders(
     paired: bool = False,
     recursive: bool = False,
     side_by_side: bool = False,
+    only_test: bool = False,
 ) -> dict[str, ImageSet]:
     """Loads two domains from one folder of splits, or from one folder for each domain.
 
@@ -143,6 +150,7 @@ def load_folders(
         recursive: whether to search sub-folders too.
         side_by_side: whether each image holds a pair, a on the left and b on the right, as in the
             pix2pix datasets: `data_dir` then holds train, and optionally test or val.
+        only_test: whether training images may be missing in `data_dir` if it holds test images.
 
     Returns:
         A dict from "trainA", "trainB" and, if they exist, "testA", "testB" to images; for pairs
@@ -154,7 +162,7 @@ def load_folders(
     if side_by_side:
         if data_dir is None or data_a is not None or data_b is not None:
             raise DatasetError("side_by_side takes one folder: give data_dir alone")
-        return _load_side_by_side(Path(data_dir), recursive)
+        return _load_side_by_side(Path(data_dir), recursive, only_test)
     if data_dir is None:
         if data_a is None or data_b is None:
             missing = [
@@ -173,21 +181,31 @@ def load_folders(
         raise DatasetError("data_dir excludes data_a and data_b: give either data_dir or those two")
 
     root = Path(data_dir)
-    found = _folders(root, ("trainA", "trainB"), ", or give data_a and data_b")
+    if only_test:
+        needed, other_way = [("trainA", "trainB"), ("testA", "testB")], ""
+    else:
+        needed, other_way = [("trainA", "trainB")], ", or give data_a and data_b"
+    found = _folders(root, needed, other_way)
     splits = [split for split in ("trainA", "trainB", "testA", "testB") if split in found]
     sets = {split: folder_images(root / split, recursive) for split in splits}
     return pair_up(sets) if paired else sets
 
 
-def _folders(root: Path, needed: Sequence[str], other_way: str) -> list[str]:
-    """Returns the names of the folders in a dataset's folder, which must hold the needed ones."""
+def _folders(root: Path, needed: Sequence[Sequence[str]], other_way: str) -> list[str]:
+    """Returns the names of the folders in a dataset's folder, which must hold some set of them.
+
+    Args:
+        root: the dataset's folder.
+        needed: sets of names, any of which is enough; messages name the last one.
+        other_way: the end of the message if a folder is missing.
+    """
     if not root.is_dir():
         raise DatasetError(
-            f"{printable(root)} is not a folder: give one that holds {' and '.join(needed)}"
+            f"{printable(root)} is not a folder: give one that holds {' and '.join(needed[-1])}"
         )
     found = sorted(path.name for path in root.iterdir() if path.is_dir())
-    missing = [split for split in needed if split not in found]
-    if missing:
+    missing = [split for split in needed[-1] if split not in found]
+    if not any(set(names) <= set(found) for names in needed):
         raise DatasetError(
             f"{printable(root)} has no folder {' and no '.join(missing)} (its folders: "
             f"{', '.join(map(printable, found[:10])) or 'none'}): rename them{other_way}"
@@ -195,12 +213,13 @@ def _folders(root: Path, needed: Sequence[str], other_way: str) -> list[str]:
     return found
 
 
-def _load_side_by_side(root: Path, recursive: bool) -> dict[str, ImageSet]:
-    found = _folders(root, ("train",), ", or leave --side_by_side out")
+def _load_side_by_side(root: Path, recursive: bool, only_test: bool) -> dict[str, ImageSet]:
+    needed = [("train",), ("val",), ("test",)] if only_test else [("train",)]
+    found = _folders(root, needed, ", or leave --side_by_side out")
     test = next((split for split in ("test", "val") if split in found), None)
     sets = {}
     for split, folder in {"train": "train", "test": test}.items():
-        if folder:
+        if folder in found:
             both = folder_images(root / folder, recursive)
             sets[f"{split}A"], sets[f"{split}B"] = _half(both, 0), _half(both, 1)
     if test:

@@ -92,6 +92,7 @@ class Preprocessing:
         crop_size: side in pixels of the random crop.
         multiple: the generators need height and width to be a multiple of this.
         cache: where to keep resized images: "memory", "disk" or "none".
+        smallest: the smallest side in pixels that the networks can be trained on.
     """
 
     preprocess: str = "resize_and_crop"
@@ -99,6 +100,7 @@ class Preprocessing:
     crop_size: int = 256
     multiple: int = 4
     cache: str = "memory"
+    smallest: int = 1
 
 
 class ResizedImages:
@@ -124,7 +126,7 @@ class ResizedImages:
 
     Raises:
         ImageError: an image cannot be read.
-        DatasetError: an image is too small for the crop, or the disk for the cache.
+        DatasetError: an image is too small for the crop or the networks, or the disk for the cache.
     """
 
     def __init__(self, images: ImageSet, settings: Preprocessing, channels: int = 3):
@@ -147,13 +149,13 @@ class ResizedImages:
             headers = map(read_size, tqdm(paths, **_BAR))
             sizes = cached_sizes(self._key(channels), count, headers)
             self.sizes = np.array([self._resized_size(*size) for size in sizes])
-            for index, size in enumerate(self.sizes):
-                self._check_crop(index, *size)
         elif settings.preprocess == "resize_and_crop":
             self.sizes = np.full((count, 2), settings.load_size)
         else:
             looks = self._each(self._first_look)
             self.sizes = np.array([image.shape[:2] for image in looks])
+        for index, size in enumerate(self.sizes):
+            self._check_size(index, *size)
         shapes = {(self.crop, self.crop)} if self.crop else set(map(tuple, self.sizes.tolist()))
         self.shape = shapes.pop() if len(shapes) == 1 else None
 
@@ -162,7 +164,7 @@ class ResizedImages:
 
     def __getitem__(self, index):
         try:
-            return self._read(index) if self._kept is None else self._kept[index]
+            return self._kept[index] if self._kept is not None else self._read_same(index)
         except Exception as error:
             self.error = error
             raise
@@ -184,21 +186,27 @@ class ResizedImages:
 
     def _first_look(self, index):
         image = self._read(index)
-        self._check_crop(index, *image.shape[:2])
+        self._check_size(index, *image.shape[:2])
         return image
 
-    def _check_crop(self, index, height, width):
+    def _check_size(self, index, height, width):
         if self.crop and min(height, width) < self.crop:
             raise DatasetError(
                 f"{self.images.names[index]}: {width} x {height} pixels cannot be cropped to "
                 f"{self.crop}: use --preprocess=resize_and_crop, or leave it out"
             )
+        if not self.crop and min(height, width) < self.settings.smallest:
+            raise DatasetError(
+                f"{self.images.names[index]}: {width} x {height} pixels are too few for the "
+                f"networks, which need sides of {self.settings.smallest} or more: use "
+                "--preprocess=resize_and_crop, or leave it out"
+            )
 
     def _key(self, channels):
         if not self.images.paths:
             raise DatasetError(
-                "--cache=disk needs a file for each image, as in your own folders: use "
-                "--cache=memory or --cache=none"
+                "--cache=disk needs a file for each image, which named datasets and pairs side by "
+                "side do not have: use --cache=memory or --cache=none"
             )
         c = self.settings
         settings = (c.preprocess, c.load_size, c.crop_size, c.multiple, channels)
@@ -207,6 +215,15 @@ class ResizedImages:
     def _resized_size(self, height, width):
         c = self.settings
         return resized_size(height, width, c.preprocess, c.load_size, c.crop_size, c.multiple)
+
+    def _read_same(self, index):
+        image = self._read(index)
+        if image.shape[:2] != tuple(self.sizes[index]):
+            raise ImageError(
+                f"{self.images.names[index]}: another image has replaced it during training: "
+                "restore it"
+            )
+        return image
 
     def _read(self, index):
         image = self.images.read(index)

@@ -37,32 +37,48 @@ def build_site(models: Path, output: Path, litert: Path) -> int:
     """
     contracts = read_contracts(models)
     check_site(output)
-    partial_site = output.with_name(f".{output.name}.part")
-    shutil.rmtree(partial_site, ignore_errors=True)
-    partial_site.mkdir(parents=True)
-    for file in PAGE.iterdir():
-        if not file.name.startswith("package"):
+    partial_site, old = (output.with_name(f".{output.name}.{end}") for end in ("part", "old"))
+    for left_over in (partial_site, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    try:
+        (partial_site / "models").mkdir(parents=True)
+        for file in page_files():
             shutil.copy(file, partial_site)
-    copy_litert(litert, partial_site / "litert")
-    (partial_site / "models").mkdir()
-    for contract in contracts:
-        file = models / contract["file"]
-        shutil.copy(file, partial_site / "models")
-        shutil.copy(file.with_suffix(".json"), partial_site / "models")
-    (partial_site / "models.json").write_text(json.dumps(contracts), encoding="utf-8")
-    shutil.rmtree(output, ignore_errors=True)
-    partial_site.rename(output)
+        copy_litert(litert, partial_site / "litert")
+        for contract in contracts:
+            file = models / contract["file"]
+            shutil.copy(file, partial_site / "models")
+            beside = partial_site / "models" / file.with_suffix(".json").name
+            beside.write_text(json.dumps(contract, indent=2) + "\n", encoding="utf-8")
+        (partial_site / "models.json").write_text(json.dumps(contracts), encoding="utf-8")
+        if output.exists():
+            output.rename(old)
+        partial_site.rename(output)
+    except OSError as error:  # of shutil, one for all files
+        reason = error.strerror or "a copy failed"
+        raise ValueError(
+            f"{output} cannot be written ({reason}): check disk space and permissions."
+        ) from None
+    finally:
+        shutil.rmtree(partial_site, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     return len(contracts)
 
 
+def page_files() -> list[Path]:
+    """Returns the files of the page, without those for npm."""
+    return [file for file in PAGE.iterdir() if not file.name.startswith("package")]
+
+
 def check_site(output: Path) -> None:
-    """Raises a ValueError if a folder exists that is not an earlier build of the site."""
+    """Raises a ValueError if a folder exists in which a build would delete anything else."""
     if not output.exists():
         return
-    if not (output / "models.json").is_file():
+    ours = {"litert", "models", "models.json", *(file.name for file in page_files())}
+    if not output.is_dir() or any(not (output / name).exists() for name in ours):
         raise ValueError(f"{output} exists and is not an earlier build: use another --output.")
-    for path in output.iterdir():
-        if path.is_dir() and path.name not in ("litert", "models"):
+    for path in [*output.iterdir(), *(output / "models").iterdir()]:
+        if path.name not in ours and path.suffix not in (".tflite", ".json"):
             raise ValueError(
                 f"{path} is not part of the page, and a new build would delete it: move it, or use "
                 "another --output."
@@ -76,12 +92,12 @@ def read_contracts(folder: Path) -> list[dict]:
         beside = file.with_suffix(".json")
         try:
             contract = json.loads(beside.read_text(encoding="utf-8"))
-            described = contract["file"], contract["bytes"]
+            described = contract["sha256"]
         except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(f"{beside} is missing or damaged: export {file.name} again.") from None
-        if described != (file.name, file.stat().st_size):
+        if described != hashlib.sha256(file.read_bytes()).hexdigest():
             raise ValueError(f"{beside} describes another file: export {file.name} again.")
-        contracts.append(contract)
+        contracts.append(contract | {"file": file.name})  # both files may have been renamed
     if not contracts:
         raise ValueError(f"{folder} contains no models: run tf-cyclegan export tflite first.")
     return contracts

@@ -66,7 +66,8 @@ def find_generator(
         A built generator, as from `tf_cyclegan.generators.as_generator`.
 
     Raises:
-        ValueError: the file does not exist, or contains no generator.
+        ValueError: the file does not exist, contains no generator, or is named after the other
+            direction.
     """
     if direction not in ("a2b", "b2a"):
         raise ValueError(f'direction is {direction!r}: use "a2b" or "b2a".')
@@ -84,6 +85,10 @@ def find_generator(
     generator = load_generator(path)
     if isinstance(generator, CycleGAN):
         generator = generator.generators()[direction]
+    elif path.stem in ("a2b", "b2a") and path.stem != direction:
+        raise ValueError(
+            f"{path} is named {path.stem}: use the direction {path.stem}, or rename it."
+        )
     try:
         return as_generator(generator, multiple)
     except ValueError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
+from tf_cyclegan.cyclegan import penalty_of
 from tf_cyclegan.data.folders import folder_images, load_folders
 from tf_cyclegan.data.image_files import DatasetError, ImageSet, in_gray
 from tf_cyclegan.data.resizing import (
@@ -25,8 +26,12 @@ from tf_cyclegan.data.tfds import load_tfds
 from tf_cyclegan.training.config import Config
 
 
-def load_dataset(config: Config) -> dict[str, ImageSet]:
+def load_dataset(config: Config, only_test: bool = False) -> dict[str, ImageSet]:
     """Finds the images that the config names. They are read later, one by one.
+
+    Args:
+        config: a `Config`.
+        only_test: whether a folder may hold test images alone.
 
     Returns:
         "trainA" and "trainB", in pairs if training needs them; "testA" and "testB" if the data
@@ -56,6 +61,7 @@ def load_dataset(config: Config) -> dict[str, ImageSet]:
             config.paired,
             config.recursive,
             config.side_by_side,
+            only_test,
         )
     if config.max_images:
         for name in ("trainA", "trainB"):
@@ -157,7 +163,10 @@ class TrainingData:
         self.shape_a = (*(self.a.shape or (None, None)), config.channels_a)
         self.shape_b = (*(self.b.shape or (None, None)), config.channels_b)
         # Between real images and fakes, a gradient penalty mixes images of both domains.
-        mixes = config.gradient_center or config.adversarial == "wgan-gp"
+        penalty, center = penalty_of(
+            config.adversarial, config.gradient_penalty, config.gradient_center
+        )
+        mixes = penalty and center
         if self.batch > 1 or config.pool_size or mixes:
             if None in (self.a.shape, self.b.shape):
                 raise DatasetError(

@@ -312,6 +312,7 @@ class SampleGrid(keras.callbacks.Callback):
                 columns.setdefault(name, []).append(image)
         side = max(self.images_a[0].shape[:2])
         sheet = contact_sheet(columns, scale=max(1, 128 // side))
+        self.folder.mkdir(parents=True, exist_ok=True)  # again, if it was removed
         path = self.folder / f"step_{step:07d}.png"
         write_image(path, sheet)
         if self.board:
@@ -350,6 +351,20 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         signal.signal(number, signal.SIG_DFL)
+
+
+class Progress(keras.callbacks.ProgbarLogger):
+    """Prints Keras' lines of progress, with the steps that were done if training stops early.
+
+    Keras prints that all steps of the epoch were done, and their time as if they had been.
+    """
+
+    target: int | None
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if self.target and self.seen < self.target:
+            self.target = None  # then Keras takes the number of steps that it has seen
+        super().on_epoch_end(epoch, logs)
 
 
 class Checkpoints(keras.callbacks.Callback):

@@ -51,7 +51,9 @@ def read_checkpoint(checkpoint: tf.train.Checkpoint, folder: Path, step: int) ->
     try:
         with _plain_path(folder, step) as prefix:
             # Partial, since workers read only the shared state from the chief's checkpoint.
-            checkpoint.read(prefix).expect_partial().assert_existing_objects_matched()
+            status = checkpoint.read(prefix)
+            status.expect_partial()  # before a failure, whose warnings would hide the message
+            status.assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise ValueError(_one_line(error)) from None
 
@@ -104,4 +106,5 @@ def _plain_path(folder: Path, step: int) -> Iterator[str]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    text = re.sub(r"\{\{.*?\}\}", "", str(error))  # names of TensorFlow's graph nodes
+    return " ".join(text.split())[:200]

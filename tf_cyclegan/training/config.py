@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -268,7 +269,12 @@ class Config(
         )  # here, so that --help need not load TensorFlow
 
         return Preprocessing(
-            self.preprocess, self.load_size, self.crop_size, self.multiple, self.cache
+            self.preprocess,
+            self.load_size,
+            self.crop_size,
+            self.multiple,
+            self.cache,
+            self.smallest_crop,
         )
 
     @property
@@ -295,6 +301,18 @@ class Config(
         ).split():
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: use 0 or more.")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}: use a finite number.")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed is {self.seed}: use less than {2**32}.")
+        try:
+            str(self.run_folder).encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the name of {os.fsencode(self.run_folder)!r} is not valid UTF-8: use another "
+                f"{self.folder_flag}."
+            ) from None
         if self.cache not in ("memory", "disk", "none"):
             raise ValueError(f"cache is {self.cache}: use memory, disk or none.")
         if self.epochs + self.decay_epochs == 0:
@@ -302,6 +320,8 @@ class Config(
         for name in ("max_steps", "max_images"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} is {value}: use 1 or more.")
+        if self.discriminator == "patch" and not 1 <= self.d_layers <= 5:
+            raise ValueError(f"d_layers is {self.d_layers}: use 1 to 5.")
         if "crop" in self.preprocess:
             if self.preprocess != "crop" and self.crop_size > self.load_size:
                 raise ValueError(
@@ -317,7 +337,8 @@ class Config(
                 below = max(self.crop_size // self.multiple, 1) * self.multiple
                 raise ValueError(
                     f"crop_size {self.crop_size} is not a multiple of {self.multiple}, as the "
-                    f"generator needs: use --crop_size={below}."
+                    f"generator needs: use --crop_size={below}"
+                    + (", or a smaller --depth." if self.generator == "unet" else ".")
                 )
         if self.lambda_identity and self.channels_a != self.channels_b:
             raise ValueError(
@@ -327,7 +348,7 @@ class Config(
             raise ValueError("lambda_l1 needs pairs: add --paired if images of one name are pairs.")
         if self.lambda_l1 and self.pool_size:
             raise ValueError("lambda_l1 cannot be used with an image pool: use --pool_size=0.")
-        for name in ("dropout", "ema", "color_jitter"):
+        for name in ("dropout", "ema", "color_jitter", "beta_1"):
             if not 0 <= getattr(self, name) < 1:
                 value = getattr(self, name)
                 raise ValueError(f"{name} is {value}: use 0 or more and less than 1.")

@@ -1,5 +1,6 @@
 """The training loop, which can be stopped and continued at any step."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from tf_cyclegan.training.batches import TrainingData, load_dataset
 from tf_cyclegan.training.callbacks import (
     Checkpoints,
     LossLog,
+    Progress,
     SampleGrid,
     StopOnNonFinite,
     StopSignals,
@@ -37,6 +39,9 @@ def train(config: Config) -> int:
     """Trains, and returns the exit code: 0, or 128 + the number of the signal that stopped it."""
     # === Data: all images are read and checked before anything is written ===
     config.check()
+    folders = [os.path.realpath(path) for path in (config.data_a, config.data_b) if path]
+    if len(folders) > len(set(folders)):
+        raise ValueError(f"data_a and data_b are the same folder, {config.data_a}: name two.")
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config.strategy)
@@ -132,6 +137,7 @@ def run_to_end(
             if best:
                 best.attach(model)
                 callbacks.append(best)
+        callbacks.append(Progress())
         while step < total and not stop.number and not (best and best.exhausted):
             epoch, done = divmod(step, data.steps_per_epoch)
             steps = min(data.steps_per_epoch - done, total - step)
@@ -157,13 +163,15 @@ def run_to_end(
                     "another worker has stopped: restart all workers with the same command; the "
                     "last checkpoint is intact."
                 ) from None
-            except tf.errors.OpError:
-                if data.error is None:
+            except (tf.errors.OpError, OSError, ValueError) as error:
+                # An image that cannot be read, or a file of a callback.
+                cause = data.error if isinstance(error, tf.errors.OpError) else error
+                if cause is None or model.steps_done == step:
                     raise
-                run.save()  # the failed step has changed nothing
+                run.save()  # a failed step has changed nothing
                 raise ValueError(
-                    f"{data.error} (training stopped at step {model.steps_done}, which is saved: "
-                    "the same command continues)"
+                    f"{cause} (training stopped at step {model.steps_done}, which is saved: the "
+                    "same command continues)"
                 ) from None
             step = model.steps_done
         run.save()

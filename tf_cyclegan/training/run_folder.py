@@ -12,6 +12,7 @@ best/                    the generators with the lowest KID, as a folder for --r
 import dataclasses
 import json
 import tempfile
+import zipfile
 from pathlib import Path
 
 import filelock
@@ -38,7 +39,7 @@ MAY_CHANGE = {
     "epochs", "decay_epochs", "max_steps", "data_dir", "data_a", "data_b", "paired", "recursive",
     "side_by_side", "cache", "run_dir", "resume", "allow_other_data", "sample_every",
     "watch_every", "save_every", "save_minutes", "keep_checkpoints", "recompute", "val_dir",
-    "evaluate_every", "patience", "teacher",
+    "evaluate_every", "patience",
 }  # fmt: skip
 
 
@@ -88,6 +89,19 @@ class RunFolder:
         }
         if has_checkpoints(self.path):
             self._check_same(config, facts)
+        elif (self.path / "config.json").exists():  # of a run that saved no checkpoint
+            try:
+                read_config(self.path)
+            except ValueError:
+                raise ValueError(
+                    f"{self.path}/config.json is not that of a training run, which would replace "
+                    f"it: use another {self.flag}."
+                ) from None
+        elif any(path.suffix.lower() in SUFFIXES for path in self.path.glob("*")):
+            raise ValueError(
+                f"{self.path} holds images of yours, among which the run's files would be: use "
+                f"another {self.flag}."
+            )
         elif any((self.path / f"{name}.keras").exists() for name in ("a2b", "b2a")):
             raise ValueError(
                 f"{self.path} holds generators but no checkpoints, for example imported weights, "
@@ -134,12 +148,33 @@ class RunFolder:
                 f"{self.path} holds the training run of a {kind_of(old)}, not of a {kind_of(new)}: "
                 f"use another {self.flag}."
             )
+        if config.synthetic and not read_config(self.path).synthetic:
+            named = [
+                f"--{k}={old[k]}" for k in ("dataset", "data_dir", "data_a", "data_b") if old[k]
+            ]
+            raise ValueError(
+                f"no images are named, but {self.path} was trained with {' '.join(named)}: add "
+                f"that, or use another {self.flag}."
+            )
         changed = [k for k in old if old[k] != new[k] and k not in MAY_CHANGE]
         if changed:
             was = ", ".join(f"--{k}={old[k]}, now {new[k]}" for k in changed)
             raise ValueError(
-                f"{self.path} holds a training run with other settings ({was}): use another "
-                f"{self.flag}, or the same settings."
+                f"{self.path} holds a training run with other settings ({was}): use the same "
+                f"settings, or another {self.flag}; --init_from={self.path} starts a new run from "
+                "its weights."
+            )
+        held_out = [bool(c["evaluate_every"]) and not c["val_dir"] for c in (old, new)]
+        if held_out == [False, True]:
+            raise ValueError(
+                f"{self.path} was trained on all images, and --evaluate_every would now measure on "
+                "some of them: name a folder of other images with --val_dir."
+            )
+        if held_out == [True, False] and not config.allow_other_data:
+            raise ValueError(
+                f"{self.path} was trained without the images that --evaluate_every holds out: keep "
+                "that flag, use no --val_dir, or train on these images, too, with "
+                "--allow_other_data."
             )
         if not config.resume:
             raise ValueError(
@@ -163,9 +198,17 @@ class RunFolder:
                     f"{facts[name]}, which changes the global batch: {remedy}, or use another "
                     f"{self.flag}."
                 )
-        for name, images in facts["images"].items():
+        if "images" not in before:
+            self._say(f"{self.path}/run.json is missing: the images are not checked.")
+        for name, images in sorted(facts["images"].items(), reverse=True):  # validation first
             recorded = before.get("images", {}).get(name, images)
             other = find_difference(recorded, images)
+            if other and name in ("valA", "valB"):
+                raise ValueError(
+                    f"the images for validation have changed ({name} now has {other}), so that "
+                    f"values of KID cannot be compared: use the same images, or another "
+                    f"{self.flag} with --init_from={self.path}."
+                )
             if other and not config.allow_other_data:
                 raise ValueError(
                     f"{self.path} was trained on another dataset ({name} now has {other}): use "
@@ -274,10 +317,10 @@ class RunFolder:
             save_generator(generator, self.path / f"{direction}.keras")
 
     def _save_generators_after(self, step):
-        """Saves the generators if the process was killed between this checkpoint and them."""
+        """Saves the generators if the process was killed before it had, or a file is damaged."""
         written = (self.checkpoints / f"ckpt-{step}.index").stat().st_mtime_ns
         files = [self.path / f"{name}.keras" for name in self.model.generators()]
-        if not all(file.exists() and file.stat().st_mtime_ns >= written for file in files):
+        if not all(zipfile.is_zipfile(f) and f.stat().st_mtime_ns >= written for f in files):
             self._save_generators()
 
 
@@ -293,8 +336,11 @@ def read_facts(run_dir: Path) -> dict:
         return {"workers": len(found)}
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
+        for images in facts["images"].values():
+            if not {"count", "first", "names", "samples"} <= images.keys():
+                raise ValueError("it does not describe the images")
         return {name: facts[name] for name in ("workers", "replicas", "images")}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): restore it, or use another run folder."
         ) from None

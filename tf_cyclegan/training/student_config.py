@@ -77,6 +77,8 @@ class StudentConfig(StudentSettings, Config):
 
     def check(self) -> None:
         """Raises a one-line ValueError if the settings are invalid."""
+        if self.separable and self.upsampling != "resize":
+            raise ValueError("upsampling=transpose needs --no_separable.")
         super().check()
         if self.lambda_ssim and "crop" in self.preprocess and self.crop_size < 12:
             raise ValueError("SSIM compares windows of 11 pixels: use --crop_size=12 or more.")

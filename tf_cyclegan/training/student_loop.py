@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_cyclegan.discriminators import PatchDiscriminator, PixelDiscriminator
 from tf_cyclegan.export.multiply_adds import convolutions
 from tf_cyclegan.generators import in_float32
-from tf_cyclegan.inference.translator import find_generator
+from tf_cyclegan.inference.translator import directions_in, find_generator
 from tf_cyclegan.interop import load_discriminator, load_generator
 from tf_cyclegan.replicas import worker_count, worker_number
 from tf_cyclegan.training.batches import TrainingData, load_dataset
@@ -46,6 +46,11 @@ def train_student(config: StudentConfig) -> int:
     print(f"Training on {describe_devices(strategy)}, {replicas} replica(s)", flush=True)
     kept = config.run_folder / "teacher"
     resumes = kept.is_dir() and has_checkpoints(config.run_folder)
+    if resumes and config.direction not in (found := directions_in(kept)):
+        raise ValueError(
+            f"{config.run_folder} holds a student for {found[0]}, not for {config.direction}: use "
+            "another --output."
+        )
     with strategy.scope():
         teacher, discriminator, source = load_teacher(kept if resumes else config.teacher, config)
     check_fits(teacher, discriminator, config, source)

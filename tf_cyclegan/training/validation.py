@@ -21,6 +21,7 @@ from tf_cyclegan.training.config import Config
 from tf_cyclegan.training.run_folder import save_generator
 
 DOMAINS = {"a2b": ("valA", "valB"), "b2a": ("valB", "valA")}  # direction -> inputs, targets
+FEW = 20  # validation images, below which there is a warning
 
 
 class BestGenerators(keras.callbacks.Callback):
@@ -59,6 +60,13 @@ class BestGenerators(keras.callbacks.Callback):
         self.size = size
         self.steps_per_epoch = steps_per_epoch
         self.features = features
+        few = min(map(len, sets.values()))
+        if few < FEW:
+            print(
+                f"warning: KID of {few} validation images is mostly noise, and so is which "
+                "generators are best: use more, with --val_dir or a larger --val_share.",
+                flush=True,
+            )
         # Of the real images: they stay the same.
         self.real = {name: self.features(self._images(name)) for name in ("valA", "valB")}
 
@@ -70,8 +78,9 @@ class BestGenerators(keras.callbacks.Callback):
         """
         self.set_model(model)
         # A run that begins anew may have other settings than one that never saved a checkpoint.
-        self.best = self._read_best() if model.steps_done else {}
         self.rows = self._read_rows(model.steps_done)
+        self.best = self._read_best() if self.rows else {}
+        self.rows = self.rows if self.best else []  # measured anew if the generators were removed
         self.translators = {name: translator(g) for name, g in model.generators().items()}
         self.board = tf.summary.create_file_writer(str(self.run_dir / "logs"))
         self._measure_if_due()
@@ -133,15 +142,13 @@ class BestGenerators(keras.callbacks.Callback):
 
     def _read_best(self) -> dict[str, dict[str, Any]]:
         path = self.best_dir / "best.json"
-        if not path.exists():
+        kept = [d for d in DOMAINS if (self.best_dir / f"{d}.keras").exists()]
+        if not kept:
             return {}
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            return {
-                d: {"kid": float(b["kid"]), "epoch": int(b["epoch"]), "step": int(b["step"])}
-                for d, b in found.items()
-                if d in DOMAINS and (self.best_dir / f"{d}.keras").exists()
-            }
+            types = {"kid": float, "epoch": int, "step": int}
+            return {d: {k: read(found[d][k]) for k, read in types.items()} for d in kept}
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"{path} cannot be read ({error}): remove {self.best_dir} to measure anew."
