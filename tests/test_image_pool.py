@@ -132,3 +132,12 @@ def test_a_restored_pool_continues_the_same_draws(tmp_path):
 def test_arguments_that_cannot_work(size, shape, message):
     with pytest.raises(ValueError, match=message):
         ImagePool(size, shape, seed=0)
+
+
+def test_images_of_another_shape_are_refused():
+    p = pool()
+    for shape in ((2, 1, 1), (1, 2, 2, 1), (1, 2, 1, 3)):
+        with pytest.raises(ValueError, match=r"images of \(2, 1, 1\) cannot take"):
+            p.query(tf.zeros(shape))
+    assert int(p.seen) == 0
+    assert p.query(tf.zeros((1, 2, 1, 1), tf.float64)).dtype == tf.float64

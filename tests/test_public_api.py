@@ -124,6 +124,117 @@ def batches(count=3, size=2):
     return pairs.batch(size, drop_remainder=True).with_options(UNTUNED)
 
 
+def test_two_domains_come_in_different_orders_with_different_crops(tmp_path):
+    for name in ("photos", "paintings"):
+        (tmp_path / name).mkdir()
+        for i in range(8):  # a level for each image, on a gradient that shows crop and flip
+            pixels = np.full((20, 20, 3), 30 * i, np.uint8)
+            pixels[..., 1], pixels[..., 2] = np.mgrid[:200:10, :200:10]
+            cg.write_image(tmp_path / name / f"{i}.png", pixels)
+    pairs = data_of_both(tmp_path)
+    assert data_of_both(tmp_path) == pairs, "the same seed gives the same epochs"
+    levels, crops = zip(*[(pair[0], pair[1]) for pair in pairs], strict=True)
+    assert len(set(levels)) > 8, "an image of a meets several of b"
+    assert sum(a != b for a, b in crops) > len(crops) / 2
+
+
+def data_of_both(folder):
+    """Returns the levels and the corners of both images of each pair in three epochs."""
+    pairs = []
+    dataset = data(folder)
+    for _ in range(3):
+        for both in dataset.as_numpy_iterator():
+            levels, crops = zip(
+                *[(float(x[0, 0, 0, 0]), x[0, ::15, ::15, 1:].tobytes()) for x in both], strict=True
+            )
+            pairs.append((levels, crops))
+    return pairs
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda n: n | {"b2a": n["a2b"]}, "are the same object: create two"),
+        (lambda n: n | {"d_b": n["d_a"]}, "are the same object: create two"),
+        (lambda n: n | {"d_b": None}, "d_b is a NoneType: pass a Keras model"),
+    ],
+)
+def test_networks_that_cannot_be_used_are_refused(change, message):
+    networks = {name: cg.ResNetGenerator(filters=2, blocks=0) for name in ("a2b", "b2a")}
+    networks |= {name: cg.PatchDiscriminator(filters=2, layers=1) for name in ("d_a", "d_b")}
+    with pytest.raises(ValueError, match=message):
+        cg.CycleGAN(**change(networks))
+
+
+class Subclassed(keras.Model):
+    """A generator in the usual Keras style, without a `build` method."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = keras.layers.Conv2D(3, 3, padding="same", activation="tanh")
+
+    def call(self, inputs):
+        return self.convolution(inputs)
+
+
+def test_subclassed_networks_without_build_are_trained():
+    model = cg.CycleGAN(Subclassed(), Subclassed(), tiny().d_a, tiny().d_b, pool_size=2)
+    model.compile()
+    before = [w.copy() for w in (model.fit(batches(), verbose=0) and model.a2b.get_weights())]
+    model.fit(batches(), verbose=0)
+    assert len(before) == 2 and not np.array_equal(before[0], model.a2b.get_weights()[0])
+
+
+def test_weights_are_loaded_whole_or_not_at_all(tmp_path):
+    model = tiny(ema=0.9)
+    model.compile()
+    model.fit(batches(), verbose=0)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = tiny(ema=0.9)
+    other.compile()
+    with pytest.raises(ValueError, match=r"a2b, b2a, d_a, d_b are not built: call build\(\(None"):
+        other.load_weights(tmp_path / "model.weights.h5")
+    for network in other.networks().values():
+        network.build((None, None, None, 3))
+    other.load_weights(tmp_path / "model.weights.h5")
+    assert int(other.generator_optimizer.iterations) == model.steps_done == other.steps_done
+    for name, average in model.averages.items():
+        for one, two in zip(average.weights, other.averages[name].weights, strict=True):
+            np.testing.assert_array_equal(one, two)
+    with pytest.raises(ValueError, match="Keras cannot load a CycleGAN from an .h5 file"):
+        model.save(tmp_path / "model.h5")
+    assert not (tmp_path / "model.h5").exists()
+
+
+def test_images_of_another_kind_are_named():
+    model = tiny()
+    model.compile()
+    pair = tuple(np.zeros((1, 16, 16, 3), np.float32) for _ in "ab")
+    with pytest.raises(ValueError, match="The images of a are uint8: make them float32"):
+        model(tuple(images.astype("uint8") for images in pair))
+    history = model.fit(*(images.astype("float64") for images in pair), verbose=0).history
+    assert np.isfinite(history["d_a"][0])
+    assert model.predict(pair, verbose=0)["fake_b"].shape == (1, 16, 16, 3)
+    for act in (model.predict, model.test_on_batch):
+        both = [images + 9 for images in pair]
+        with pytest.raises(ValueError, match=r"The images of a are not all in \[-1, 1\]"):
+            act(tuple(both), verbose=0) if act == model.predict else act(*both)
+    with pytest.raises(ValueError, match="images of one size, or for another one a new CycleGAN"):
+        model.fit(*(np.zeros((1, 24, 24, 3), np.float32) for _ in "ab"), verbose=0)
+    gray = np.zeros((1, 16, 16, 1), np.float32)
+    with pytest.raises(ValueError, match=r"b2a takes \(n, height, width, 3\), but would get 1 ch"):
+        model.fit(pair[0], gray, verbose=0)
+    of_gray = cg.CycleGAN(
+        cg.ResNetGenerator(filters=2, blocks=0),
+        cg.ResNetGenerator(filters=2, blocks=0, channels=1),
+        tiny().d_a,
+        tiny().d_b,
+    )
+    of_gray.compile()
+    with pytest.raises(ValueError, match=r"have 1 and 3: use compile\(lambda_identity=0\)"):
+        of_gray.fit(gray, pair[0], verbose=0)
+
+
 def test_what_is_saved_continues_bit_for_bit(tmp_path):
     model = tiny(ema=0.9)
     model.compile(

@@ -30,7 +30,7 @@ def test_steps_beyond_what_float32_can_count():
 
 
 def test_serialization_round_trip():
-    schedule = LinearDecay(0.4, 2, 3, 7)
+    schedule = LinearDecay(0.4, 2, 3, 14 / 2)  # a float, if it is a whole number
     optimizer = keras.optimizers.Adam(schedule)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     restored = again._learning_rate
@@ -40,7 +40,8 @@ def test_serialization_round_trip():
 
 
 @pytest.mark.parametrize(
-    "arguments", [(-1e-4, 1, 1, 1), (1e-4, -1, 1, 1), (1e-4, 1, -1, 1), (1e-4, 1, 1, 0)]
+    "arguments",
+    [(-1e-4, 1, 1, 1), (1e-4, -1, 1, 1), (1e-4, 1, -1, 1), (1e-4, 1, 1, 0), (1e-4, 1, 1, 2.5)],
 )
 def test_arguments_that_cannot_work(arguments):
     with pytest.raises(ValueError, match="use a rate and epochs of 0 or more, and 1 or more steps"):

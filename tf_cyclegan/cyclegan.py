@@ -22,6 +22,7 @@ from tf_cyclegan.image_pool import ImagePool
 from tf_cyclegan.input_checks import (
     ONE_DOMAIN,
     ImageShape,
+    check_floats,
     check_generator,
     check_images,
     check_optimizers,
@@ -38,7 +39,7 @@ from tf_cyclegan.losses import (
     paired_loss,
     unknown_adversarial,
 )
-from tf_cyclegan.model_archive import reason
+from tf_cyclegan.model_archive import reason, save
 from tf_cyclegan.random_numbers import derive_seed, random_integers, to_unit_interval
 from tf_cyclegan.replicas import (
     apply_gradients,
@@ -124,6 +125,13 @@ class CycleGAN(keras.Model):
     ) -> None:
         if not 0 <= ema < 1:
             raise ValueError(f"ema is {ema}: use 0 or more and less than 1.")
+        for name, network in (("a2b", a2b), ("b2a", b2a), ("d_a", d_a), ("d_b", d_b)):
+            if not isinstance(network, keras.Model):
+                raise ValueError(f"{name} is a {type(network).__name__}: pass a Keras model.")
+        if a2b is b2a or d_a is d_b:
+            raise ValueError(
+                "Both generators, or both discriminators, are the same object: create two."
+            )
         super().__init__(**kwargs)
         self.a2b, self.b2a = a2b, b2a
         self.d_a, self.d_b = d_a, d_b
@@ -316,9 +324,9 @@ class CycleGAN(keras.Model):
             raise ValueError("The model is not compiled: call compile() first.")
         networks = self.networks()
         missing = [name for name, network in networks.items() if not network.built]
-        pools = bool(pools and self.pool_size and self.lambda_adversarial and not self.pool_a)
+        pools = bool(pools and self.pool_size and self.lambda_adversarial)
         if shapes is None:
-            if missing or pools:
+            if missing or (pools and not self.pool_a):
                 raise ValueError(
                     f"{', '.join(missing) or 'The image pools'} cannot be built because the shapes "
                     "of the data are unknown: use a tf.data.Dataset or arrays, or build the "
@@ -333,13 +341,29 @@ class CycleGAN(keras.Model):
             "d_a": both if self.lambda_l1 else channels_a,
             "d_b": both if self.lambda_l1 else channels_b,
         }
+        for name, network in networks.items():
+            takes = getattr(network, "input_channels", None) if network.built else None
+            if takes not in (None, channels[name]):
+                raise ValueError(
+                    f"{name} takes (n, height, width, {takes}), but would get {channels[name]} "
+                    "channels: pass images with the channels last, as the network takes them; "
+                    "lambda_l1 joins input and output."
+                )
+        if channels_a != channels_b and (self.lambda_identity_a or self.lambda_identity_b):
+            raise ValueError(
+                "The identity loss needs domains of the same channels, but these have "
+                f"{channels_a} and {channels_b}: use compile(lambda_identity=0)."
+            )
         with self.distribute_strategy.scope():
             for name in missing:
-                networks[name].build((None, None, None, channels[name]))
+                build(networks[name], channels[name])
             self._build_averages()
             self._build_optimizers()
         self._check_batch_norm(self.gradient_penalty, self.compiles_step or self.compiles_gradients)
-        if pools:
+        if pools and self.pool_a:
+            self.pool_a[0].check((*size_b, channels_a))  # a fake has the size of its input
+            self.pool_b[0].check((*size_a, channels_b))
+        elif pools:
             self.make_pools((*size_b, channels_a), (*size_a, channels_b))
 
     def _check_batch_norm(self, penalty: float, jit_compile: bool) -> None:
@@ -481,6 +505,25 @@ class CycleGAN(keras.Model):
                 state[f"{name}_{number}_seen"] = pool.seen
         return state
 
+    save = save
+
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Loads the file of `save_weights`: networks, averages, optimizers, pools and counters.
+
+        Raises:
+            ValueError: a network is not built yet, so that its weights would have no place.
+        """
+        if missing := [name for name, network in self.networks().items() if not network.built]:
+            raise ValueError(
+                f"{', '.join(missing)} are not built: call build((None, None, None, channels)) of "
+                "each before load_weights."
+            )
+        with self.distribute_strategy.scope():
+            self._build_averages()
+            if self.compiled:
+                self._build_optimizers()
+        super().load_weights(filepath, *args, **kwargs)
+
     def fit(
         self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
     ) -> keras.callbacks.History:
@@ -519,6 +562,25 @@ class CycleGAN(keras.Model):
         with clear_errors(None):
             return super().train_on_batch(x, y, *args, **kwargs)
 
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Computes the losses of a batch like `keras.Model.test_on_batch`.
+
+        Raises:
+            ValueError: as for `fit`.
+        """
+        self._prepare(image_shapes(x, y))
+        with clear_errors(None):
+            return super().test_on_batch(x, y, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Translates all images of a dataset of `(real_a, real_b)`, or of a tuple of two arrays.
+
+        Raises:
+            ValueError: the data is not pairs of image batches, or not in [-1, 1].
+        """
+        with clear_errors(kwargs.get("callbacks")):
+            return super().predict(x, *args, **kwargs)
+
     def call(
         self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool = False
     ) -> dict[str, tf.Tensor]:
@@ -526,6 +588,7 @@ class CycleGAN(keras.Model):
         if not isinstance(inputs, tuple | list) or len(inputs) != 2:
             raise ValueError(ONE_DOMAIN)
         real_a, real_b = inputs
+        check_floats(real_a, real_b)
         a2b, b2a = self._generators_for(training)
         return {
             "fake_b": run_network(a2b, real_a, training),
@@ -537,6 +600,8 @@ class CycleGAN(keras.Model):
 
     def predict_step(self, data: tuple[tf.Tensor, ...]) -> dict[str, tf.Tensor]:
         """Translates a batch in both directions."""
+        if isinstance(data, tuple) and isinstance(data[0], tuple | list):
+            data = tuple(data[0])  # of predict((real_a, real_b))
         return self(tuple(check_images(data)), training=False)
 
     def first_non_finite(self) -> str | None:
@@ -817,6 +882,14 @@ class CycleGAN(keras.Model):
 def run_network(network: keras.Model, images: tf.Tensor, training: bool) -> tf.Tensor:
     """Calls a network. The output has the dtype of the images, whatever the network's policy."""
     return tf.cast(network(images, training=training), images.dtype)
+
+
+def build(network: keras.Model, channels: int) -> None:
+    """Creates the weights of a network for images of any size."""
+    if type(network).build is keras.Model.build:  # a subclass without build creates them in a call
+        network(keras.KerasTensor((None, None, None, channels)))
+    else:
+        network.build((None, None, None, channels))
 
 
 def penalty_of(adversarial: str, weight: float | None, center: float | None) -> tuple[float, float]:

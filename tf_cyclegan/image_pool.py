@@ -53,19 +53,36 @@ class ImagePool(tf.Module):
         first, second = tf.unstack(random_integers(2, self.seed, self.seen))
         return to_unit_interval(first), second % self.size
 
+    def check(self, shape: Sequence[int | None] | tf.TensorShape) -> None:
+        """Raises a ValueError if images `[h, w, c]` of a shape do not fit those in the pool."""
+        stored = self.images.shape[1:]
+        if len(shape) != 3 or not stored.is_compatible_with(shape):
+            raise ValueError(
+                f"An image pool of images of {stored} cannot take images of {tuple(shape)}: use "
+                "images of one size, or for another one a new CycleGAN of these networks."
+            )
+
     def query(self, images: tf.Tensor) -> tf.Tensor:
         """Exchanges a batch of new fakes for a batch to train the discriminator on.
 
         Args:
-            images: `[n, h, w, c]`.
+            images: `[n, h, w, c]` of floats.
 
         Returns:
-            `[n, h, w, c]`, each the new image or an older one.
+            `[n, h, w, c]` of the same dtype, each the new image or an older one.
+
+        Raises:
+            ValueError: the images do not have the shape of those in the pool.
         """
+        self.check(images.shape[1:])
+        given = images.dtype
+        images = tf.cast(images, self.images.dtype)
         if images.shape[0] is None:
             # One at a time: each image depends on the pool as the one before it left it.
-            return tf.map_fn(self._exchange, images, parallel_iterations=1)
-        return tf.stack([self._exchange(image) for image in tf.unstack(images)])
+            chosen = tf.map_fn(self._exchange, images, parallel_iterations=1)
+        else:
+            chosen = tf.stack([self._exchange(image) for image in tf.unstack(images)])
+        return tf.cast(chosen, given)
 
     def _exchange(self, image: tf.Tensor) -> tf.Tensor:
         full = self.seen >= self.size

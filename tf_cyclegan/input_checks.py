@@ -45,13 +45,9 @@ def check_images(data: tuple[tf.Tensor, ...], parts: int = 1) -> list[tf.Tensor]
         raise ValueError(ONE_DOMAIN)
     if weight is not None:
         raise ValueError("CycleGAN has no use for sample weights: leave them out.")
+    check_floats(real_a, real_b)
     checked = []
     for domain, images in (("a", real_a), ("b", real_b)):
-        if not images.dtype.is_floating:
-            raise ValueError(
-                f"The images of {domain} are {images.dtype.name}: make them float32 in [-1, 1], "
-                "for example with x / 127.5 - 1."
-            )
         # 1.001 allows for the rounding of float16. NaN fails as well.
         good = tf.reduce_all(tf.abs(images) <= 1.001)
         checks = [tf.debugging.Assert(good, [OUT_OF_RANGE.format(domain)])]
@@ -63,6 +59,16 @@ def check_images(data: tuple[tf.Tensor, ...], parts: int = 1) -> list[tf.Tensor]
         with tf.control_dependencies(checks):
             checked.append(tf.identity(images))
     return checked
+
+
+def check_floats(real_a: tf.Tensor, real_b: tf.Tensor) -> None:
+    """Raises a ValueError if the images are not floats."""
+    for domain, images in (("a", real_a), ("b", real_b)):
+        if not tf.as_dtype(images.dtype).is_floating:
+            raise ValueError(
+                f"The images of {domain} are {tf.as_dtype(images.dtype).name}: make them float32 "
+                "in [-1, 1], for example with x / 127.5 - 1."
+            )
 
 
 def check_generator(name: str, real: tf.Tensor, fake: tf.Tensor, channels: int) -> None:

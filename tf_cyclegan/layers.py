@@ -181,11 +181,16 @@ class ReflectionPadding2D(keras.layers.Layer):
         `[n, h + 2 * padding, w + 2 * padding, c]`.
 
     Raises:
-        ValueError: height or width is known and not greater than `padding`.
+        ValueError: `padding` is negative or not an integer; or height or width is known and not
+            greater than it.
     """
 
     def __init__(self, padding: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if not isinstance(padding, int) or padding < 0:
+            raise ValueError(
+                f"ReflectionPadding2D(padding={padding}): use an integer of 0 or more."
+            )
         self.padding = padding
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

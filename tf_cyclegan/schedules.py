@@ -27,19 +27,21 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         The learning rate, a float32 scalar.
 
     Raises:
-        ValueError: an argument is negative, or `steps_per_epoch` is 0.
+        ValueError: an argument is negative, `steps_per_epoch` is 0, or a number of epochs or steps
+            is not an integer.
     """
 
     def __init__(self, rate: float, epochs: int, decay_epochs: int, steps_per_epoch: int) -> None:
-        if min(rate, epochs, decay_epochs) < 0 or steps_per_epoch < 1:
+        whole = all(n == int(n) for n in (epochs, decay_epochs, steps_per_epoch))
+        if min(rate, epochs, decay_epochs) < 0 or steps_per_epoch < 1 or not whole:
             raise ValueError(
                 f"LinearDecay({rate}, {epochs}, {decay_epochs}, {steps_per_epoch}): use a rate and "
-                "epochs of 0 or more, and 1 or more steps per epoch."
+                "epochs of 0 or more, and 1 or more steps per epoch, all but the rate integers."
             )
         self.rate = rate
-        self.epochs = epochs
-        self.decay_epochs = decay_epochs
-        self.steps_per_epoch = steps_per_epoch
+        self.epochs = int(epochs)
+        self.decay_epochs = int(decay_epochs)
+        self.steps_per_epoch = int(steps_per_epoch)  # 1000 / 4 is a float
 
     def __call__(self, step: int | tf.Tensor | tf.Variable) -> tf.Tensor:
         # Integers, since float32 cannot count the steps of a long training run.

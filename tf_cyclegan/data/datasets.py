@@ -36,7 +36,8 @@ def images(
     Args:
         source: a folder of image files, or a list of files.
         size: side in pixels of the square that images are resized to.
-        crop: side in pixels of the random crop, at most `size` and a multiple of 4.
+        crop: side in pixels of the random crop, at most `size` and a multiple of 4 (of
+            `2 ** depth` for a `UNetGenerator`).
         channels: 3 for RGB, 1 for gray.
         flip: whether to flip images left to right with probability 0.5.
         cache: where to keep resized images: "memory"; "disk", where later runs find them; or
@@ -70,8 +71,9 @@ def unpaired(
 ) -> tf.data.Dataset:
     """Combines two domains of unpaired images into batches.
 
-    An epoch is as long as the larger domain; the smaller one repeats, in another order. Images that
-    do not fill the last batch are dropped, since an image pool takes whole batches.
+    An epoch is as long as the larger domain; the smaller one repeats, in another order if it is
+    shuffled as that of `images` is. Images that do not fill the last batch are dropped, since an
+    image pool takes whole batches.
 
     Args:
         images_a, images_b: finite datasets of images `[h, w, c]`, such as `images` returns.

@@ -142,6 +142,17 @@ def read_image(
     """Reads an image file of at most 8 bytes per allowed pixel; see `decode_image`.
 
     In addition to the result, Pillow's decoded image takes 4 bytes of memory per pixel.
+
+    Args:
+        path: the file.
+        channels: 3 for RGB, or 1 for gray.
+        max_pixels: a larger image is an error.
+
+    Returns:
+        uint8 `[h, w, channels]`, rotated by its EXIF orientation, in sRGB, on white.
+
+    Raises:
+        ImageError: the file is missing, damaged, no image, or too large.
     """
     with _open_file(path) as file:
         check_size(os.fstat(file.fileno()).st_size, str(path), max_pixels)

@@ -35,14 +35,18 @@ def load_translator(
     """Loads a trained generator as a function of one image of any size.
 
     Args:
-        run_dir_or_file, direction, multiple: as for `find_generator`.
+        run_dir_or_file: a run folder, a folder of imported weights, a `.keras` or a `.pth` file.
+        direction: "a2b" or "b2a", the generator to load from a folder or a saved `CycleGAN`.
+        multiple: for networks of your own, what height and width must be a multiple of: images are
+            padded to it.
 
     Returns:
-        A function that takes an image (uint8 `[h, w, c]`, a PIL image, or anything else that
-        `to_image` takes) and returns its translation, uint8 `[h, w, c']`; see `translator`.
+        A function that takes an image (a PIL image, or uint8 `[h, w]`, `[h, w, 1]`, `[h, w, 3]` or
+        `[h, w, 4]`) and returns its translation, uint8 `[h, w, c]`; see `translator`.
 
     Raises:
-        ValueError: the file does not exist, or contains no generator.
+        ValueError: the file does not exist, contains no generator, or is named after the other
+            direction.
 
     Example:
 
@@ -115,6 +119,8 @@ def translator(generator: keras.Model) -> Callable[[Any], np.ndarray]:
         between gray and RGB if the generator needs it. It raises a ValueError for other arguments,
         and an `ImageError` if memory runs out.
     """
+    if isinstance(generator, CycleGAN):
+        raise ValueError('a CycleGAN has two generators: pass model.generators()["a2b"] or "b2a".')
     generator = as_generator(generator)
     multiple, channels = generator.multiple, generator.input_channels
     run = tf.function(
@@ -163,13 +169,15 @@ def to_image(image: Any) -> np.ndarray:
         if pil.mode == "1":
             pil = pil.convert("L")
         return np.atleast_3d(np.asarray(on_white(pil)))
+    if isinstance(image, str | os.PathLike):
+        raise ValueError(f"{image} is a path: use tf_cyclegan.read_image to read the file.")
     array = np.asarray(image)
     shape = array.shape
     if len(shape) == 2:
         array = array[..., np.newaxis]
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in shape:
         remedy = {4: "translate a batch one image at a time"}.get(
-            len(shape), "convert a float image with to_uint8"
+            len(shape), "scale a float image x from [-1, 1] with np.rint((x + 1) * 127.5)"
         )
         raise ValueError(
             "an image to translate must be a PIL image or uint8 [h, w], [h, w, 1], [h, w, 3] or "
