@@ -476,8 +476,8 @@ def test_what_a_killed_export_left_is_removed(tmp_path, a2b):
 
 
 def test_wrong_values(tmp_path, a2b):
-    for values in ({"version": 0}, {"max_pixels": 63}):
-        with pytest.raises(ValueError, match="use (1|64) or more"):
+    for values in ({"version": 0}, {"max_pixels": 63}, {"max_pixels": 10**19}):
+        with pytest.raises(ValueError, match="use (1 or more|64 to 2147483648)"):
             export_saved_model(a2b, tmp_path / "new", **values)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cannot be written .*use another --output"):

@@ -229,10 +229,10 @@ def test_the_command_gives_the_same_with_and_without_tiles(tmp_path, photo, monk
 
 def test_wrong_tiles_are_found_before_any_work(tmp_path, network, photo):
     save_generator(network, tmp_path / "a2b.keras")
-    save_generator(make(CASES["unet"]), tmp_path / "b2a.keras")
+    save_generator(make(CASES["unet"]), tmp_path / "unet.keras")
     for name, tile, message in (
         ("a2b", 1022, "tile is 1022: use a multiple of 16"),
-        ("b2a", 1024, "A UNetGenerator .*cannot be tiled"),
+        ("unet", 1024, "A UNetGenerator .*cannot be tiled"),
     ):
         with pytest.raises(ValueError, match=message) as error:
             translate(tmp_path / f"{name}.keras", photo, tmp_path / "out", tile)

@@ -163,12 +163,12 @@ def test_every_usual_form_of_an_image_is_taken(a2b):
         ),
         (
             np.zeros((8, 8, 3), np.float32),
-            r"not float32 \[8, 8, 3\]: convert a float image with to_uint8",
+            r"not float32 \[8, 8, 3\]: scale a float image x from \[-1, 1\] with np.rint",
         ),
         (np.zeros((8, 8, 2), np.uint8), r"not uint8 \[8, 8, 2\]"),
         (np.zeros((0, 8, 3), np.uint8), r"not uint8 \[0, 8, 3\]"),
         (np.zeros(8, np.uint8), r"not uint8 \[8\]"),
-        ("summer.jpg", r"must be a PIL image or uint8 \[h, w\]"),
+        ("summer.jpg", "summer.jpg is a path: use tf_cyclegan.read_image"),
         (Image.new("I;16", (8, 8)), "mode I;16 has no defined black and white: save it as a file"),
     ],
     ids=["batch", "floats", "two channels", "empty", "row", "path", "16 bits"],
@@ -207,7 +207,7 @@ def test_folder_and_file_load_the_same(run):
     for direction, fake in fakes.items():
         function = load_translator(str(run / f"{direction}.keras"), direction)
         np.testing.assert_array_equal(function(image), fake)
-    with pytest.raises(ValueError, match="b2a.keras is named b2a: use the direction b2a"):
+    with pytest.raises(ValueError, match="b2a.keras is named after b2a: use --direction=b2a"):
         load_translator(run / "b2a.keras", "a2b")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import http.server
 import io
 import json
@@ -21,7 +22,7 @@ from tf_cyclegan.cli import page
 from tf_cyclegan.data.image_files import read_image, to_channels, to_float, to_uint8, write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.export.model_file import seal
-from tf_cyclegan.export.site import build_site, install_litert, make_server
+from tf_cyclegan.export.site import build_site, install_litert, make_server, read_contracts
 from tf_cyclegan.export.tflite import convert, describe
 from tf_cyclegan.generators import ResNetGenerator
 
@@ -75,6 +76,7 @@ def models(networks, tmp_path_factory):
         (folder / f"{stem}.bare").write_bytes(bare)
         (folder / f"{stem}.tflite").write_bytes(content)
         contract |= {"file": f"{stem}.tflite", "bytes": len(content)}
+        contract["sha256"] = hashlib.sha256(content).hexdigest()
         (folder / f"{stem}.json").write_text(json.dumps(contract))
     return folder
 
@@ -389,6 +391,8 @@ def test_wrong_files_are_refused_and_the_page_goes_on(visit, networks, models, p
     good = (models / "a2b_rgb_32.tflite").read_bytes()
     lite = tf.lite.TFLiteConverter.from_concrete_functions
     bare = (models / "a2b_rgb_32.bare").read_bytes()
+    other_range = json.loads((models / "a2b_rgb_32.json").read_text())
+    other_range |= {"range": [0, 1], "file": "bare.tflite", "bytes": len(bare)}
     others = {
         name: lite([tf.function(tf.abs).get_concrete_function(tf.TensorSpec(shape))]).convert()
         for name, shape in {"flat": [1, 9], "deep": [1, 8, 8, 3, 2], "wide": [1, 8, 8, 4]}.items()
@@ -412,6 +416,11 @@ def test_wrong_files_are_refused_and_the_page_goes_on(visit, networks, models, p
         *(
             ("own", [(f"{name}.tflite", content)], f"{name}.tflite does not turn one image into")
             for name, content in others.items()
+        ),
+        (
+            "own",
+            [("bare.tflite", bare), ("bare.json", json.dumps(other_range).encode())],
+            "bare.tflite takes other values than this page has",
         ),
         ("own", [("alone.json", b"{}")], "alone.json only describes a model"),
         ("own", [("m.tflite", good), ("other.json", b"{}")], "other.json does not describe"),
@@ -701,7 +710,9 @@ def test_without_npm_the_command_says_so(tmp_path, monkeypatch):
 )
 def test_wrong_flags_are_named_before_any_work(flags, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a2b.keras").touch()
+    generator = ResNetGenerator(filters=2, blocks=0)
+    generator.build((None, None, None, 3))
+    generator.save(tmp_path / "a2b.keras")
     monkeypatch.setattr("tf_cyclegan.export.site.install_litert", lambda: pytest.fail("was called"))
     with pytest.raises(ValueError, match=sentence):
         page.main(page.Options(**flags))
@@ -737,21 +748,52 @@ def test_the_page_of_a_run(site, tmp_path, monkeypatch):
 
 def test_a_site_is_replaced_whole(models, tmp_path, site):
     output = shutil.copytree(site, tmp_path / "web")
-    (output / "stale.js").touch()
+    (output / "models" / "stale.tflite").touch()
+    (tmp_path / ".web.part").mkdir()  # of a killed build
     options = page.Options(models=str(models), output=str(output), serve=False)
     assert page.main(options) == 0
-    assert not (output / "stale.js").exists()
+    assert not (output / "models" / "stale.tflite").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["web"]
     assert len(json.loads((output / "models.json").read_text())) == 3
 
 
-def test_a_site_with_folders_of_others_is_not_replaced(models, tmp_path, site):
+@pytest.mark.parametrize("name", [".git/", "CNAME", "models/LICENSE.txt"])
+def test_a_site_with_files_of_others_is_not_replaced(models, tmp_path, site, name):
     output = shutil.copytree(site, tmp_path / "web")
-    (output / ".git").mkdir()
+    (output / name).mkdir() if name.endswith("/") else (output / name).touch()
     options = page.Options(models=str(models), output=str(output), serve=False)
-    with pytest.raises(ValueError, match=r"web/\.git is not part of the page.*move it"):
+    with pytest.raises(ValueError, match=f"web/{name.strip('/')} is not part of the page.*move it"):
         page.main(options)
-    assert (output / ".git").is_dir()
+    assert (output / name).exists()
+
+
+def test_a_folder_with_a_file_of_the_same_name_is_not_a_site(models, tmp_path):
+    for name in ("models.json", "thesis.txt"):
+        (tmp_path / name).touch()
+    options = page.Options(models=str(models), output=str(tmp_path), serve=False)
+    with pytest.raises(ValueError, match="exists and is not an earlier build"):
+        page.main(options)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_models_may_be_renamed_but_not_changed(models, tmp_path):
+    for suffix in (".tflite", ".json"):
+        shutil.copy(models / f"a2b_rgb_32{suffix}", tmp_path / f"monet{suffix}")
+    (contract,) = read_contracts(tmp_path)
+    assert contract["file"] == "monet.tflite"
+    content = bytearray((tmp_path / "monet.tflite").read_bytes())
+    content[-1] ^= 1  # the same size
+    (tmp_path / "monet.tflite").write_bytes(content)
+    with pytest.raises(ValueError, match="monet.json describes another file"):
+        read_contracts(tmp_path)
+
+
+def test_a_failed_build_keeps_the_old_site(models, tmp_path, site):
+    output = shutil.copytree(site, tmp_path / "web")
+    with pytest.raises(ValueError, match="web cannot be written .*: check disk space"):
+        build_site(models, output, tmp_path / "no_litert")
+    assert [path.name for path in tmp_path.iterdir()] == ["web"]
+    assert (output / "index.html").exists()
 
 
 def test_headers_and_types(address):

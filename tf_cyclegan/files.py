@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -88,3 +89,22 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a UTF-8 text file atomically; characters that UTF-8 cannot encode become "?"."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[str]:
+    """Yields a temporary folder; if it is full, the error says so and where it is.
+
+    Raises:
+        ValueError: there is no space left in it.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder
+    except Exception as error:  # of Python or TensorFlow
+        if not any(text in str(error) for text in ("No space left", "File too large", "quota")):
+            raise
+        raise ValueError(
+            f"the temporary folder {tempfile.gettempdir()} is full: free some space, or set TMPDIR "
+            "to another folder."
+        ) from None

@@ -326,7 +326,7 @@ def as_generator(network: keras.Model, multiple: int = 32) -> keras.Model:
         The network in float32, with the attributes `input_channels`, `channels` and `multiple`.
 
     Raises:
-        ValueError: the network does not map images to images.
+        ValueError: the network does not map images to images, or only those of a known size.
     """
     if not network.built:
         raise ValueError(
@@ -356,6 +356,14 @@ def as_generator(network: keras.Model, multiple: int = 32) -> keras.Model:
             "to another with the same height and width. Build it with "
             "keras.Input((None, None, channels))."
         )
+    any_size = tf.TensorSpec([None, None, None, shape[3]])
+    try:
+        tf.function(network, autograph=False).get_concrete_function(any_size)
+    except (TypeError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"{type(network).__name__} cannot translate images of any size: a layer needs to know "
+            f"the size ({str(error).strip().splitlines()[0]})."
+        ) from None
     network.input_channels, network.channels, network.multiple = shape[3], output[3], multiple
     return network
 

@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -119,7 +120,8 @@ def ask_rest(options: Options, key: str, array: np.ndarray) -> np.ndarray:
     rows = [{"b64": base64.b64encode(text).decode()} for text in array] if strings else array
     body = {"signature_name": options.signature, "inputs": rows if strings else rows.tolist()}
     request = urllib.request.Request(
-        f"http://{options.server}/v1/models/{options.model}:predict", json.dumps(body).encode()
+        f"http://{options.server}/v1/models/{quote(options.model)}:predict",
+        json.dumps(body).encode(),
     )
     proxies = {} if on_this_machine(options.server) else None  # None: use the environment's
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))

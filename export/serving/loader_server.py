@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import grpc
 import numpy as np
@@ -325,7 +326,7 @@ def answer_rest(servable: Servable, method: str, path: str, body: bytes) -> dict
     match = PATH.fullmatch(path)
     if not match or (method == "POST") != (match[3] == ":predict"):
         raise Refused(NOT_FOUND, f"Malformed request: {method} {path}")
-    servable.check(match[1], int(match[2]) if match[2] else None)
+    servable.check(unquote(match[1]), int(match[2]) if match[2] else None)
     if match[3] == ":predict":
         return predict_json(servable.model, body)
     message = servable.metadata() if match[3] else servable.status()

@@ -57,7 +57,6 @@ def main(options: Options) -> int:
     """Evaluates each direction, and returns the exit code."""
     import tensorflow as tf  # imported here to keep --help fast
 
-    from tf_cyclegan.cyclegan import CycleGAN
     from tf_cyclegan.data.image_files import write_image
     from tf_cyclegan.data.tfds import PAIRED
     from tf_cyclegan.evaluation.contact_sheets import contact_sheet
@@ -71,8 +70,12 @@ def main(options: Options) -> int:
         table,
     )
     from tf_cyclegan.files import check_output, write_text
-    from tf_cyclegan.inference.translator import directions_in, find_generator, translator
-    from tf_cyclegan.interop import load_generator
+    from tf_cyclegan.inference.translator import (
+        directions_in,
+        find_generator,
+        is_single_generator,
+        translator,
+    )
     from tf_cyclegan.training.batches import load_dataset
     from tf_cyclegan.training.checkpoint_files import saved_steps
     from tf_cyclegan.training.run_folder import load_run_images, read_config, read_facts
@@ -104,7 +107,7 @@ def main(options: Options) -> int:
     if options.palette and not paired:
         raise ValueError("--palette needs true label maps: add --paired, or leave it out.")
     palettes = {"a2b": read_palette(options.palette) if options.palette else None, "b2a": None}
-    if run_dir.is_file() and not isinstance(load_generator(run_dir), CycleGAN):
+    if is_single_generator(run_dir):
         raise ValueError(
             f"{run_dir} is a single generator, whose direction is unknown: copy it to a folder as "
             "a2b.keras or b2a.keras, and name the folder."

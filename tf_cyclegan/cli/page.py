@@ -44,15 +44,15 @@ def main(options: Options) -> int:
     from tf_cyclegan.cli import export_tflite  # imported here to keep --help fast
     from tf_cyclegan.export.site import build_site, check_site, install_litert, make_server
     from tf_cyclegan.files import check_output
-    from tf_cyclegan.inference.translator import directions_in
+    from tf_cyclegan.inference.translator import directions_in, is_single_generator
 
     # === Check all flags before any work ===
     if (options.run_dir is None) == (options.models is None):
         raise ValueError("use either --run_dir or --models.")
-    single = options.run_dir is not None and Path(options.run_dir).is_file()
-    if single and options.direction == "both":
+    is_file = options.run_dir is not None and Path(options.run_dir).is_file()
+    if is_file and options.direction == "both" and is_single_generator(str(options.run_dir)):
         raise ValueError(f"{options.run_dir} is one file: add --direction=a2b or --direction=b2a.")
-    if options.output is None and (single or options.models):
+    if options.output is None and (is_file or options.models):
         raise ValueError("name a folder for the site with --output.")
     output = Path(options.output or Path(str(options.run_dir)) / "page")
     check_site(output)

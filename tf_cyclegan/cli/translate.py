@@ -50,14 +50,19 @@ def main(options: Options) -> int:
     from tf_cyclegan.evaluation.contact_sheets import Page, thumbnail
     from tf_cyclegan.files import check_output, write_text
     from tf_cyclegan.inference.tiles import MAX_TILED_PIXELS, check_tile, tiled_translator
-    from tf_cyclegan.inference.translator import find_generator, find_images, translator
+    from tf_cyclegan.inference.translator import (
+        find_generator,
+        find_images,
+        is_single_generator,
+        translator,
+    )
     from tf_cyclegan.training.run_folder import load_test_images
 
     # === Check all flags before any work ===
     both = options.direction == "both"
     if options.resize is not None and options.resize < 1:
         raise ValueError(f"resize is {options.resize}: use 1 or more.")
-    if both and Path(options.run_dir).is_file():
+    if both and is_single_generator(options.run_dir):
         raise ValueError(f"{options.run_dir} is a single generator: use --direction=a2b or b2a.")
     if options.tile is not None:
         check_tile(options.tile)

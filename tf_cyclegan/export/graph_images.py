@@ -15,9 +15,9 @@ there and limited before any pixel is decoded, and other costs are limited too.
   allow. The latter applies to all formats.
 
 Every rejection is an INVALID_ARGUMENT with its reason. Unlike `data.images`, this module only
-supports JPEG, PNG and WebP, does not apply EXIF orientation (send upright images, as
-export/serving/client.py does), ignores the transparent color of a gray PNG, and truncates 16-bit
-gray to 8 bits instead of rounding it.
+supports JPEG, PNG and WebP, applies neither EXIF orientation nor color profiles (send upright
+images in sRGB, as export/serving/client.py does), ignores the transparent color of a gray or RGB
+PNG, and truncates 16-bit gray to 8 bits instead of rounding it.
 """
 
 import tensorflow as tf

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import keras
@@ -10,7 +9,7 @@ import numpy as np
 
 from tf_cyclegan.export.compare import Runner, difference, keras_runner
 from tf_cyclegan.export.description import describe_generator
-from tf_cyclegan.files import write_files
+from tf_cyclegan.files import temporary_folder, write_files
 from tf_cyclegan.generators import with_size_check
 
 LARGEST = 1e-3  # maximum difference to Keras
@@ -43,7 +42,7 @@ def export_onnx(
     """
     image_in = keras.Input((None, None, generator.input_channels), name="image")
     named = keras.Model({"image": image_in}, {"fake": with_size_check(generator, image_in)})
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         part = Path(folder) / "part.onnx"
         named({"image": image})  # the exporter needs a model that was called
         expected = keras_runner(generator)(image)

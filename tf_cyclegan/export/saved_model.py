@@ -16,6 +16,7 @@ A request that cannot be served fails with INVALID_ARGUMENT and the reason, for 
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def export_saved_model(generator, folder, version: int = 1, max_pixels: int = MA
         compare(generator, part)
         os.replace(part, target)
     except (OSError, tf.errors.OpError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(re.sub(r"\{\{.*?\}\}", "", str(error)).split())
         raise ValueError(f"{target} cannot be written ({reason}): use another --output.") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -81,8 +82,8 @@ def check_version(folder, version: int, max_pixels: int) -> None:
     """
     if version < 1:
         raise ValueError(f"version is {version}: use 1 or more.")
-    if max_pixels < SMALLEST**2:  # size of the warm-up requests
-        raise ValueError(f"max_pixels is {max_pixels}: use {SMALLEST**2} or more.")
+    if not SMALLEST**2 <= max_pixels <= 2**31:  # the first is the size of the warm-up requests
+        raise ValueError(f"max_pixels is {max_pixels}: use {SMALLEST**2} to {2**31}.")
     check_output(folder)
     target = Path(folder) / str(version)
     if target.exists():

@@ -75,7 +75,8 @@ def check_site(output: Path) -> None:
     if not output.exists():
         return
     ours = {"litert", "models", "models.json", *(file.name for file in page_files())}
-    if not output.is_dir() or any(not (output / name).exists() for name in ours):
+    marks = ("index.html", "worker.js", "models.json")  # that each version has written
+    if not all((output / name).is_file() for name in marks):
         raise ValueError(f"{output} exists and is not an earlier build: use another --output.")
     for path in [*output.iterdir(), *(output / "models").iterdir()]:
         if path.name not in ours and path.suffix not in (".tflite", ".json"):

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from tf_cyclegan.export.description import Size, describe_generator, sides, size
 from tf_cyclegan.export.lite_form import lite_form
 from tf_cyclegan.export.model_file import check_operators, operators, seal
 from tf_cyclegan.export.multiply_adds import convolutions
+from tf_cyclegan.files import temporary_folder
 
 # Mode -> minimum PSNR against Keras, mean over the images, in dB over [-1, 1]: less than trained
 # generators reach, but more than a wrong conversion.
@@ -89,7 +89,7 @@ def convert(
     if mode in CALIBRATED and not calibration:
         raise ValueError(f"{mode} is calibrated on images: give a folder with --images.")
     form = lite_form(generator, size)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         # The converter's other entry points lose a Keras 3 model's weights, and give NaN.
         archive = keras.export.ExportArchive()
         archive.track(form)

@@ -56,6 +56,10 @@ def load_translator(
     return translator(find_generator(run_dir_or_file, direction, multiple))
 
 
+# Ends of names of the files of the other direction's generator, here and in the authors' code.
+OTHER = {"a2b": ("b2a", "net_G_B"), "b2a": ("a2b", "net_G_A")}
+
+
 def find_generator(
     run_dir_or_file: str | os.PathLike[str], direction: str, multiple: int = 32
 ) -> keras.Model:
@@ -89,14 +93,18 @@ def find_generator(
     generator = load_generator(path)
     if isinstance(generator, CycleGAN):
         generator = generator.generators()[direction]
-    elif path.stem in ("a2b", "b2a") and path.stem != direction:
-        raise ValueError(
-            f"{path} is named {path.stem}: use the direction {path.stem}, or rename it."
-        )
+    elif path.stem.endswith(OTHER[direction]):
+        named = OTHER[direction][0]
+        raise ValueError(f"{path} is named after {named}: use --direction={named}, or rename it.")
     try:
         return as_generator(generator, multiple)
     except ValueError as error:
         raise ValueError(f"{path} contains no generator: {error}") from None
+
+
+def is_single_generator(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file holds one generator, and not a saved `CycleGAN`; False for folders."""
+    return Path(path).is_file() and not isinstance(load_generator(path), CycleGAN)
 
 
 def directions_in(run_dir_or_file: str | os.PathLike[str]) -> list[Literal["a2b", "b2a"]]:

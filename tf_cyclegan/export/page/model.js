@@ -96,6 +96,11 @@ function imageShape(tensors) {
   return fits ? shape : undefined;
 }
 
+/** Returns whether a contract has the values of pixels that this page computes. */
+function takesOurValues({ format, layout, range }) {
+  return format === 1 && layout === "NHWC" && String(range) === "-1,1";
+}
+
 /**
  * Checks that a file is a model for this page, and reads its contract.
  *
@@ -118,9 +123,17 @@ export function readModel(buffer, name, beside) {
     const entries = model.tables(MODEL.metadata);
     const entry = entries.find((each) => each.text(METADATA.name) === "tf_cyclegan");
     contract = entry ? JSON.parse(buffers[entry.uint(METADATA.buffer)].text(BUFFER.data)) : beside;
-    if (contract && !Number.isInteger(contract.multiple)) throw new TypeError("no contract");
+    if (contract && !(Number.isInteger(contract.multiple) && contract.multiple > 0)) {
+      throw new TypeError("no contract");
+    }
   } catch {
     throw new Refusal(`${name} is damaged or incomplete: download or export it again.`);
+  }
+  if (contract && !takesOurValues(contract)) {
+    throw new Refusal(
+      `${name} takes other values than this page has: use a model whose description has the ` +
+        'format 1, the layout "NHWC" and the range [-1, 1].',
+    );
   }
   if (!input || !output || input[1] !== output[1] || input[2] !== output[2]) {
     throw new Refusal(

@@ -37,6 +37,8 @@ data class State(
     val error: String? = null,
 )
 
+private const val TRANSLATION = "translation_"
+
 class TranslatorViewModel(private val app: Application) : AndroidViewModel(app) {
     private val _state = MutableStateFlow(State())
     val state: StateFlow<State> = _state.asStateFlow()
@@ -47,6 +49,8 @@ class TranslatorViewModel(private val app: Application) : AndroidViewModel(app) 
     private var image: Uri? = null
 
     init {
+        sharedFile(app, "").listFiles { file -> file.name.startsWith(TRANSLATION) }
+            ?.forEach { it.delete() } // of earlier starts of the app
         val models = listModels(app.assets)
         _state.update { it.copy(models = models) }
         if (models.isEmpty()) fail(app.getString(R.string.no_model)) else choose(models.first())
@@ -59,6 +63,7 @@ class TranslatorViewModel(private val app: Application) : AndroidViewModel(app) 
 
     fun open(uri: Uri) {
         image = uri
+        _state.update { it.copy(translation = null) }
         translate()
     }
 
@@ -111,12 +116,16 @@ class TranslatorViewModel(private val app: Application) : AndroidViewModel(app) 
         return Translator(app.assets, readModelInfo(app.assets, model)).also { translator = it }
     }
 
+    /** Writes a new file, as an app that the one before was shared with may still read that. */
     private fun writePng(bitmap: Bitmap): File {
-        val file = sharedFile(app, "translation.png")
+        val file = sharedFile(app, "$TRANSLATION${System.nanoTime()}.png")
         val written = file.outputStream().use {
             bitmap.compress(Bitmap.CompressFormat.PNG, 100, it)
         }
-        if (!written) throw IOException("The translation cannot be stored: is the storage full?")
+        if (!written) {
+            file.delete()
+            throw IOException("The translation cannot be stored: is the storage full?")
+        }
         return file
     }
 
