@@ -12,9 +12,11 @@
 # them are skipped, with the reason.
 
 PYTHON ?= python3
-# TensorFlow Addons ends at Python 3.11; its lane is skipped, with the reason, where none is found.
+# TensorFlow Addons ends at Python 3.11: its tests are skipped, with a message, if no such Python is
+# found.
 PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10; do $$p -c '' 2>/dev/null && echo $$p && break; done)
-# TensorFlow logs its failed optimisations and absent GPUs as errors; real ones reach Python anyway.
+# TensorFlow logs its failed optimisations and absent GPUs as errors. Real errors are raised as
+# Python exceptions.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo export web check test test-all docs torture floors lint venv tested addons jax arm clean
@@ -80,7 +82,8 @@ venv: .venv/installed
 
 tested: .venv/tested
 
-# clean-fid goes without its torchvision, which does not import beside PyTorch's CPU build.
+# clean-fid is installed without its dependency torchvision, which cannot be imported together with
+# the CPU build of PyTorch.
 .venv/tested: .venv/installed
 	.venv/bin/pip install --quiet --editable ".[test]"
 	.venv/bin/pip install --quiet --no-deps clean-fid==0.1.35

@@ -327,7 +327,7 @@ def test_another_setting_is_refused_by_name_once_there_is_a_checkpoint(tmp_path)
     ],
     ids=["count", "sizes", "content", "names"],
 )
-def test_another_data_set_is_refused_unless_it_is_meant(tmp_path, sets, message):
+def test_another_dataset_is_refused_unless_it_is_meant(tmp_path, sets, message):
     saved_run(tmp_path)
     before = (tmp_path / "run.json").read_text()
     with pytest.raises(ValueError, match=f"{message}.*--allow_other_data"):

@@ -128,7 +128,7 @@ def test_orders_of_the_domains_are_independent():
     assert firsts.min() >= 5  # 100 / 6 if evenly distributed
 
 
-def test_one_image_is_a_data_set():
+def test_one_image_is_a_dataset():
     a, b = orders(data_of(levels(5, 1), levels(7, 1), PLAIN), 0, 3)
     assert a == [5] * 3 and b == [7] * 3
 
@@ -502,7 +502,7 @@ def test_resize_is_pillows_bicubic(size, channels):
 
 
 @pytest.mark.parametrize("size", [(32, 40), (100, 130)])
-def test_resize_is_tensorflows_antialiased_bicubic_within_a_grey_level(size):
+def test_resize_is_tensorflows_antialiased_bicubic_within_a_gray_level(size):
     # Pillow also clips between its two passes, so this image avoids values near black and white.
     image = landscape(0, "summer", 64, 80) // 2 + 64
     expected = tf.image.resize(image, size, method="bicubic", antialias=True)

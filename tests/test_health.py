@@ -11,7 +11,7 @@ from tf_cyclegan.cli.train import parse
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.training.health import CHANCE, HealthWarnings
 
-PICTURES = [[landscape(i, season, 16, 16, 0) for i in range(8)] for season in ("summer", "winter")]
+IMAGES = [[landscape(i, season, 16, 16, 0) for i in range(8)] for season in ("summer", "winter")]
 
 
 def healthy(image, training):
@@ -28,7 +28,7 @@ def model(a2b, b2a, adversarial):
 
 
 def watch(a2b=healthy, b2a=healthy, adversarial="lsgan", every=1):
-    callback = HealthWarnings(*PICTURES, every)
+    callback = HealthWarnings(*IMAGES, every)
     callback.set_model(model(a2b, b2a, adversarial))
     return callback
 
@@ -46,7 +46,7 @@ def test_a_collapse_is_named(name, capsys):
     assert "collapse" in printed
 
 
-@pytest.mark.parametrize("images", [PICTURES[0][:5], [PICTURES[0][0]] * 8])
+@pytest.mark.parametrize("images", [IMAGES[0][:5], [IMAGES[0][0]] * 8])
 def test_images_that_tell_nothing_end_no_training(images):
     callback = HealthWarnings(images, images)
     callback.set_model(model(collapsed, collapsed, "lsgan"))

@@ -497,7 +497,7 @@ def test_pairs_are_cropped_and_mirrored_alike(tmp_path):
     assert len(seen) == 4
 
 
-def test_a_data_set_by_name():
+def test_a_dataset_by_name():
     a, b = cg.data.load("synthetic/summer2winter", size=20, crop=16, cache="none")
     assert a.cardinality() == b.cardinality() == 400
     assert next(iter(a)).shape == (16, 16, 3)

@@ -50,7 +50,7 @@ def noise(height, width, channels=3, seed=0):
 
 
 def difference(one, other):
-    """Returns the largest difference, in grey levels."""
+    """Returns the largest difference, in gray levels."""
     assert one.shape == other.shape and one.dtype == other.dtype == np.uint8
     return np.abs(one.astype(int) - other).max()
 

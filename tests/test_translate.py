@@ -260,7 +260,7 @@ def test_files_and_folders_are_gathered_in_order(tmp_path):
     assert images.read(2).shape[:2] == (12, 16)
 
 
-def test_of_a_data_set_the_directions_own_test_images_are_taken(tmp_path):
+def test_of_a_dataset_the_directions_own_test_images_are_taken(tmp_path):
     for split in ("trainA", "trainB", "testA", "testB"):
         fill(tmp_path / split, [f"{split}.png"])
     for direction, name in (("a2b", "testA.png"), ("b2a", "testB.png")):
@@ -370,7 +370,7 @@ def test_names_that_are_no_text_do_not_stop_the_rest(script, run, tmp_path):
     assert len(names_in(tmp_path / "out")) == 3
 
 
-def test_both_directions_of_a_data_set(script, run, tmp_path):
+def test_both_directions_of_a_dataset(script, run, tmp_path):
     data = tmp_path / "data"
     fill(data / "testA", ["1.png", "2.png"])
     fill(data / "testB", ["1.png"])

@@ -103,7 +103,7 @@ def test_the_bytes_are_those_of_translate(run, tmp_path, capsys):
     assert f"a2b: {len(expected)} translated, 0 there already, 0 failed" in printed
 
 
-def test_subfolders_are_kept_and_nothing_is_made_twice(run, tmp_path, capsys):
+def test_sub_folders_are_kept_and_nothing_is_made_twice(run, tmp_path, capsys):
     photos = fill(tmp_path / "photos", "1.png", "x/1.png", "x/y/1.png", "x/.thumbs/1.png")
     (photos / "notes.txt").touch()
     out = photos / "out"  # inside the input, but its images are not input

@@ -26,9 +26,9 @@ import tyro
 from tf_cyclegan.cli import command
 from tf_cyclegan.training.config import PRESETS
 
-# Name -> the question, and the flags of `tf-cyclegan train` for each variant.
 # The objective of the preset; the embedded dataset has pairs without --paired.
 PIX2PIX = " ".join(f"--{k}={v}" for k, v in PRESETS["pix2pix"].items() if k != "paired")
+# Name -> the question, and the flags of `tf-cyclegan train` for each variant.
 EXPERIMENTS = {
     "losses": (
         "Which terms does the objective need? (section 5.1.4, tables 4 and 5, figure 7)",

@@ -57,7 +57,7 @@ def translate_many(
 ) -> dict[str, int]:
     """Translates all images of a folder or glob, except those that are translated already.
 
-    Translations get the names of their images, including subfolders that a glob matches, and the
+    Translations get the names of their images, including sub-folders that a glob matches, and the
     same bytes as from `tf-cyclegan translate`. Files are written atomically, so that you can
     continue after a kill. Only one process at a time may use an output folder. Images that
     fail are listed with name and reason in `failed.jsonl` there, and are tried again the next
@@ -66,7 +66,7 @@ def translate_many(
     Args:
         run_dir: a run folder or the file of a generator, as for `load_translator`; may be remote.
         direction: "a2b" or "b2a".
-        input: a folder, without its subfolders; an image; or a glob, in which `*` matches within a
+        input: a folder, without its sub-folders; an image; or a glob, in which `*` matches within a
             folder and `**` across folders. Local paths that exist are never treated as globs.
         output: the output folder.
         resize: number of pixels to which the longer side is resized first.

@@ -214,7 +214,7 @@ def find_images(
         direction: "a2b" or "b2a".
         output: the folder for the translations, if any; it is not searched.
         max_pixels: reading a larger image in `inputs` is an error.
-        recursive: whether to search the subfolders of inputs, too.
+        recursive: whether to search the sub-folders of inputs, too.
 
     Returns:
         An `ImageSet` whose names are file names, or paths in their input folder, all different.

@@ -222,6 +222,11 @@ def both_ways(model: keras.Model, real_a: np.ndarray, real_b: np.ndarray) -> dic
     return {name: images[name] for name in COLUMNS if name in images}
 
 
+NO_IMAGES = (
+    "SampleGrid has no images: pass `images`, or train on a tf.data.Dataset or on two arrays."
+)
+
+
 class SampleGrid(keras.callbacks.Callback):
     """Writes a contact sheet of the same few images at regular steps of a training run.
 
@@ -279,10 +284,7 @@ class SampleGrid(keras.callbacks.Callback):
             elif y is not None:
                 pairs = zip(x[: self.COUNT], y[: self.COUNT], strict=True)
             else:
-                raise ValueError(
-                    "SampleGrid has no images: pass `images`, or train on a tf.data.Dataset or "
-                    "on two arrays."
-                )
+                raise ValueError(NO_IMAGES)
             self.images_a, self.images_b = (
                 [to_uint8(image) for image in part] for part in zip(*pairs, strict=True)
             )
@@ -302,9 +304,7 @@ class SampleGrid(keras.callbacks.Callback):
             ValueError: there are no images to draw.
         """
         if not self.images_a:
-            raise ValueError(
-                "SampleGrid has no images: pass `images`, or train on a tf.data.Dataset."
-            )
+            raise ValueError(NO_IMAGES)
         step = self.last_drawn = self.model.steps_done
         columns: dict[str, list[np.ndarray]] = {}
         for a, b in zip(self.images_a, self.images_b, strict=True):

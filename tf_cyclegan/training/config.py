@@ -34,7 +34,7 @@ class DataSettings:
     """Each image shows a pair, domain a left and b right, as in pix2pix's datasets; data_dir has
     train, and test or val."""
     recursive: bool = False
-    """Search subfolders for images, too."""
+    """Search sub-folders for images, too."""
     max_images: int | None = None
     """Maximum number of training images of each domain; the first ones are used."""
     channels_a: Literal[1, 3] = 3
@@ -76,11 +76,13 @@ class NetworkSettings:
     filters: int = 64
     """Channels of the generators' first layer."""
     blocks: int = 9
-    """Number of residual blocks; the paper uses 6 for 128x128 and 9 from 256x256 up."""
+    """Number of residual blocks of the ResNet generators; the paper uses 6 for 128x128 and 9 from
+    256x256 up."""
     depth: int = 8
     """Number of downsampling layers in the U-Net; crop_size must be a multiple of 2^depth."""
     upsampling: Literal["transpose", "resize"] = "transpose"
-    """transpose as in the paper, or resize, which avoids checkerboard artifacts."""
+    """Upsampling of the ResNet generators: transpose as in the paper, or resize, which avoids
+    checkerboard artifacts."""
     separable: bool = False
     """Depthwise-separable 3x3 convolutions in the ResNet generators, for phones; needs
     --upsampling=resize."""
