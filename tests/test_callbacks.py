@@ -16,6 +16,7 @@ from tf_cyclegan.training.callbacks import (
     Checkpoints,
     Curves,
     LossLog,
+    Progress,
     SampleGrid,
     StopOnNonFinite,
     StopSignals,
@@ -38,6 +39,20 @@ def train(callback, steps, logs=LOGS, first=1, model=None):
             break
     callback.on_epoch_end(0)
     return model
+
+
+# === Progress ===
+
+
+@pytest.mark.parametrize(("stop", "shown"), [(2, "2/2 - "), (5, "5/5 - ")])
+def test_the_progress_line_counts_the_steps_that_were_done(stop, shown, capsys):
+    progress = Progress()
+    progress.set_params({"verbose": 2, "epochs": 1, "steps": 5})
+    progress.on_epoch_begin(0)
+    for batch in range(stop):
+        progress.on_train_batch_end(batch, LOGS)
+    progress.on_epoch_end(0, LOGS)
+    assert capsys.readouterr().out.startswith(shown)
 
 
 # === StopOnNonFinite ===

@@ -65,6 +65,11 @@ def images(count=3, size=8, level=100):
     )
 
 
+def with_files(images):
+    """Returns the same images with paths of files, whose sizes are recorded."""
+    return dataclasses.replace(images, paths=(Path(__file__),) * len(images))
+
+
 SETS = {"trainA": images(3), "trainB": images(4)}
 
 
@@ -320,12 +325,13 @@ def test_another_setting_is_refused_by_name_once_there_is_a_checkpoint(tmp_path)
         (SETS | {"trainB": images(5)}, "trainB now has 5 images instead of 4"),
         (SETS | {"trainA": images(3, 9)}, "sizes, such as 9 x 9 instead of 8 x 8"),
         (SETS | {"trainA": images(3, 8, 120)}, "other images under the same names"),
+        (SETS | {"trainA": with_files(images(3))}, "other files under the same names"),
         (
             SETS | {"trainA": ImageSet(("x.png", "1.png", "2.png"), SETS["trainA"].read)},
             "images with other names, such as x.png instead of 0.png",
         ),
     ],
-    ids=["count", "sizes", "content", "names"],
+    ids=["count", "sizes", "content", "files", "names"],
 )
 def test_another_dataset_is_refused_unless_it_is_meant(tmp_path, sets, message):
     saved_run(tmp_path)

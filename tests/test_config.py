@@ -2,6 +2,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import math
 import re
 
 import pytest
@@ -63,6 +64,18 @@ REFUSED = {
         "crop_size": 192,
         "generator": "unet",
         "depth": 7,
+    },
+    "crop_size 128 .*use --crop_size=256, or a smaller --depth": {
+        "crop_size": 128,
+        "generator": "unet",
+    },
+    "d_layers is 7: use 1 to 5": {"d_layers": 7},
+    "learning_rate is inf: use a finite": {"learning_rate": math.inf},
+    "save_minutes is nan: use a finite": {"save_minutes": math.nan},
+    "seed is 4294967296: use less": {"seed": 2**32},
+    "beta_1 is 1.0: use 0 or more and less": {"beta_1": 1.0},
+    r"the name of b'runs/caf.xe9' is not valid UTF-8: use another --run_dir": {
+        "run_dir": "runs/caf\udce9"
     },
     "crop_size 20 is too small .*use --crop_size=24 or more": {"crop_size": 20},
     "crop_size 4 is too small .*use --crop_size=8 or more": {

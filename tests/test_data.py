@@ -263,6 +263,35 @@ def test_a_killed_writer_and_a_damaged_cache_are_made_good(folders):
     assert not list(kept.glob("*.part"))
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk"])
+def test_damaged_sizes_are_read_again(folders, content):
+    expected = data_in(folders, cache="none", preprocess="none").a.sizes
+    kept = cache_folder()
+    (file, *_) = kept.glob("*.sizes.npy")
+    for path in kept.glob("*.sizes.npy"):
+        path.write_bytes(content)
+    np.testing.assert_array_equal(
+        data_in(folders, cache="none", preprocess="none").a.sizes, expected
+    )
+    assert file.stat().st_size > len(content)
+
+
+def test_an_image_that_is_replaced_during_training_is_named(folders):
+    data = data_in(folders, cache="none", preprocess="crop")
+    Image.new("RGB", (99, 60)).save(folders / "trainB" / "3.png")
+    with pytest.raises(tf.errors.OpError):
+        list(data.batches(0, 5))
+    assert "3.png: another image has replaced it during training" in str(data.error)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+def test_an_image_too_small_for_the_networks_is_named(folders, cache):
+    config = in_folders(folders, cache=cache, preprocess="none")
+    small = dataclasses.replace(config.preprocessing, smallest=400)
+    with pytest.raises(DatasetError, match="0.png: .* too few for the networks, .* of 400 or more"):
+        ResizedImages(load_dataset(config)["trainA"], small)
+
+
 def test_starts_at_once_fill_the_disk_cache_once(folders):
     """Simulates workers on one machine by threads. Each has its own FileLock, as a process does."""
     config, read = in_folders(folders, cache="disk"), []

@@ -159,6 +159,20 @@ def test_each_text_of_flags_has_a_folder_of_its_own():
     assert all(len(name) < 100 and "/" not in name and name.strip(".") for name in names)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resize": 0}, "resize is 0: use 1 or more"),
+        ({"features": "netwrok.h5"}, "netwrok.h5"),
+        ({"output": f"{__file__}/out"}, "cannot be written"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(monkeypatch, changes, message):
+    monkeypatch.setattr(experiments, "call", lambda *args, **kwargs: pytest.fail("it trains"))
+    with pytest.raises((ValueError, OSError), match=message):
+        experiments.main(experiments.Options("identity", **changes))
+
+
 def test_an_unknown_variant_is_refused():
     message = r"no variant cycle: choose from cycle alone, GAN alone, GAN \+ forward cycle, "
     with pytest.raises(ValueError, match=message):

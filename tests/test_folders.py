@@ -92,6 +92,29 @@ def test_arguments_that_do_not_fit_together(tmp_path):
         assert_one_line(error)
 
 
+def test_test_images_alone_are_enough_to_measure(tmp_path):
+    for split in ("testA", "testB"):
+        fill(tmp_path / split, ["1.png", "2.png"])
+    sets = load_folders(tmp_path, paired=True, only_test=True)
+    assert set(sets) == {"testA", "testB", "truthA", "truthB"}
+    with pytest.raises(DatasetError, match="no folder trainA and no trainB"):
+        load_folders(tmp_path)
+    with pytest.raises(DatasetError, match="no folder testA and no testB .*: rename them$"):
+        load_folders(tmp_path / "testA", only_test=True)
+    fill(tmp_path / "pairs" / "val", ["1.png"])
+    sets = load_folders(tmp_path / "pairs", side_by_side=True, only_test=True)
+    assert set(sets) == {"testA", "testB", "truthA", "truthB"}
+
+
+def test_run_folders_are_not_searched(tmp_path):
+    fill(tmp_path / "day", ["1.png"])
+    fill(tmp_path / "run" / "samples", ["step.png"])
+    assert len(list_images(tmp_path, recursive=True)) == 2
+    (tmp_path / "run" / "config.json").touch()
+    (tmp_path / "run" / "checkpoints").mkdir()
+    assert [path.name for path in list_images(tmp_path, recursive=True)] == ["1.png"]
+
+
 def test_missing_or_empty_splits(tmp_path):
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         load_folders(tmp_path / "nowhere")

@@ -395,6 +395,16 @@ def test_weights(sound, sound_h5, secret, tmp_path, monkeypatch, name, suffix):
         (b" " * 5 * 10**6, "is longer than"),
         (b"[" * 10**5, "net.h5"),
         (json.dumps({"class_name": "Lambda", "config": {"function": ["4wE=", None]}}), UNKNOWN),
+        (
+            json.dumps(
+                {
+                    "class_name": "Lambda",
+                    "registered_name": "tf_cyclegan>ResNetGenerator",
+                    "config": {"function": ["4wE=", None]},
+                }
+            ),
+            UNKNOWN,
+        ),
         (json.dumps({"class_name": "Sequential", "config": {"layers": HUGE}}), "layers=10000000"),
     ],
 )

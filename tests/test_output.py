@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tf_cyclegan.files import check_output, write_files
+from tf_cyclegan.files import check_output, one_line, temporary_folder, write_files
 
 
 def test_a_folder_that_can_be_made_is_not_made_yet(tmp_path):
@@ -67,3 +67,21 @@ def test_a_failure_leaves_the_old_files_and_no_others(tmp_path, monkeypatch, fai
     assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
     if isinstance(failure, OSError):
         assert "cannot be written (No space left): free some space" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("SaveV2: File too large")],
+)
+def test_a_full_temporary_folder_is_named(error):
+    with pytest.raises(ValueError, match="temporary folder .* is full: .* or set TMPDIR"):
+        with temporary_folder() as folder:
+            raise error
+    assert not Path(folder).exists()
+    with pytest.raises(OSError, match="another reason"), temporary_folder():
+        raise OSError("another reason")
+
+
+def test_errors_of_tensorflow_become_one_line():
+    error = RuntimeError("{{function_node __wrapped__SaveV2}} no space\n  left [Op:SaveV2]")
+    assert one_line(error) == "no space left [Op:SaveV2]"

@@ -19,7 +19,7 @@ from cases import write_landscapes
 
 from tf_cyclegan.cli import evaluate
 from tf_cyclegan.cyclegan import CycleGAN
-from tf_cyclegan.data.image_files import write_image
+from tf_cyclegan.data.image_files import ImageError, write_image
 from tf_cyclegan.data.synthetic import landscape
 from tf_cyclegan.interop import load_generator
 from tf_cyclegan.training.callbacks import read_losses
@@ -224,6 +224,23 @@ def test_settings_that_cannot_work_leave_nothing_behind(photos, tmp_path, change
         main(settings(photos, tmp_path / "run", **changes))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_one_folder_for_both_domains_is_refused(photos, tmp_path):
+    both = {name: str(photos / "trainA") for name in ("data_a", "data_b")}
+    with pytest.raises(ValueError, match="data_a and data_b are the same folder, .*: name two"):
+        main(settings(None, tmp_path / "run", data_dir=None, **both))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_callback_that_fails_lets_the_run_save(photos, tmp_path, monkeypatch):
+    def draw(grid):
+        raise ImageError("step_0000003.png: cannot be written")
+
+    monkeypatch.setattr("tf_cyclegan.training.callbacks.SampleGrid.draw", draw)
+    with pytest.raises(ValueError, match="cannot be written .training stopped at step 3, which is"):
+        main(settings(photos, tmp_path / "run", sample_every=3, watch_every=0, save_every=0))
+    assert steps_saved(tmp_path / "run") == [3]
 
 
 def huge(path):

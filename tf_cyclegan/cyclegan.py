@@ -62,11 +62,13 @@ class CycleGAN(keras.Model):
     `ModelCheckpoint` and `BackupAndRestore` work as for any Keras model. A saved model includes
     everything that a training step reads or changes: the networks, both optimizers, `step`, the
     image pools and the random states of dropout layers. Training that continues after loading
-    gives the same numbers as training without a break.
+    gives the same numbers as training without a break. Keras does not save which layers inside of
+    a subclassed network are frozen: set their `trainable` again after loading.
 
     Under a `tf.distribute` strategy, create and compile the model inside `strategy.scope()`, and
-    call `fit` outside of it. Losses are means over the global batch, so N replicas with a batch
-    size of b equal one replica with a batch size of N * b. What is drawn at random differs: image
+    call `fit` outside of it, with an image for each replica in every batch. Losses are means over
+    the global batch, so N replicas with a batch size of b equal one replica with a batch size of
+    N * b. What is drawn at random differs: image
     pools, `d_augment`, and a gradient penalty between real images and fakes. So does the order of
     images with `d_steps`, since each replica divides its own batch.
 
@@ -76,7 +78,7 @@ class CycleGAN(keras.Model):
             Networks that are not built yet are built for the images passed to `fit`.
         pool_size: number of earlier fakes kept for each discriminator on each replica (section 4
             of the paper). Use 0 for no pool, as images of varying size require.
-        seed: random seed of the image pools, `d_augment` and the gradient penalty.
+        seed: random seed, an integer, of the image pools, `d_augment` and the gradient penalty.
         ema: decay of the exponential moving averages of the generators' weights, for example 0.999;
             0, as in the paper, for no averages. The decay after t steps is
             `min(ema, (1 + t) / (10 + t))`. With `ema`, everything except training uses the
@@ -85,7 +87,8 @@ class CycleGAN(keras.Model):
     Call arguments:
         inputs: `(real_a, real_b)`, each `[n, h, w, c]` float32 in [-1, 1]. `fit` and `evaluate`
             take a `tf.data.Dataset` of such batches, for example from
-            `tf_cyclegan.data.unpaired`, or two arrays as `x` and `y`. `predict` takes a dataset.
+            `tf_cyclegan.data.unpaired`, or two arrays as `x` and `y`. `predict` takes a dataset or
+            a tuple of both arrays.
         training: whether dropout and batch norm run in training mode.
 
     Returns:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -89,6 +90,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a UTF-8 text file atomically; characters that UTF-8 cannot encode become "?"."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8", errors="replace")
+
+
+def one_line(error: Exception) -> str:
+    """Returns the text of an error as one line, without the names of TensorFlow's graph nodes."""
+    return " ".join(re.sub(r"\{\{.*?\}\}", "", str(error)).split())
 
 
 @contextlib.contextmanager

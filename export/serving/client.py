@@ -11,7 +11,6 @@ gRPC needs tensorflow-serving-api: pip install "tf_cyclegan[export]"
 
 import base64
 import http.client
-import io
 import json
 import urllib.error
 import urllib.request
@@ -20,7 +19,6 @@ from typing import Literal
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
 
 from tf_cyclegan.cli import command
 
@@ -69,9 +67,9 @@ def main(options: Options) -> int:
 
 def to_png(image: np.ndarray) -> bytes:
     """Encodes uint8 `[h, w, 1 or 3]` as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
-    return buffer.getvalue()
+    from tf_cyclegan.data.image_files import encode_image
+
+    return encode_image(image, "image.png")
 
 
 def ask_grpc(options: Options, key: str, array: np.ndarray) -> np.ndarray:

@@ -68,13 +68,15 @@ def main(options: Options) -> int:
 
 def read_record(path: Path) -> dict:
     """Reads import.json, a record for each direction; without that file, returns an empty dict."""
+    from tf_cyclegan.files import one_line
+
     try:
         origins = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if isinstance(origins, dict):
             return origins
         reason = "it is not a JSON object"
     except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
     raise ValueError(f"{path} cannot be read ({reason}): remove it, or use another --output.")
 
 

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from tf_cyclegan.data.color import to_srgb
 from tf_cyclegan.data.containers import read_container
+from tf_cyclegan.files import one_line
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 8 * MAX_PIXELS  # MAX_PIXELS at 16-bit RGBA, uncompressed
@@ -210,7 +211,7 @@ def encode_image(image: np.ndarray, name: str | os.PathLike[str]) -> bytes:
     try:
         _encode(image, Path(name), buffer)
     except OSError as error:
-        raise ImageError(f"{name}: cannot be encoded ({_one_line(error)})") from error
+        raise ImageError(f"{name}: cannot be encoded ({_named(error)})") from error
     return buffer.getvalue()
 
 
@@ -233,12 +234,16 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise ImageError(
-            f"{path}: cannot be written ({_one_line(error)}): check folder, permissions and disk "
-            "space"
+            f"{path}: cannot be written ({_named(error)}): check folder, permissions and disk space"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # os.replace moved it, or it was never created
             partial.unlink()
+
+
+def to_pil(image: np.ndarray) -> Image.Image:
+    """Returns an image, uint8 `[h, w, 1 or 3]`, as a PIL image of mode L or RGB."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
 def _encode(image: np.ndarray, name: Path, file: BinaryIO) -> None:
@@ -252,12 +257,11 @@ def _encode(image: np.ndarray, name: Path, file: BinaryIO) -> None:
         raise ImageError(f"{name}: unknown suffix: use one of {' '.join(SUFFIXES)}")
     kind = SUFFIXES[name.suffix.lower()]
     _need(kind, str(name))
-    pil = Image.fromarray(image[:, :, 0] if shape[2] == 1 else image)
     try:
-        pil.save(file, kind, **_SAVE_OPTIONS.get(kind, {}))
+        to_pil(image).save(file, kind, **_SAVE_OPTIONS.get(kind, {}))
     except ValueError as error:
         raise ImageError(
-            f"{name}: cannot be encoded as {kind} ({_one_line(error)}): use another format"
+            f"{name}: cannot be encoded as {kind} ({_named(error)}): use another format"
         ) from error
 
 
@@ -315,7 +319,7 @@ def _open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({_one_line(error)}): check the file") from error
+        raise ImageError(f"{path}: cannot be read ({_named(error)}): check the file") from error
 
 
 @contextlib.contextmanager
@@ -350,7 +354,7 @@ def _open(
         raise ImageError(f"{name}: too large ({error}): scale it down first") from error
     except Exception as error:  # Pillow's parsers raise many kinds on damaged bytes
         raise ImageError(
-            f"{name}: cannot be decoded ({_one_line(error)}): remove it or save it again as PNG"
+            f"{name}: cannot be decoded ({_named(error)}): remove it or save it again as PNG"
         ) from error
 
 
@@ -418,5 +422,5 @@ def on_white(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else image.convert("RGB")
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"

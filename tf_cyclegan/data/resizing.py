@@ -20,6 +20,7 @@ from tf_cyclegan.data.image_files import (
     ImageError,
     ImageSet,
     read_size,
+    to_pil,
 )
 
 # disable=None shows the progress bar on terminals only.
@@ -61,7 +62,7 @@ def resize(image, size):
     if image.shape[:2] == tuple(size):
         return image
     height, width = size
-    pil = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    pil = to_pil(image)
     pil = pil.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(pil).reshape(height, width, image.shape[2])
 

@@ -9,6 +9,8 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tf_cyclegan.data.image_files import to_pil
+
 GAP = 4  # pixels between images
 COLUMNS = "real_a fake_b cycle_a same_a real_b fake_a cycle_b same_b".split()
 
@@ -109,7 +111,7 @@ class Page:
 
     def _image(self, image, file_name, alt):
         image = thumbnail(image)
-        pil = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        pil = to_pil(image)
         files = self.folder / self.FILES
         files.mkdir(exist_ok=True)
         pil.save(files / file_name, "WEBP", quality=90)
@@ -119,6 +121,6 @@ class Page:
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """Scales an image, uint8 `[h, w, 1 or 3]`, down to THUMBNAIL pixels if it is larger."""
-    pil = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    pil = to_pil(image)
     pil.thumbnail((THUMBNAIL, THUMBNAIL))
     return np.asarray(pil).reshape(pil.height, pil.width, -1)

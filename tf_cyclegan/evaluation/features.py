@@ -16,6 +16,7 @@ import h5py
 import keras
 import numpy as np
 
+from tf_cyclegan.data.cache import cache_folder
 from tf_cyclegan.data.image_files import to_channels
 from tf_cyclegan.data.resizing import resize
 from tf_cyclegan.evaluation.squeezenet import load_squeezenet
@@ -207,7 +208,7 @@ def _inception(resizing: str) -> Features:
 
 def _inception_weights(downloads_helper) -> Path:
     """Returns the weights file, which clean-fid downloads if needed, and checks its hash."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tf_cyclegan"
+    cache = cache_folder().parent
     path = cache / INCEPTION_FILE
     if not path.is_file():
         try:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_cyclegan.export.compare import Runner, difference, keras_runner
 from tf_cyclegan.export.description import describe_generator
-from tf_cyclegan.files import temporary_folder, write_files
+from tf_cyclegan.files import one_line, temporary_folder, write_files
 from tf_cyclegan.generators import with_size_check
 
 LARGEST = 1e-3  # maximum difference to Keras
@@ -89,16 +89,12 @@ def onnx_runner(path: Path) -> Runner:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no narrower base class
-        raise ValueError(f"{path} cannot be read: {_one_line(error)}") from None
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
 
     def run(image):
         try:
             return session.run(None, {"image": image})[0]
         except Exception as error:
-            raise ValueError(f"the file does not take {image.shape}: {_one_line(error)}") from None
+            raise ValueError(f"the file does not take {image.shape}: {one_line(error)}") from None
 
     return run
-
-
-def _one_line(error):
-    return " ".join(str(error).split())

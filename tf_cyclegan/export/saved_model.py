@@ -16,7 +16,6 @@ A request that cannot be served fails with INVALID_ARGUMENT and the reason, for 
 """
 
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -26,7 +25,7 @@ import tensorflow as tf
 
 from tf_cyclegan.data.image_files import decode_image, to_float
 from tf_cyclegan.export.graph_images import decode, require, require_size, to_gray
-from tf_cyclegan.files import check_output
+from tf_cyclegan.files import check_output, one_line
 from tf_cyclegan.inference.translator import SMALLEST, padded, translator
 
 MAX_PIXELS = 2048 * 2048
@@ -67,7 +66,7 @@ def export_saved_model(generator, folder, version: int = 1, max_pixels: int = MA
         compare(generator, part)
         os.replace(part, target)
     except (OSError, tf.errors.OpError) as error:
-        reason = " ".join(re.sub(r"\{\{.*?\}\}", "", str(error)).split())
+        reason = one_line(error)
         raise ValueError(f"{target} cannot be written ({reason}): use another --output.") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)

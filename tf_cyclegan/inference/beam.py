@@ -40,6 +40,7 @@ from tf_cyclegan.data.image_files import (
     encode_image,
 )
 from tf_cyclegan.data.resizing import resize_longer_side
+from tf_cyclegan.files import one_line
 from tf_cyclegan.inference.translator import load_translator
 
 # In the output folder: the folder of unfinished files, and the list of images that failed.
@@ -98,7 +99,7 @@ def translate_many(
         if FileSystems.exists(FileSystems.join(output, FAILED)):
             FileSystems.delete([_literal(FileSystems.join(output, FAILED))])
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ValueError(f"{output} cannot be written ({reason}): use another --output.") from None
     try:
         there = _names(output)
@@ -323,7 +324,7 @@ class Translate(beam.DoFn):
         except Exception as error:
             kind = "" if isinstance(error, ImageError) else f"{type(error).__name__}: "
             # The key is a number, since hashes of strings differ between processes.
-            yield 0, {"name": entry.name, "reason": kind + " ".join(str(error).split())}
+            yield 0, {"name": entry.name, "reason": kind + one_line(error)}
 
     def _translate(self, entry):
         check_size(entry.size, entry.path)

@@ -113,7 +113,7 @@ def directions_in(run_dir_or_file: str | os.PathLike[str]) -> list[Literal["a2b"
     return [d for d in both if (Path(run_dir_or_file) / f"{d}.keras").exists()] or both
 
 
-def translator(generator: keras.Model) -> Callable[[Any], np.ndarray]:
+def translator(generator: keras.Model, multiple: int = 32) -> Callable[[Any], np.ndarray]:
     """Returns a function that translates an image of any size into one of the same size.
 
     The image is padded by mirroring, at its right and lower border, to the next size that the
@@ -121,6 +121,7 @@ def translator(generator: keras.Model) -> Callable[[Any], np.ndarray]:
 
     Args:
         generator: a Keras model of `[n, h, w, c]` to `[n, h, w, c']` in [-1, 1].
+        multiple: for networks of your own, what height and width must be a multiple of.
 
     Returns:
         A function of anything that `to_image` takes to uint8 `[h, w, c']`. Images are converted
@@ -129,7 +130,7 @@ def translator(generator: keras.Model) -> Callable[[Any], np.ndarray]:
     """
     if isinstance(generator, CycleGAN):
         raise ValueError('a CycleGAN has two generators: pass model.generators()["a2b"] or "b2a".')
-    generator = as_generator(generator)
+    generator = as_generator(generator, multiple)
     multiple, channels = generator.multiple, generator.input_channels
     run = tf.function(
         lambda image: tf.cast(generator(image, training=False), tf.float32),

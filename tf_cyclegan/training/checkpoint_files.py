@@ -18,6 +18,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tf_cyclegan.files import one_line
+
 
 def saved_steps(folder: Path) -> list[int]:
     """Returns the steps of all checkpoints in a folder in order, including damaged ones."""
@@ -37,8 +39,8 @@ def write_checkpoint(checkpoint: tf.train.Checkpoint, folder: Path, step: int) -
     except tf.errors.OpError as error:
         shutil.rmtree(f"{prefix}_temp", ignore_errors=True)
         raise OSError(
-            f"{prefix} cannot be written ({_one_line(error)}): check disk space and permissions; "
-            "earlier checkpoints are intact."
+            f"{prefix} cannot be written ({one_line(error)[:200]}): check disk space and "
+            "permissions; earlier checkpoints are intact."
         ) from None
 
 
@@ -55,7 +57,7 @@ def read_checkpoint(checkpoint: tf.train.Checkpoint, folder: Path, step: int) ->
             status.expect_partial()  # before a failure, whose warnings would hide the message
             status.assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
-        raise ValueError(_one_line(error)) from None
+        raise ValueError(one_line(error)[:200]) from None
 
 
 def find_damage(folder: Path, step: int) -> str | None:
@@ -69,7 +71,7 @@ def find_damage(folder: Path, step: int) -> str | None:
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)
     except Exception as error:  # the reader raises a different kind for each damage
-        return _one_line(error) or type(error).__name__
+        return one_line(error)[:200] or type(error).__name__
     return None
 
 
@@ -103,8 +105,3 @@ def _plain_path(folder: Path, step: int) -> Iterator[str]:
             except OSError:  # Windows lets only some users create links
                 shutil.copyfile(file, Path(plain) / file.name)
         yield str(Path(plain) / f"ckpt-{step}")
-
-
-def _one_line(error: Exception) -> str:
-    text = re.sub(r"\{\{.*?\}\}", "", str(error))  # names of TensorFlow's graph nodes
-    return " ".join(text.split())[:200]
