@@ -395,13 +395,22 @@ def test_the_images_of_the_run_must_be_named(tmp_path):
 
 def test_files_of_others_are_not_replaced(tmp_path):
     (tmp_path / "photo.JPG").touch()
-    with pytest.raises(ValueError, match="holds images of yours, .*: use another --run_dir"):
+    with pytest.raises(ValueError, match="holds images, and the files .*: use another --run_dir"):
         run_folder(tmp_path)
     (tmp_path / "photo.JPG").unlink()
     (tmp_path / "config.json").write_text('{"my": "own"}')
-    with pytest.raises(ValueError, match="config.json is not that of a training run"):
+    with pytest.raises(ValueError, match="config.json is not of a training run, and"):
         run_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_generators_without_checkpoints_are_not_replaced(tmp_path, config):
+    (tmp_path / "a2b.keras").touch()
+    if config:  # as in best/, or in a run that was trained elsewhere
+        (tmp_path / "config.json").write_text(TINY.to_json())
+    with pytest.raises(ValueError, match="holds generators but no checkpoints, .*--init_from="):
+        run_folder(tmp_path)
 
 
 def test_a_damaged_generator_is_written_again(tmp_path):

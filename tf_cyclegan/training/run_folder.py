@@ -89,24 +89,24 @@ class RunFolder:
         }
         if has_checkpoints(self.path):
             self._check_same(config, facts)
-        elif (self.path / "config.json").exists():  # of a run that saved no checkpoint
-            try:
-                read_config(self.path)
-            except ValueError:
-                raise ValueError(
-                    f"{self.path}/config.json is not that of a training run, which would replace "
-                    f"it: use another {self.flag}."
-                ) from None
-        elif any(path.suffix.lower() in SUFFIXES for path in self.path.glob("*")):
-            raise ValueError(
-                f"{self.path} holds images of yours, among which the run's files would be: use "
-                f"another {self.flag}."
-            )
         elif any((self.path / f"{name}.keras").exists() for name in ("a2b", "b2a")):
             raise ValueError(
                 f"{self.path} holds generators but no checkpoints, for example imported weights, "
                 f"and training would replace them: use another {self.flag}, and to start from them "
                 f"--init_from={self.path}."
+            )
+        elif (self.path / "config.json").exists():  # of a run that saved no checkpoint
+            try:
+                read_config(self.path)
+            except ValueError:
+                raise ValueError(
+                    f"{self.path}/config.json is not of a training run, and training would "
+                    f"replace it: use another {self.flag}."
+                ) from None
+        elif any(path.suffix.lower() in SUFFIXES for path in self.path.glob("*")):
+            raise ValueError(
+                f"{self.path} holds images, and the files of the run would be among them: use "
+                f"another {self.flag}."
             )
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
