@@ -315,7 +315,7 @@ NO_IMAGE_TERMS = ("--lambda_ssim=0", "--lambda_teacher=0")
         (["--run_dir={run}", "--direction=b2a", "--data_a={photos}/trainA"], "data_b"),
         (
             ["--teacher={run}/b2a.keras", "--data_dir={tmp}/none"],
-            "is named after b2a: use --direction=b2a",
+            "is named after b2a: use the direction b2a",
         ),
         (["--teacher={run}/a2b.keras", "--data_dir={tmp}/none"], "none is not a folder"),
         (

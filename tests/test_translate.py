@@ -207,7 +207,7 @@ def test_folder_and_file_load_the_same(run):
     for direction, fake in fakes.items():
         function = load_translator(str(run / f"{direction}.keras"), direction)
         np.testing.assert_array_equal(function(image), fake)
-    with pytest.raises(ValueError, match="b2a.keras is named after b2a: use --direction=b2a"):
+    with pytest.raises(ValueError, match="b2a.keras is named after b2a: use the direction b2a"):
         load_translator(run / "b2a.keras", "a2b")
 
 

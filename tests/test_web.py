@@ -749,7 +749,6 @@ def test_the_page_of_a_run(site, tmp_path, monkeypatch):
 def test_a_site_is_replaced_whole(models, tmp_path, site):
     output = shutil.copytree(site, tmp_path / "web")
     (output / "models" / "stale.tflite").touch()
-    (tmp_path / ".web.part").mkdir()  # of a killed build
     options = page.Options(models=str(models), output=str(output), serve=False)
     assert page.main(options) == 0
     assert not (output / "models" / "stale.tflite").exists()
@@ -757,7 +756,7 @@ def test_a_site_is_replaced_whole(models, tmp_path, site):
     assert len(json.loads((output / "models.json").read_text())) == 3
 
 
-@pytest.mark.parametrize("name", [".git/", "CNAME", "models/LICENSE.txt"])
+@pytest.mark.parametrize("name", [".git/", "CNAME", "data.json", "models/LICENSE.txt"])
 def test_a_site_with_files_of_others_is_not_replaced(models, tmp_path, site, name):
     output = shutil.copytree(site, tmp_path / "web")
     (output / name).mkdir() if name.endswith("/") else (output / name).touch()

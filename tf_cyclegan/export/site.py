@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,31 +38,28 @@ def build_site(models: Path, output: Path, litert: Path) -> int:
     """
     contracts = read_contracts(models)
     check_site(output)
-    partial_site, old = (output.with_name(f".{output.name}.{end}") for end in ("part", "old"))
-    for left_over in (partial_site, old):
-        shutil.rmtree(left_over, ignore_errors=True)
     try:
-        (partial_site / "models").mkdir(parents=True)
-        for file in page_files():
-            shutil.copy(file, partial_site)
-        copy_litert(litert, partial_site / "litert")
-        for contract in contracts:
-            file = models / contract["file"]
-            shutil.copy(file, partial_site / "models")
-            beside = partial_site / "models" / file.with_suffix(".json").name
-            beside.write_text(json.dumps(contract, indent=2) + "\n", encoding="utf-8")
-        (partial_site / "models.json").write_text(json.dumps(contracts), encoding="utf-8")
-        if output.exists():
-            output.rename(old)
-        partial_site.rename(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+            new, old = Path(folder, "new"), Path(folder, "old")
+            (new / "models").mkdir(parents=True)
+            for file in page_files():
+                shutil.copy(file, new)
+            copy_litert(litert, new / "litert")
+            for contract in contracts:
+                file = models / contract["file"]
+                shutil.copy(file, new / "models")
+                beside = new / "models" / file.with_suffix(".json").name
+                beside.write_text(json.dumps(contract, indent=2) + "\n", encoding="utf-8")
+            (new / "models.json").write_text(json.dumps(contracts), encoding="utf-8")
+            if output.exists():
+                output.rename(old)
+            new.rename(output)
     except OSError as error:  # of shutil, one for all files
         reason = error.strerror or "a copy failed"
         raise ValueError(
             f"{output} cannot be written ({reason}): check disk space and permissions."
         ) from None
-    finally:
-        shutil.rmtree(partial_site, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return len(contracts)
 
 
@@ -78,12 +76,14 @@ def check_site(output: Path) -> None:
     marks = ("index.html", "worker.js", "models.json")  # that each version has written
     if not all((output / name).is_file() for name in marks):
         raise ValueError(f"{output} exists and is not an earlier build: use another --output.")
-    for path in [*output.iterdir(), *(output / "models").iterdir()]:
-        if path.name not in ours and path.suffix not in (".tflite", ".json"):
-            raise ValueError(
-                f"{path} is not part of the page, and a new build would delete it: move it, or use "
-                "another --output."
-            )
+    others = [path for path in output.iterdir() if path.name not in ours]
+    models = output.glob("models/*")
+    others += [path for path in models if path.suffix not in (".tflite", ".json")]
+    if others:
+        raise ValueError(
+            f"{others[0]} is not part of the page, and a new build would delete it: move it, or "
+            "use another --output."
+        )
 
 
 def read_contracts(folder: Path) -> list[dict]:

@@ -95,7 +95,10 @@ def find_generator(
         generator = generator.generators()[direction]
     elif path.stem.endswith(OTHER[direction]):
         named = OTHER[direction][0]
-        raise ValueError(f"{path} is named after {named}: use --direction={named}, or rename it.")
+        raise ValueError(
+            f"{path} is named after {named}: use the direction {named} (--direction={named}), or "
+            "rename the file."
+        )
     try:
         return as_generator(generator, multiple)
     except ValueError as error:
