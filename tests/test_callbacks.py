@@ -340,3 +340,12 @@ def test_a_signal_that_is_ignored_stays_ignored():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_images_that_cannot_be_drawn_are_refused_at_once(tmp_path):
+    image = np.zeros((8, 8, 3), np.uint8)
+    for images in (([image / 255], [image]), (["a.png"], [image]), ([image[0]], [image])):
+        with pytest.raises(ValueError, match=r"takes images as arrays of uint8 \[h, w, c\]"):
+            SampleGrid(tmp_path, images)
+    with pytest.raises(ValueError, match="got 2 images of a and 1 of b: pass as many of each"):
+        SampleGrid(tmp_path, ([image, image], [image]))

@@ -32,6 +32,8 @@ class Options:
     weights. Name images to train on: --data_a=photos is enough for --direction=a2b."""
     student: StudentSettings = StudentSettings()
     data: settings.DataSettings = settings.DataSettings()
+    """The images. Without a flag, the setting of the teacher's run is used; the defaults shown are
+    for a teacher that is a file, for which you also have to name images."""
     machine: settings.MachineSettings = settings.MachineSettings()
     saving: settings.SavingSettings = settings.SavingSettings()
 

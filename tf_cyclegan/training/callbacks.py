@@ -242,6 +242,9 @@ class SampleGrid(keras.callbacks.Callback):
         columns: a function of the model and an image of each domain that returns the images of a
             row by column name.
 
+    Raises:
+        ValueError: the images are not uint8 `[h, w, c]`, or not as many of each domain.
+
     Example:
 
     >>> model.fit(data, callbacks=[tf_cyclegan.callbacks.SampleGrid("samples", every=200)])
@@ -264,6 +267,14 @@ class SampleGrid(keras.callbacks.Callback):
         self.board = tf.summary.create_file_writer(str(logs)) if logs else None
         self.images_a: list[np.ndarray] = list(images[0]) if images else []
         self.images_b: list[np.ndarray] = list(images[1]) if images else []
+        for image in (*self.images_a, *self.images_b):
+            if getattr(image, "dtype", None) != np.uint8 or image.ndim != 3:
+                raise ValueError("SampleGrid takes images as arrays of uint8 [h, w, c].")
+        if len(self.images_a) != len(self.images_b):
+            raise ValueError(
+                f"SampleGrid got {len(self.images_a)} images of a and {len(self.images_b)} of b: "
+                "pass as many of each."
+            )
         self.every = every
         self.at_end = at_end
         self.columns = columns
