@@ -15,7 +15,7 @@ PYTHON ?= python3
 # TensorFlow Addons ends at Python 3.11: its tests are skipped, with a message, if no such Python is
 # found.
 PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10; do $$p -c '' 2>/dev/null && echo $$p && break; done)
-# TensorFlow logs its failed optimisations and absent GPUs as errors. Real errors are raised as
+# TensorFlow logs its failed optimizations and absent GPUs as errors. Real errors are raised as
 # Python exceptions.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 

@@ -219,7 +219,7 @@ def test_images_of_another_kind_are_named():
         both = [images + 9 for images in pair]
         with pytest.raises(ValueError, match=r"The images of a are not all in \[-1, 1\]"):
             act(tuple(both), verbose=0) if act == model.predict else act(*both)
-    with pytest.raises(ValueError, match="images of one size, or for another one a new CycleGAN"):
+    with pytest.raises(ValueError, match="images of one size, or make a new CycleGAN of these"):
         model.fit(*(np.zeros((1, 24, 24, 3), np.float32) for _ in "ab"), verbose=0)
     gray = np.zeros((1, 16, 16, 1), np.float32)
     with pytest.raises(ValueError, match=r"b2a takes \(n, height, width, 3\), but would get 1 ch"):

@@ -420,7 +420,7 @@ def test_wrong_files_are_refused_and_the_page_goes_on(visit, networks, models, p
         (
             "own",
             [("bare.tflite", bare), ("bare.json", json.dumps(other_range).encode())],
-            "bare.tflite takes other values than this page has",
+            "bare.tflite expects other values than this page computes",
         ),
         ("own", [("alone.json", b"{}")], "alone.json only describes a model"),
         ("own", [("m.tflite", good), ("other.json", b"{}")], "other.json does not describe"),

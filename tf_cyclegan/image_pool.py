@@ -59,7 +59,7 @@ class ImagePool(tf.Module):
         if len(shape) != 3 or not stored.is_compatible_with(shape):
             raise ValueError(
                 f"An image pool of images of {stored} cannot take images of {tuple(shape)}: use "
-                "images of one size, or for another one a new CycleGAN of these networks."
+                "images of one size, or make a new CycleGAN of these networks for another size."
             )
 
     def query(self, images: tf.Tensor) -> tf.Tensor:

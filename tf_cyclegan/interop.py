@@ -21,6 +21,8 @@ from tf_cyclegan.files import whole_file
 from tf_cyclegan.generators import ResNetGenerator, UNetGenerator
 from tf_cyclegan.model_archive import check_finite, load_model, reason, weights_bounded
 
+# Our name of each network -> the authors'. Their D_A is for domain b, their D_B for domain a.
+AUTHORS = {"a2b": "G_A", "b2a": "G_B", "d_a": "D_B", "d_b": "D_A"}
 STALE = ("running_mean", "running_var", "num_batches_tracked")
 MAX_PICKLE = 2**20  # bytes; a tensor takes about 300
 

@@ -10,6 +10,8 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from tf_cyclegan.files import one_line
+
 Options = TypeVar("Options")
 
 
@@ -79,7 +81,7 @@ def run(
             raise
         code = _fail(f"{error}: pip install {needs}", 1)
     except (ValueError, FloatingPointError, OSError, MemoryError) as error:
-        code = _fail(" ".join(str(error).split()) or type(error).__name__, 1)
+        code = _fail(one_line(error) or type(error).__name__, 1)
     sys.exit(code)
 
 

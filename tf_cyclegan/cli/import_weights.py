@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from tf_cyclegan.cli import command
+from tf_cyclegan.files import one_line
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,6 @@ def main(options: Options) -> int:
 
 def read_record(path: Path) -> dict:
     """Reads import.json, a record for each direction; without that file, returns an empty dict."""
-    from tf_cyclegan.files import one_line
-
     try:
         origins = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if isinstance(origins, dict):

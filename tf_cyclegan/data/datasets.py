@@ -71,9 +71,9 @@ def unpaired(
 ) -> tf.data.Dataset:
     """Combines two domains of unpaired images into batches.
 
-    An epoch is as long as the larger domain; the smaller one repeats, in another order if it is
-    shuffled as that of `images` is. Images that do not fill the last batch are dropped, since an
-    image pool takes whole batches.
+    An epoch is as long as the larger domain; the smaller one repeats. Its order changes if the
+    dataset is shuffled anew each time, as those of `images` are. Images that do not fill the last
+    batch are dropped, since an image pool takes whole batches.
 
     Args:
         images_a, images_b: finite datasets of images `[h, w, c]`, such as `images` returns.

@@ -181,31 +181,26 @@ def load_folders(
         raise DatasetError("data_dir excludes data_a and data_b: give either data_dir or those two")
 
     root = Path(data_dir)
+    needed, other_way = ("trainA", "trainB"), ", or give data_a and data_b"
     if only_test:
-        needed, other_way = [("trainA", "trainB"), ("testA", "testB")], ""
-    else:
-        needed, other_way = [("trainA", "trainB")], ", or give data_a and data_b"
+        other_way = ""
+        if not all((root / split).is_dir() for split in needed):
+            needed = ("testA", "testB")
     found = _folders(root, needed, other_way)
     splits = [split for split in ("trainA", "trainB", "testA", "testB") if split in found]
     sets = {split: folder_images(root / split, recursive) for split in splits}
     return pair_up(sets) if paired else sets
 
 
-def _folders(root: Path, needed: Sequence[Sequence[str]], other_way: str) -> list[str]:
-    """Returns the names of the folders in a dataset's folder, which must hold some set of them.
-
-    Args:
-        root: the dataset's folder.
-        needed: sets of names, any of which is enough; messages name the last one.
-        other_way: the end of the message if a folder is missing.
-    """
+def _folders(root: Path, needed: Sequence[str], other_way: str) -> list[str]:
+    """Returns the names of the folders in a dataset's folder, which must hold the needed ones."""
     if not root.is_dir():
         raise DatasetError(
-            f"{printable(root)} is not a folder: give one that holds {' and '.join(needed[-1])}"
+            f"{printable(root)} is not a folder: give one that holds {' and '.join(needed)}"
         )
     found = sorted(path.name for path in root.iterdir() if path.is_dir())
-    missing = [split for split in needed[-1] if split not in found]
-    if not any(set(names) <= set(found) for names in needed):
+    missing = [split for split in needed if split not in found]
+    if missing:
         raise DatasetError(
             f"{printable(root)} has no folder {' and no '.join(missing)} (its folders: "
             f"{', '.join(map(printable, found[:10])) or 'none'}): rename them{other_way}"
@@ -214,7 +209,8 @@ def _folders(root: Path, needed: Sequence[Sequence[str]], other_way: str) -> lis
 
 
 def _load_side_by_side(root: Path, recursive: bool, only_test: bool) -> dict[str, ImageSet]:
-    needed = [("train",), ("val",), ("test",)] if only_test else [("train",)]
+    has_test = any((root / split).is_dir() for split in ("test", "val"))
+    needed = () if only_test and has_test else ("train",)
     found = _folders(root, needed, ", or leave --side_by_side out")
     test = next((split for split in ("test", "val") if split in found), None)
     sets = {}

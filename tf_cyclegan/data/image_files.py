@@ -211,7 +211,7 @@ def encode_image(image: np.ndarray, name: str | os.PathLike[str]) -> bytes:
     try:
         _encode(image, Path(name), buffer)
     except OSError as error:
-        raise ImageError(f"{name}: cannot be encoded ({_named(error)})") from error
+        raise ImageError(f"{name}: cannot be encoded ({_with_type(error)})") from error
     return buffer.getvalue()
 
 
@@ -234,7 +234,8 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise ImageError(
-            f"{path}: cannot be written ({_named(error)}): check folder, permissions and disk space"
+            f"{path}: cannot be written ({_with_type(error)}): check folder, permissions and disk "
+            "space"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # os.replace moved it, or it was never created
@@ -261,7 +262,7 @@ def _encode(image: np.ndarray, name: Path, file: BinaryIO) -> None:
         to_pil(image).save(file, kind, **_SAVE_OPTIONS.get(kind, {}))
     except ValueError as error:
         raise ImageError(
-            f"{name}: cannot be encoded as {kind} ({_named(error)}): use another format"
+            f"{name}: cannot be encoded as {kind} ({_with_type(error)}): use another format"
         ) from error
 
 
@@ -319,7 +320,7 @@ def _open_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({_named(error)}): check the file") from error
+        raise ImageError(f"{path}: cannot be read ({_with_type(error)}): check the file") from error
 
 
 @contextlib.contextmanager
@@ -354,7 +355,7 @@ def _open(
         raise ImageError(f"{name}: too large ({error}): scale it down first") from error
     except Exception as error:  # Pillow's parsers raise many kinds on damaged bytes
         raise ImageError(
-            f"{name}: cannot be decoded ({_named(error)}): remove it or save it again as PNG"
+            f"{name}: cannot be decoded ({_with_type(error)}): remove it or save it again as PNG"
         ) from error
 
 
@@ -422,5 +423,5 @@ def on_white(image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else image.convert("RGB")
 
 
-def _named(error: Exception) -> str:
+def _with_type(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error)}"

@@ -24,7 +24,7 @@ from tf_cyclegan.data.image_files import (
     to_uint8,
 )
 from tf_cyclegan.generators import as_generator
-from tf_cyclegan.interop import load_generator
+from tf_cyclegan.interop import AUTHORS, load_generator
 
 SMALLEST = 8  # side in pixels that reflection padding in the residual blocks needs
 
@@ -54,10 +54,6 @@ def load_translator(
     >>> painting = translate(tf_cyclegan.read_image("holiday.jpg"))
     """
     return translator(find_generator(run_dir_or_file, direction, multiple))
-
-
-# Ends of names of the files of the other direction's generator, here and in the authors' code.
-OTHER = {"a2b": ("b2a", "net_G_B"), "b2a": ("a2b", "net_G_A")}
 
 
 def find_generator(
@@ -93,8 +89,7 @@ def find_generator(
     generator = load_generator(path)
     if isinstance(generator, CycleGAN):
         generator = generator.generators()[direction]
-    elif path.stem.endswith(OTHER[direction]):
-        named = OTHER[direction][0]
+    elif (named := direction_of(path)) not in (None, direction):
         raise ValueError(
             f"{path} is named after {named}: use the direction {named} (--direction={named}), or "
             "rename the file."
@@ -103,6 +98,12 @@ def find_generator(
         return as_generator(generator, multiple)
     except ValueError as error:
         raise ValueError(f"{path} contains no generator: {error}") from None
+
+
+def direction_of(path: Path) -> str | None:
+    """Returns the direction in the name of a generator's file, ours or the authors'."""
+    names = [name for name in ("a2b", "b2a") if name in path.stem or AUTHORS[name] in path.stem]
+    return names[0] if len(names) == 1 else None
 
 
 def is_single_generator(path: str | os.PathLike[str]) -> bool:
@@ -116,7 +117,7 @@ def directions_in(run_dir_or_file: str | os.PathLike[str]) -> list[Literal["a2b"
     return [d for d in both if (Path(run_dir_or_file) / f"{d}.keras").exists()] or both
 
 
-def translator(generator: keras.Model, multiple: int = 32) -> Callable[[Any], np.ndarray]:
+def translator(generator: keras.Model) -> Callable[[Any], np.ndarray]:
     """Returns a function that translates an image of any size into one of the same size.
 
     The image is padded by mirroring, at its right and lower border, to the next size that the
@@ -124,7 +125,6 @@ def translator(generator: keras.Model, multiple: int = 32) -> Callable[[Any], np
 
     Args:
         generator: a Keras model of `[n, h, w, c]` to `[n, h, w, c']` in [-1, 1].
-        multiple: for networks of your own, what height and width must be a multiple of.
 
     Returns:
         A function of anything that `to_image` takes to uint8 `[h, w, c']`. Images are converted
@@ -133,7 +133,7 @@ def translator(generator: keras.Model, multiple: int = 32) -> Callable[[Any], np
     """
     if isinstance(generator, CycleGAN):
         raise ValueError('a CycleGAN has two generators: pass model.generators()["a2b"] or "b2a".')
-    generator = as_generator(generator, multiple)
+    generator = as_generator(generator)
     multiple, channels = generator.multiple, generator.input_channels
     run = tf.function(
         lambda image: tf.cast(generator(image, training=False), tf.float32),

@@ -6,13 +6,12 @@ import keras
 import tensorflow as tf
 
 from tf_cyclegan.cyclegan import CycleGAN
-from tf_cyclegan.interop import load_discriminator, load_generator
+from tf_cyclegan.inference.translator import direction_of
+from tf_cyclegan.interop import AUTHORS, load_discriminator, load_generator
 from tf_cyclegan.training.checkpoint_files import find_damage, read_checkpoint, saved_steps
 from tf_cyclegan.training.run_folder import read_config
 from tf_cyclegan.training.student_config import StudentConfig
 
-# Our name of each network -> the authors'. Their D_A is for domain b, their D_B for domain a.
-AUTHORS = {"a2b": "G_A", "b2a": "G_B", "d_a": "D_B", "d_b": "D_A"}
 IGNORED = ("name", "trainable", "dtype", "dropout")  # of a network's config: weights do not depend
 
 
@@ -71,13 +70,13 @@ def _in_file(path: Path) -> dict[str, keras.Model]:
     network = load_generator(path)
     if isinstance(network, CycleGAN):
         return network.networks() | network.generators()
-    names = [name for name in ("a2b", "b2a") if name in path.stem or AUTHORS[name] in path.stem]
-    if len(names) != 1:
+    direction = direction_of(path)
+    if direction is None:
         raise ValueError(
             f"the name of {path} does not tell its direction: rename it to a2b{path.suffix} or "
             f"b2a{path.suffix}, or put it into a folder under that name."
         )
-    return {names[0]: network}
+    return {direction: network}
 
 
 def _copy(source: keras.Model, target: keras.Model, name: str, path: Path) -> None:

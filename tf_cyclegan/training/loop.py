@@ -41,7 +41,9 @@ def train(config: Config) -> int:
     config.check()
     folders = [os.path.realpath(path) for path in (config.data_a, config.data_b) if path]
     if len(folders) > len(set(folders)):
-        raise ValueError(f"data_a and data_b are the same folder, {config.data_a}: name two.")
+        raise ValueError(
+            f"data_a and data_b are the same folder, {config.data_a}: name two folders."
+        )
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config.strategy)

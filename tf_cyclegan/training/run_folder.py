@@ -89,25 +89,8 @@ class RunFolder:
         }
         if has_checkpoints(self.path):
             self._check_same(config, facts)
-        elif any((self.path / f"{name}.keras").exists() for name in ("a2b", "b2a")):
-            raise ValueError(
-                f"{self.path} holds generators but no checkpoints, for example imported weights, "
-                f"and training would replace them: use another {self.flag}, and to start from them "
-                f"--init_from={self.path}."
-            )
-        elif (self.path / "config.json").exists():  # of a run that saved no checkpoint
-            try:
-                read_config(self.path)
-            except ValueError:
-                raise ValueError(
-                    f"{self.path}/config.json is not of a training run, and training would "
-                    f"replace it: use another {self.flag}."
-                ) from None
-        elif any(path.suffix.lower() in SUFFIXES for path in self.path.glob("*")):
-            raise ValueError(
-                f"{self.path} holds images, and the files of the run would be among them: use "
-                f"another {self.flag}."
-            )
+        else:
+            self._check_new()
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             for folder in {self.path, self.checkpoints}:
@@ -136,19 +119,42 @@ class RunFolder:
     def __exit__(self, *exception):
         self.lock.release()
 
+    def _check_new(self):
+        """Raises a ValueError if a new run would replace files, or mix its files with images."""
+        if any((self.path / f"{name}.keras").exists() for name in ("a2b", "b2a")):
+            raise ValueError(
+                f"{self.path} holds generators but no checkpoints, for example imported weights, "
+                f"and training would replace them: use another {self.flag}, and to start from them "
+                f"--init_from={self.path}."
+            )
+        if (self.path / "config.json").exists():  # of a run that saved no checkpoint
+            try:
+                read_config(self.path)
+            except ValueError:
+                raise ValueError(
+                    f"{self.path}/config.json is not of a training run, and training would "
+                    f"replace it: use another {self.flag}."
+                ) from None
+        elif any(path.suffix.lower() in SUFFIXES for path in self.path.glob("*")):
+            raise ValueError(
+                f"{self.path} holds images, and the files of the run would be among them: use "
+                f"another {self.flag}."
+            )
+
     def _check_same(self, config, facts):
         if not (self.path / "config.json").exists():
             raise ValueError(
                 f"{self.path} holds checkpoints but no config.json with the settings of the "
                 f"training run: restore that file, or use another {self.flag}."
             )
-        old, new = dataclasses.asdict(read_config(self.path)), dataclasses.asdict(config)
+        earlier = read_config(self.path)
+        old, new = dataclasses.asdict(earlier), dataclasses.asdict(config)
         if old.keys() != new.keys():
             raise ValueError(
                 f"{self.path} holds the training run of a {kind_of(old)}, not of a {kind_of(new)}: "
                 f"use another {self.flag}."
             )
-        if config.synthetic and not read_config(self.path).synthetic:
+        if config.synthetic and not earlier.synthetic:
             named = [
                 f"--{k}={old[k]}" for k in ("dataset", "data_dir", "data_a", "data_b") if old[k]
             ]
@@ -173,7 +179,7 @@ class RunFolder:
         if held_out == [True, False] and not config.allow_other_data:
             raise ValueError(
                 f"{self.path} was trained without the images that --evaluate_every holds out: keep "
-                "that flag, use no --val_dir, or train on these images, too, with "
+                "that flag and add no --val_dir, or train on these images as well with "
                 "--allow_other_data."
             )
         if not config.resume:
@@ -206,7 +212,7 @@ class RunFolder:
             if other and name in ("valA", "valB"):
                 raise ValueError(
                     f"the images for validation have changed ({name} now has {other}), so that "
-                    f"values of KID cannot be compared: use the same images, or another "
+                    "values of KID cannot be compared: use the same images, or another "
                     f"{self.flag} with --init_from={self.path}."
                 )
             if other and not config.allow_other_data:

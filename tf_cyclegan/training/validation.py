@@ -63,8 +63,9 @@ class BestGenerators(keras.callbacks.Callback):
         few = min(map(len, sets.values()))
         if few < FEW:
             print(
-                f"warning: KID of {few} validation images is mostly noise, and so is which "
-                "generators are best: use more, with --val_dir or a larger --val_share.",
+                f"warning: KID of {few} validation images is mostly noise, so that the best "
+                "generators are chosen nearly at random: use more images, with --val_dir or a "
+                "larger --val_share.",
                 flush=True,
             )
         # Of the real images: they stay the same.

@@ -131,7 +131,7 @@ export function readModel(buffer, name, beside) {
   }
   if (contract && !takesOurValues(contract)) {
     throw new Refusal(
-      `${name} takes other values than this page has: use a model whose description has the ` +
+      `${name} expects other values than this page computes: use a model whose description has the ` +
         'format 1, the layout "NHWC" and the range [-1, 1].',
     );
   }
